@@ -1,0 +1,217 @@
+"""Images and displacement fields that know where they are in the patient: array + grid.
+
+Everything here is in LPS world millimetres, the frame of DICOM, ITK and SimpleITK. Points and
+vectors are ordered (x, y, z); arrays are ordered (z, y, x) as SimpleITK's
+``GetArrayFromImage`` gives them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular lattice of voxel centres in the world.
+
+    size: voxels along (x, y, z); spacing: mm along (x, y, z); origin: LPS mm of voxel (0, 0, 0);
+    direction: 3x3, whose columns are the world directions of the index axes.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+    def __post_init__(self):
+        size = tuple(int(n) for n in self.size)
+        spacing = tuple(float(s) for s in self.spacing)
+        origin = tuple(float(o) for o in self.origin)
+        direction = tuple(float(d) for d in np.asarray(self.direction, dtype=float).ravel())
+        if len(size) != 3 or min(size) < 1:
+            raise ValueError(f"A grid needs three positive sizes, got {self.size}.")
+        if len(spacing) != 3 or not np.isfinite(spacing).all() or min(spacing) <= 0:
+            raise ValueError(f"A grid needs three positive spacings in mm, got {self.spacing}.")
+        if len(origin) != 3 or not np.isfinite(origin).all():
+            raise ValueError(f"A grid needs a finite origin in LPS mm, got {self.origin}.")
+        if len(direction) != 9 or abs(np.linalg.det(np.reshape(direction, (3, 3)))) < 1e-6:
+            raise ValueError(f"A grid needs an invertible 3x3 direction, got {self.direction}.")
+        for name, value in zip(
+            ("size", "spacing", "origin", "direction"), (size, spacing, origin, direction)
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of_image(cls, image: sitk.Image) -> Grid:
+        """The grid of a 3-D SimpleITK image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @classmethod
+    def covering(cls, points: np.ndarray, spacing: float, margin: float = 0.0) -> Grid:
+        """The world-aligned grid with this spacing (mm) that covers points (N, 3) and a margin (mm)."""
+        lower = np.min(points, axis=0) - margin
+        upper = np.max(points, axis=0) + margin
+        size = np.ceil((upper - lower) / spacing - 1e-6).astype(int) + 1
+        origin = (lower + upper) / 2 - (size - 1) * spacing / 2
+        return cls(tuple(size), (spacing,) * 3, tuple(origin))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The array shape (z, y, x)."""
+        return self.size[::-1]
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """4x4, from index (x, y, z) to LPS mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.reshape(self.direction, (3, 3)) * np.asarray(self.spacing)
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    def to_world(self, index: np.ndarray) -> np.ndarray:
+        """LPS mm (..., 3) of continuous indices (..., 3), both ordered (x, y, z)."""
+        return np.asarray(index, dtype=float) @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+
+    def to_index(self, points: np.ndarray) -> np.ndarray:
+        """Continuous indices (..., 3) of LPS points (..., 3) in mm, both ordered (x, y, z)."""
+        inverse = np.linalg.inv(self.matrix)
+        return np.asarray(points, dtype=float) @ inverse[:3, :3].T + inverse[:3, 3]
+
+    def points(self) -> np.ndarray:
+        """LPS mm of every voxel centre, shape (z, y, x, 3), float64."""
+        matrix = self.matrix
+        axes = [np.arange(n)[:, None] * matrix[:3, k] for k, n in enumerate(self.size)]
+        return (
+            axes[2][:, None, None] + axes[1][None, :, None] + axes[0][None, None] + matrix[:3, 3]
+        )
+
+    def corners(self) -> np.ndarray:
+        """LPS mm of the eight outermost voxel centres, shape (8, 3)."""
+        index = np.stack(np.meshgrid(*[(0, n - 1) for n in self.size], indexing="ij"), -1)
+        return self.to_world(index.reshape(-1, 3))
+
+    def contains(self, points: np.ndarray, margin: float = 0.5) -> np.ndarray:
+        """Which LPS points (N, 3) lie within the voxels (margin in voxels round the centres)."""
+        index = self.to_index(points)
+        return ((index >= -margin) & (index <= np.asarray(self.size) - 1 + margin)).all(axis=-1)
+
+    def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
+        """Whether the two lattices have the same size and corners within tolerance (mm)."""
+        return self.size == other.size and bool(
+            np.abs(self.corners() - other.corners()).max() <= tolerance
+        )
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar image: array (z, y, x) and the grid that it lies on."""
+
+    array: np.ndarray
+    grid: Grid
+
+    def __post_init__(self):
+        if self.array.shape != self.grid.shape:
+            raise ValueError(
+                f"The array has shape {self.array.shape}, its grid {self.grid.shape} (z, y, x)."
+            )
+
+    @classmethod
+    def of_image(cls, image: sitk.Image) -> Volume:
+        """Array (own copy) and grid of a 3-D scalar SimpleITK image."""
+        return cls(sitk.GetArrayFromImage(image), Grid.of_image(image))
+
+    def to_image(self) -> sitk.Image:
+        """The same as a SimpleITK image."""
+        array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
+        return _with_grid(sitk.GetImageFromArray(array), self.grid)
+
+    def sample(self, points: np.ndarray, order: int = 1, outside: float | None = None) -> np.ndarray:
+        """Values at LPS points (..., 3) in mm: linear (order 1) or nearest (order 0).
+
+        Beyond the outermost voxel centres the edge value continues, or `outside` where given.
+        """
+        index = self.grid.to_index(points)[..., ::-1]
+        mode, value = ("nearest", 0.0) if outside is None else ("constant", outside)
+        array = self.array.astype(np.float32, copy=False)
+        return ndimage.map_coordinates(
+            array, np.moveaxis(index, -1, 0), order=order, mode=mode, cval=value, prefilter=False
+        )
+
+
+@dataclass(frozen=True)
+class DisplacementField:
+    """Where to sample in moving for each point of fixed: moving point = x + u(x).
+
+    array: (z, y, x, 3), components (x, y, z) in LPS mm, float32; grid: the lattice of its nodes.
+    This is the resampling direction: SimpleITK's DisplacementFieldTransform, Slicer's "from parent".
+    """
+
+    array: np.ndarray
+    grid: Grid
+
+    def __post_init__(self):
+        if self.array.shape != (*self.grid.shape, 3):
+            raise ValueError(
+                f"The field has shape {self.array.shape}, its grid needs {(*self.grid.shape, 3)}."
+            )
+
+    @classmethod
+    def zeros(cls, grid: Grid) -> DisplacementField:
+        """The identity on this grid."""
+        return cls(np.zeros((*grid.shape, 3), np.float32), grid)
+
+    @classmethod
+    def of_transform(cls, transform: sitk.Transform, grid: Grid) -> DisplacementField:
+        """Any SimpleITK transform (fixed point -> moving point, LPS mm), sampled on this grid."""
+        filter_ = sitk.TransformToDisplacementFieldFilter()
+        filter_.SetOutputPixelType(sitk.sitkVectorFloat64)
+        filter_.SetReferenceImage(_with_grid(sitk.Image(grid.size, sitk.sitkUInt8), grid))
+        return cls.of_image(filter_.Execute(transform))
+
+    @classmethod
+    def of_image(cls, image: sitk.Image) -> DisplacementField:
+        """A 3-component SimpleITK vector image of LPS displacements in mm."""
+        return cls(sitk.GetArrayFromImage(image).astype(np.float32), Grid.of_image(image))
+
+    def to_image(self) -> sitk.Image:
+        """A vector image of LPS displacements in mm (float64, as SimpleITK's transform wants it)."""
+        image = sitk.GetImageFromArray(self.array.astype(np.float64), isVector=True)
+        return _with_grid(image, self.grid)
+
+    def to_transform(self) -> sitk.DisplacementFieldTransform:
+        """The field as a SimpleITK transform (the identity outside its grid)."""
+        return sitk.DisplacementFieldTransform(self.to_image())
+
+    def sample(self, points: np.ndarray) -> np.ndarray:
+        """Displacements (..., 3) in LPS mm at LPS points (..., 3), linear; the edge value beyond the grid."""
+        index = np.moveaxis(self.grid.to_index(points)[..., ::-1], -1, 0)
+        return np.stack(
+            [
+                ndimage.map_coordinates(self.array[..., k], index, order=1, mode="nearest")
+                for k in range(3)
+            ],
+            axis=-1,
+        )
+
+    def transform_points(self, points: np.ndarray) -> np.ndarray:
+        """The moving points (..., 3) that belong to fixed points (..., 3), LPS mm."""
+        return np.asarray(points, dtype=float) + self.sample(points)
+
+    def resampled(self, grid: Grid) -> DisplacementField:
+        """The same motion on another lattice (linear; the edge value beyond this one)."""
+        return DisplacementField(self.sample(grid.points()).astype(np.float32), grid)
+
+    def scaled(self, strength: float) -> DisplacementField:
+        """The motion multiplied by `strength` (0: identity, 1: itself)."""
+        return DisplacementField((self.array * np.float32(strength)), self.grid)
+
+
+def _with_grid(image: sitk.Image, grid: Grid) -> sitk.Image:
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
+    return image
