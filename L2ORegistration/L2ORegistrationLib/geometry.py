@@ -38,12 +38,11 @@ class Grid:
             raise ValueError(f"A grid needs three positive spacings in mm, got {self.spacing}.")
         if len(origin) != 3 or not np.isfinite(origin).all():
             raise ValueError(f"A grid needs a finite origin in LPS mm, got {self.origin}.")
-        if len(direction) != 9 or abs(np.linalg.det(np.reshape(direction, (3, 3)))) < 1e-6:
+        # "not >=" also turns away a direction that holds NaN.
+        if len(direction) != 9 or not abs(np.linalg.det(np.reshape(direction, (3, 3)))) >= 1e-6:
             raise ValueError(f"A grid needs an invertible 3x3 direction, got {self.direction}.")
-        for name, value in zip(
-            ("size", "spacing", "origin", "direction"), (size, spacing, origin, direction)
-        ):
-            object.__setattr__(self, name, value)
+        # The dataclass is frozen: store the checked plain tuples past its guard.
+        self.__dict__.update(size=size, spacing=spacing, origin=origin, direction=direction)
 
     @classmethod
     def of_image(cls, image: sitk.Image) -> Grid:
@@ -52,7 +51,7 @@ class Grid:
 
     @classmethod
     def covering(cls, points: np.ndarray, spacing: float, margin: float = 0.0) -> Grid:
-        """The world-aligned grid with this spacing (mm) that covers points (N, 3) and a margin (mm)."""
+        """The world-aligned grid of this spacing that covers points (N, 3) and a margin, all mm."""
         lower = np.min(points, axis=0) - margin
         upper = np.max(points, axis=0) + margin
         size = np.ceil((upper - lower) / spacing - 1e-6).astype(int) + 1
@@ -85,9 +84,7 @@ class Grid:
         """LPS mm of every voxel centre, shape (z, y, x, 3), float64."""
         matrix = self.matrix
         axes = [np.arange(n)[:, None] * matrix[:3, k] for k, n in enumerate(self.size)]
-        return (
-            axes[2][:, None, None] + axes[1][None, :, None] + axes[0][None, None] + matrix[:3, 3]
-        )
+        return axes[2][:, None, None] + axes[1][None, :, None] + axes[0][None, None] + matrix[:3, 3]
 
     def corners(self) -> np.ndarray:
         """LPS mm of the eight outermost voxel centres, shape (8, 3)."""
@@ -106,7 +103,7 @@ class Grid:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Volume:
     """A scalar image: array (z, y, x) and the grid that it lies on."""
 
@@ -129,25 +126,29 @@ class Volume:
         array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
         return _with_grid(sitk.GetImageFromArray(array), self.grid)
 
-    def sample(self, points: np.ndarray, order: int = 1, outside: float | None = None) -> np.ndarray:
+    def sample(
+        self, points: np.ndarray, order: int = 1, outside: float | None = None
+    ) -> np.ndarray:
         """Values at LPS points (..., 3) in mm: linear (order 1) or nearest (order 0).
 
-        Beyond the outermost voxel centres the edge value continues, or `outside` where given.
+        Beyond the outermost voxel centres the edge value continues; `outside`, where given,
+        replaces it from half a voxel further on, where SimpleITK's Resample puts its default value.
         """
-        index = self.grid.to_index(points)[..., ::-1]
-        mode, value = ("nearest", 0.0) if outside is None else ("constant", outside)
+        index = np.moveaxis(self.grid.to_index(points)[..., ::-1], -1, 0)
         array = self.array.astype(np.float32, copy=False)
-        return ndimage.map_coordinates(
-            array, np.moveaxis(index, -1, 0), order=order, mode=mode, cval=value, prefilter=False
-        )
+        values = ndimage.map_coordinates(array, index, order=order, mode="nearest", prefilter=False)
+        if outside is None:
+            return values
+        return np.where(self.grid.contains(points), values, np.float32(outside))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DisplacementField:
     """Where to sample in moving for each point of fixed: moving point = x + u(x).
 
     array: (z, y, x, 3), components (x, y, z) in LPS mm, float32; grid: the lattice of its nodes.
-    This is the resampling direction: SimpleITK's DisplacementFieldTransform, Slicer's "from parent".
+    This is the resampling direction: SimpleITK's DisplacementFieldTransform and Slicer's
+    "from parent".
     """
 
     array: np.ndarray
@@ -178,7 +179,7 @@ class DisplacementField:
         return cls(sitk.GetArrayFromImage(image).astype(np.float32), Grid.of_image(image))
 
     def to_image(self) -> sitk.Image:
-        """A vector image of LPS displacements in mm (float64, as SimpleITK's transform wants it)."""
+        """A vector image of LPS displacements in mm (float64, as SimpleITK's transform wants)."""
         image = sitk.GetImageFromArray(self.array.astype(np.float64), isVector=True)
         return _with_grid(image, self.grid)
 
@@ -187,7 +188,7 @@ class DisplacementField:
         return sitk.DisplacementFieldTransform(self.to_image())
 
     def sample(self, points: np.ndarray) -> np.ndarray:
-        """Displacements (..., 3) in LPS mm at LPS points (..., 3), linear; the edge value beyond the grid."""
+        """Displacements (..., 3) in mm at LPS points (..., 3); the edge value beyond the grid."""
         index = np.moveaxis(self.grid.to_index(points)[..., ::-1], -1, 0)
         return np.stack(
             [
