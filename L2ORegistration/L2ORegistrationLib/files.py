@@ -1,0 +1,268 @@
+"""Files of every usual format in, the same out: images, masks, transforms, landmarks; LPS mm."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import InputError
+from .geometry import DisplacementField, Grid, Volume
+from .landmarks import Landmarks, read_landmarks, write_landmarks
+from .paths import atomic, checked_suffix, existing, suffix_of
+
+__all__ = [
+    "Landmarks",
+    "atomic",
+    "checked_volume",
+    "read_landmarks",
+    "read_mask",
+    "read_transform",
+    "read_volume",
+    "write_landmarks",
+    "write_transform",
+    "write_volume",
+]
+
+IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+TRANSFORMS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
+WRITABLE_IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha")
+WRITABLE_TRANSFORMS = (".h5", ".tfm", *WRITABLE_IMAGES)
+
+# NIfTI's code for displacements in RAS mm; ITK and Slicer turn such vectors to LPS on reading.
+_NIFTI_DISPLACEMENT = 1006
+
+
+def read_volume(path: str | Path) -> Volume:
+    """The scalar 3-D image in a file, or the one DICOM series in a folder; float32, as stored (HU).
+
+    Raises InputError for a file that is missing or unreadable, an image that is not 3-D or has
+    several values per voxel, a DICOM folder that holds not exactly one series, or one with missing
+    or doubled slices or a tilted gantry, and for what checked_volume refuses.
+    """
+    return checked_volume(Volume.of_image(_image(path)), str(path))
+
+
+def checked_volume(volume: Volume, name: str = "The image") -> Volume:
+    """The volume in float32, with the smallest finite value in place of NaN and infinite voxels.
+
+    Raises InputError when more than half of the voxels are so, or all have the same value.
+    """
+    array = volume.array.astype(np.float32, copy=False)
+    finite = np.isfinite(array)
+    if finite.mean() < 0.5:
+        raise InputError(f"{name} is mostly made of NaN or infinite voxels: export it again.")
+    if not finite.all():
+        array = np.where(finite, array, array[finite].min())
+    if array.min() == array.max():
+        raise InputError(f"{name} has the same value everywhere: is it the right image?")
+    return Volume(array, volume.grid)
+
+
+def read_mask(path: str | Path) -> Volume:
+    """A binary mask, bool: every voxel of the scalar 3-D image that is not zero (nor NaN).
+
+    Raises InputError as read_volume does, and for a mask without a voxel.
+    """
+    image = _image(path)
+    array = np.nan_to_num(sitk.GetArrayFromImage(image)) != 0
+    if not array.any():
+        raise InputError(f"The mask {path} is empty: draw it or leave it out.")
+    return Volume(array, Grid.of_image(image))
+
+
+def write_volume(volume: Volume, path: str | Path) -> None:
+    """Write .nii .nii.gz .nrrd .mha, all or nothing; a bool array becomes 8-bit."""
+    checked_suffix(path, WRITABLE_IMAGES, "an image")
+    with atomic(path) as temporary:
+        _write_image(volume.to_image(), temporary, path)
+
+
+def read_transform(path: str | Path) -> sitk.Transform:
+    """The transform from fixed to moving points (LPS mm) in a file.
+
+    .h5 .hdf5 .tfm .txt .mat: what SimpleITK, Slicer, ANTs and ITK write. The image formats:
+    displacement fields in LPS mm on the fixed side (NIfTI of intent 1006: in RAS, as it says).
+    Raises InputError for other files, for 2-D transforms and for fields of the inverse direction
+    (Slicer's "displacement field type:=modeling").
+    """
+    path = existing(path)
+    suffix = checked_suffix(path, (*TRANSFORMS, *IMAGES), "a transform")
+    if suffix in IMAGES:
+        return _field_of_image(path)
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as a transform: {_reason(error)}") from error
+    if transform.GetDimension() != 3:
+        raise InputError(f"{path} holds a {transform.GetDimension()}-D transform: give a 3-D one.")
+    return transform
+
+
+def write_transform(field: DisplacementField, path: str | Path) -> None:
+    """Write one displacement-field transform, all or nothing: .h5 .tfm .nrrd .mha .nii .nii.gz.
+
+    SimpleITK and Slicer (5.x; ITK 5.3 or later for NIfTI) read all of them as the map from fixed
+    points to where they lie in moving. Raises InputError for a grid with sheared axes, which
+    these formats cannot hold.
+    """
+    suffix = checked_suffix(path, WRITABLE_TRANSFORMS, "a transform")
+    axes = np.reshape(field.grid.direction, (3, 3))
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
+        raise InputError("The axes of the field are sheared: resample it to an upright grid first.")
+    with atomic(path) as temporary:
+        if suffix in (".h5", ".tfm"):
+            try:
+                sitk.WriteTransform(field.to_transform(), str(temporary))
+            except RuntimeError as error:
+                raise InputError(f"{path} could not be written: {_reason(error)}") from error
+        elif suffix in (".nii", ".nii.gz"):
+            _write_nifti_field(field, temporary, path)
+        else:
+            image = sitk.Cast(field.to_image(), sitk.sitkVectorFloat32)
+            image.SetMetaData("intent_code", str(_NIFTI_DISPLACEMENT))
+            image.SetMetaData("displacement field type", "resampling")
+            _write_image(image, temporary, path)
+
+
+def _image(path: str | Path) -> sitk.Image:
+    path = existing(path)
+    return _dicom_series(path) if path.is_dir() else _scalar_image(path)
+
+
+def _scalar_image(path: Path) -> sitk.Image:
+    """The 3-D image with one real value per voxel in this file."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        components, size = reader.GetNumberOfComponents(), reader.GetSize()
+        if components != 1:
+            raise InputError(
+                f"{path} has {components} values per voxel (colour or vectors): "
+                "give an image with one value per voxel."
+            )
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as an image: {_reason(error)}") from error
+    if any(n > 1 for n in size[3:]):
+        raise InputError(
+            f"{path} holds {int(np.prod(size[3:]))} frames of size {size[:3]}: save one of them."
+        )
+    if len(size) < 3 or min(size[:3]) < 2:
+        raise InputError(
+            f"{path} is a single slice of size {size}: give a 3-D image, or the folder of a series."
+        )
+    while image.GetDimension() > 3:
+        image = image[..., 0]
+    return image
+
+
+def _dicom_series(folder: Path) -> sitk.Image:
+    """The one DICOM series in this folder, checked for evenly spaced, complete slices."""
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
+    if not files:
+        raise InputError(f"{folder} holds no DICOM series: give the folder with the slices.")
+    if len(files) > 1:
+        listed = "; ".join(f"{uid} ({len(names)} files)" for uid, names in files.items())
+        raise InputError(
+            f"{folder} holds {len(files)} series, move one to its own folder: {listed}"
+        )
+    (names,) = files.values()
+    if len(names) == 1:
+        return _scalar_image(Path(names[0]))  # raises unless it is a multi-frame file
+    try:
+        _check_slices(folder, [_slice_geometry(name) for name in names])
+        reader = sitk.ImageSeriesReader()
+        reader.SetFileNames(names)
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"{folder} cannot be read as DICOM: {_reason(error)}") from error
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{folder} holds colour pictures: give an image with one value per voxel.")
+    return image
+
+
+def _slice_geometry(name: str) -> np.ndarray:
+    """Position (3), row and column direction (6) of a DICOM slice, LPS mm."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    reader.ReadImageInformation()
+    return np.array([*reader.GetOrigin(), *np.reshape(reader.GetDirection(), (3, 3))[:, :2].T.flat])
+
+
+def _check_slices(folder: Path, slices: list[np.ndarray]) -> None:
+    """Raise InputError unless the slices are parallel, stacked upright and evenly spaced."""
+    slices = np.array(slices)
+    if np.ptp(slices[:, 3:], axis=0).max() > 1e-3:
+        raise InputError(f"{folder} holds slices of several orientations: keep those of one.")
+    normal = np.cross(slices[0, 3:6], slices[0, 6:])
+    steps = np.diff(slices[:, :3], axis=0)
+    gaps = np.abs(steps @ normal)
+    spacing = np.median(gaps)
+    if gaps.min() < 1e-3:
+        raise InputError(
+            f"{folder} holds several slices at one position (phases of a 4-D scan?): keep one each."
+        )
+    if np.abs(gaps - spacing).max() > max(0.05 * spacing, 0.01):
+        raise InputError(
+            f"The slices in {folder} are {gaps.min():.2f} to {gaps.max():.2f} mm apart: add the "
+            "missing ones, or resample the series to an even spacing."
+        )
+    # ITK takes the slices to be stacked along the normal and would shear the patient upright.
+    total = slices[-1, :3] - slices[0, :3]
+    if np.linalg.norm(total - (total @ normal) * normal) > 1.0:
+        raise InputError(
+            f"The slices in {folder} are stacked at a slant (gantry tilt): resample them upright."
+        )
+
+
+def _field_of_image(path: Path) -> sitk.Transform:
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as a transform: {_reason(error)}") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
+        raise InputError(
+            f"{path} is an image, not a displacement field: that has three values per voxel in 3-D."
+        )
+    about = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    if about.get("displacement field type", "resampling").lower() == "modeling":
+        raise InputError(
+            f"{path} says where moving points go (a modeling field), the inverse of what is needed:"
+            " invert the transform in Slicer and save it again."
+        )
+    if about.get("intent_name", "").startswith("NREG"):
+        raise InputError(
+            f"{path} is a NiftyReg transformation: save it as .h5 with Slicer or SimpleITK first."
+        )
+    if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
+        raise InputError(f"{path} has displacements that are not numbers: export it again.")
+    return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+
+
+def _write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+    except RuntimeError as error:
+        raise InputError(f"{path} could not be written: {_reason(error)}") from error
+
+
+def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Path) -> None:
+    """SimpleITK cannot write the intent: write RAS vectors as plain ones, then set it by hand."""
+    ras = DisplacementField(field.array * np.float32([-1, -1, 1]), field.grid)
+    _write_image(sitk.Cast(ras.to_image(), sitk.sitkVectorFloat32), temporary, path)
+    packed = suffix_of(temporary) == ".nii.gz"
+    content = temporary.read_bytes()
+    content = bytearray(gzip.decompress(content) if packed else content)
+    content[68:70] = np.int16(_NIFTI_DISPLACEMENT).tobytes()  # intent_code of the NIfTI-1 header
+    temporary.write_bytes(gzip.compress(content, compresslevel=4) if packed else content)
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of an ITK exception, which says what went wrong, without its address."""
+    line = str(error).strip().splitlines()[-1]
+    return line.removeprefix("ITK ERROR: ").split("): ", 1)[-1]

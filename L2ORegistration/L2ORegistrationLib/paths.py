@@ -1,0 +1,67 @@
+"""Paths given by a user: found, recognised, and replaced only by a complete file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+
+_COMPOUND = (".nii.gz", ".mrk.json", ".seg.nrrd")
+
+
+def suffix_of(path: str | Path) -> str:
+    """The suffix in lower case, with both parts of ".nii.gz", ".mrk.json" and ".seg.nrrd"."""
+    name = Path(path).name.lower()
+    return next((s for s in _COMPOUND if name.endswith(s)), Path(name).suffix)
+
+
+def existing(path: str | Path) -> Path:
+    """The path, with ~ expanded. Raises InputError when nothing is there."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise InputError(f"{path} does not exist: check the path.")
+    return path
+
+
+def checked_suffix(path: str | Path, supported: tuple[str, ...], what: str) -> str:
+    """The suffix of the path. Raises InputError, listing the supported ones, for any other."""
+    suffix = suffix_of(path)
+    if suffix not in supported:
+        raise InputError(
+            f"{Path(path).name} has no suffix for {what}: use one of {', '.join(supported)}."
+        )
+    return suffix
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, with its suffix, that takes its place on success.
+
+    On any error the temporary file is removed and an older file at `path` stays as it was.
+    Raises InputError when the folder is missing or the file cannot be written there.
+    """
+    path = Path(path).expanduser()
+    folder = path.parent
+    if not folder.is_dir():
+        raise InputError(f"The folder {folder} does not exist: create it or choose another one.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"The folder {folder} cannot be written to: choose another one.")
+    # Not tempfile: its files are private to the user, and the result would stay so.
+    temporary = folder / f".{secrets.token_hex(6)}{suffix_of(path)}"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{path} could not be written ({reason}): close programs that use it, "
+            "free some space or choose another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
