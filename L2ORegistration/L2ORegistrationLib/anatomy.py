@@ -138,6 +138,7 @@ class _Shapes:
             for scale, amplitude in ((90, 5.0), (90, 4.0), (90, 5.0), (35, 1.5), (35, 1.5))
         ]
         self.x, self.y, self.z = (self._fine_axis(k) for k in range(3))
+        self.canonical = self.x, self.y, self.z
         x, y, z = np.moveaxis(tilt.inv().apply(self.lattice.points().reshape(-1, 3)), 1, 0)
         x, y, z = (c.reshape(self.lattice.shape).astype(np.float32) for c in (x, y, z))
         for k, (noise, amplitude) in enumerate(self._warps):
@@ -149,8 +150,6 @@ class _Shapes:
         organs = np.minimum.reduce([heart, aorta, middle, spine - 4])
         lung = np.maximum.reduce([wall, -organs, below, 5 - np.abs(x - 3)])
         lung = self._normalised(_smooth(lung, 0.7))
-        # Ribs press a little on the lung, which gives its surface a texture.
-        self.torso_half = (x, y)
         torso = self._torso(x, y, z, wall)
         for name, values in {
             "wall": wall,
@@ -164,6 +163,7 @@ class _Shapes:
             "side": x - 3,
         }.items():
             setattr(self, name, interpolate(np.clip(values, -60, 60), self.lattice, grid))
+        # Ribs press a little on the lung, which gives its surface a texture.
         self.lung += 1.2 * np.exp(-((self.rib_height() / 7) ** 2)) * (np.abs(self.wall) < 6)
 
     def _fine_axis(self, k: int) -> np.ndarray:
@@ -259,7 +259,8 @@ class _Shapes:
         a = build.width + build.muscle + build.fat
         b = build.depth + 0.6 * build.muscle + build.fat
         ring = ((np.abs(x) / a) ** 2.6 + (np.abs(y - 4) / b) ** 2.6) ** (1 / 2.6)
-        return np.minimum(self._normalised((ring - 1) * b), wall - 10)
+        around = np.hypot(x / 70, (y - 0.86 * build.depth - 18) / 50) * 50 - 50
+        return np.minimum.reduce([self._normalised((ring - 1) * b), wall - 10, around])
 
 
 def _axes(grid: Grid):
@@ -283,7 +284,7 @@ def _paint(image: np.ndarray, value, share: np.ndarray) -> None:
 def _draw_body(rng: np.random.Generator, shapes: _Shapes) -> np.ndarray:
     """HU of all but the lungs, whose place is taken by soft tissue; no vessels yet."""
     build, grid = shapes.build, shapes.grid
-    x, y, z, wall = shapes.x, shapes.y, shapes.z, shapes.wall
+    x, y, wall = shapes.x, shapes.y, shapes.wall
     lumps = smooth_noise(rng, grid, 14)
     image = np.full(grid.shape, AIR, np.float32)
     _paint(image, FAT + 8 * lumps, _soft(shapes.torso, grid))
@@ -306,10 +307,12 @@ def _draw_body(rng: np.random.Generator, shapes: _Shapes) -> np.ndarray:
     left = np.clip(0.5 + (x - 15 - 10 * organ) / 6, 0, 1)
     contrast = 0.25 * (build.blood - 45)
     _paint(image, 58 + contrast + 6 * lumps, abdomen * (1 - left))
-    mixed = np.where(organ > 0.9, rng.choice([-900.0, 30.0]), np.where(organ < -0.6, FAT, 50.0))
+    gas = rng.choice([-900.0, 30.0])
+    mixed = FAT + (50 - FAT) * np.clip(3 * organ + 2.3, 0, 1)
+    mixed = mixed + (gas - 50) * np.clip(8 * organ - 7, 0, 1)
     _paint(image, mixed + contrast * (mixed > 0), abdomen * left)
     chambers = np.clip(smooth_noise(rng, grid, 26) * 1.5 + 0.5, 0, 1)
-    _paint(image, FAT, _soft(shapes.heart + 1, grid))
+    _paint(image, FAT, _soft(shapes.heart + 1, grid) * np.clip(0.6 + 0.8 * lumps, 0, 1))
     _paint(
         image,
         42 + 0.4 * (build.blood - 42) + 0.6 * (build.blood - 42) * chambers,
@@ -325,11 +328,11 @@ def _draw_body(rng: np.random.Generator, shapes: _Shapes) -> np.ndarray:
 
 def _draw_bones(rng: np.random.Generator, shapes: _Shapes, image: np.ndarray) -> None:
     build, grid = shapes.build, shapes.grid
-    x, y, z, wall = shapes.x, shapes.y, shapes.z, shapes.wall
+    (x, y, z), wall = shapes.canonical, shapes.wall
     marrow = 40 * smooth_noise(rng, grid, 6)
     thick = (wall - 5.5) / 4.2
     rib = (np.sqrt((shapes.rib_height() / 6.8) ** 2 + thick**2) - 1) * 4.5
-    rib = np.where(z > 0.47 * build.height, 9, rib)
+    rib = np.where((x / build.width) ** 2 + (y / build.depth) ** 2 < 0.25, 9, rib)
     bone = np.clip((y + 0.72 * build.depth) / 6 + 0.5, 0, 1)
     share = _soft(rib, grid)
     _paint(image, 90 + bone * 420, share)
@@ -365,7 +368,7 @@ def _draw_parenchyma(rng: np.random.Generator, shapes: _Shapes) -> np.ndarray:
     hang = shapes.y / build.depth
     lung = rng.uniform(-900, -820) + rng.uniform(10, 45) * hang
     for scale, low, high in ((45, 4, 14), (15, 5, 14), (6, 6, 16), (3, 8, 26)):
-        lung = lung + rng.uniform(low, high) * smooth_noise(rng, grid, max(scale, 1))
+        lung = lung + rng.uniform(low, high) * smooth_noise(rng, grid, scale)
     if rng.random() < 0.35:  # emphysema: clumps with little tissue left
         holes = smooth_noise(rng, grid, rng.uniform(8, 25))
         lung = lung - rng.uniform(40, 90) * np.clip(holes - rng.uniform(0, 1.2), 0, 1)
@@ -377,12 +380,17 @@ def _draw_parenchyma(rng: np.random.Generator, shapes: _Shapes) -> np.ndarray:
         width = max(1.0, 0.6 * float(np.mean(grid.spacing)))
         sheet = np.exp(-((fissure / width) ** 2)) * faint * side
         lung = lung + rng.uniform(100, 190) / width * sheet
-    return np.clip(lung, -985, 200).astype(np.float32)
+    lung = np.clip(lung, -985, 200).astype(np.float32)
+    for _ in range(rng.poisson(1.5)):
+        place = rng.uniform(-0.8, 0.8, 3) * [build.width, build.depth, 0.5 * build.height]
+        far = np.sqrt(sum((c - p) ** 2 for c, p in zip(shapes.canonical, place, strict=True)))
+        _paint(lung, rng.uniform(-50, 90), _soft(far - rng.uniform(2, 8), grid, width=2.5))
+    return lung
 
 
 def _fissures(rng: np.random.Generator, shapes: _Shapes):
     """Signed distances to the oblique fissures and the horizontal one, and their side."""
-    x, y, z = shapes.x, shapes.y, shapes.z
+    x, y, z = shapes.canonical
     right = (shapes.side < 0).astype(np.float32)
     height = shapes.build.height
     for side in (right, 1 - right):
@@ -407,7 +415,7 @@ def _grow_trees(rng: np.random.Generator, shapes: _Shapes, detail: float) -> dic
     build = shapes.build
     trees: dict[str, list[Tree]] = {"artery": [], "vein": [], "airway": []}
     density = rng.uniform(0.7, 1.3)
-    leaf = rng.uniform(0.36, 0.46)
+    leaf = rng.uniform(0.23, 0.31)
     carina = np.array([3.0, 12.0, 30.0])
     slope, bend = 1.4, 5.0
     for sign in (-1, 1):
@@ -423,9 +431,9 @@ def _grow_trees(rng: np.random.Generator, shapes: _Shapes, detail: float) -> dic
             if kind == "vein":
                 lobe = (local[:, 2] > 0).astype(int)
             root = shapes.to_world(hilum + np.array(offset))
-            tree = grow_tree(rng, root, targets, groups=lobe, leaf_radius=leaf / detail**0.36)
+            tree = grow_tree(rng, root, targets, groups=lobe, leaf_radius=leaf / detail**0.385)
             heart = hilum + offset - [sign * 26.0, 8.0, 2.0]
-            trees[kind] += [_trunk(shapes.to_world(heart), root, 7.5), tree]
+            trees[kind] += [_trunk(shapes.to_world(heart), root, tree.radius.max()), tree]
             if kind == "artery":
                 trees["airway"] += [
                     _beside(tree),
@@ -470,7 +478,7 @@ def _trunk(start, end, radius) -> Tree:
 
 def _beside(tree: Tree) -> Tree:
     """The airways that run with these arteries, as far as a CT shows them."""
-    visible = tree.chosen(tree.radius > 0.9)
+    visible = tree.chosen(tree.radius > 1.3)
     shift = np.array([-0.5, 0.75, -0.4]) * (2.2 * visible.radius[:, None] + 0.3)
     return Tree(visible.start + shift, visible.end + shift, visible.radius, visible.generation)
 
@@ -488,13 +496,13 @@ def _draw_trees(shapes: _Shapes, trees: dict[str, Tree], body, lung) -> np.ndarr
     """Draw all trees into body and lung (changed in place); the branch points (N, 3) LPS mm."""
     grid = shapes.grid
     step = 0.55 * min(grid.spacing)
-    outside = np.clip(0.5 + (shapes.lung - 0) / 4, 0, 1)
+    outside = np.clip(0.5 + shapes.lung / 4, 0, 1) * (shapes.heart > 0)
 
     def share(tree: Tree) -> np.ndarray:
         return splat(*tube_samples(tree, step), grid)
 
     airway = trees["airway"]
-    thickness = 0.35 + 0.16 * airway.radius
+    thickness = 0.3 + 0.12 * airway.radius
     wall = Tree(airway.start, airway.end, airway.radius + 0.5 * thickness, airway.generation)
     lumen = Tree(
         airway.start,

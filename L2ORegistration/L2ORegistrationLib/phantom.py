@@ -130,10 +130,11 @@ def _draw_motion(rng, lattice: Grid, lungs: Volume, amplitude: float) -> np.ndar
     tilt = Rotation.from_euler("xyz", rng.normal(0, [7, 5, 5]), degrees=True)
     points = lattice.points()
     shared = _Breath.draw(rng, amplitude)
+    share = rng.permutation([1.0, rng.uniform(0.6, 1.0)])  # one lung moves the full way down
     sides = []
-    for label in labels:
+    for label, part in zip(labels, share, strict=False):
         bounds = _bounds(lungs, [label])
-        breath = shared.varied(rng)
+        breath = shared.varied(rng, part)
         local = tilt.inv().apply((points - bounds.mean(axis=0)).reshape(-1, 3))
         across = tilt.inv().apply((points - middle).reshape(-1, 3))[:, 0]
         moved = tilt.apply(breath.at(local, across, bounds[1] - bounds[0]))
@@ -177,13 +178,13 @@ class _Breath:
             back=rng.uniform(-0.1, 0.5),
         )
 
-    def varied(self, rng) -> _Breath:
-        factor = rng.uniform([0.65, 0.7, 0.6], [1.0, 1.1, 1.2])
+    def varied(self, rng, share: float) -> _Breath:
+        """The breath of one lung that moves this share of the way down."""
         return replace(
             self,
-            down=self.down * factor[0],
-            forward=self.forward * factor[1],
-            outward=self.outward * factor[2],
+            down=self.down * share,
+            forward=self.forward * rng.uniform(0.7, 1.1),
+            outward=self.outward * rng.uniform(0.6, 1.2),
             back=self.back + rng.uniform(-0.1, 0.1),
         )
 
@@ -273,7 +274,7 @@ def _moved(rng, anatomy: Anatomy, motion, body_motion, stretch, density: bool):
 
 def _scanned(rng, state: np.ndarray, noise_hu: float | None) -> np.ndarray:
     """The state as a scanner shows it: its kernel's blur and its noise (z, y, x)."""
-    drawn = np.exp(rng.uniform(np.log(10), np.log(50))), rng.uniform(0, 0.65), rng.uniform(0.4, 1)
+    drawn = np.exp(rng.uniform(np.log(10), np.log(50))), rng.uniform(0.3, 0.8), rng.uniform(0.4, 1)
     seed = rng.integers(2**32)
     sd, blur, grain = drawn
     if noise_hu == 0:
@@ -281,7 +282,7 @@ def _scanned(rng, state: np.ndarray, noise_hu: float | None) -> np.ndarray:
     sd = sd if noise_hu is None else noise_hu
     noise = np.random.default_rng(seed).standard_normal(state.shape, dtype=np.float32)
     noise = ndimage.gaussian_filter(noise, grain, truncate=3)
-    scanned = ndimage.gaussian_filter(state, blur, truncate=3) if blur > 0.2 else state
+    scanned = ndimage.gaussian_filter(state, blur, truncate=3)
     return (scanned + noise * np.float32(sd / noise.std())).astype(np.float32)
 
 

@@ -9,7 +9,7 @@ from .geometry import Grid
 
 
 def lattice_over(grid: Grid, spacing: float) -> Grid:
-    """An axis-aligned lattice with this spacing (mm) that covers the grid and two nodes around it."""
+    """An axis-aligned lattice with this spacing (mm): the grid and two nodes around it."""
     return Grid.covering(grid.corners(), spacing, margin=2 * spacing)
 
 

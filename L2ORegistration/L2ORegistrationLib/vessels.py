@@ -16,7 +16,7 @@ from .geometry import Grid
 
 @dataclass(frozen=True)
 class Tree:
-    """Straight branches: start, end (N, 3) mm, radius (N,) mm, generation (N,) from 0 at the root."""
+    """Straight branches: start, end (N, 3) and radius (N,) in mm, generation (N,) from 0."""
 
     start: np.ndarray
     end: np.ndarray
@@ -34,8 +34,8 @@ def grow_tree(
     targets: np.ndarray,
     *,
     groups: np.ndarray | None = None,
-    leaf_radius: float = 0.4,
-    exponent: float = 2.8,
+    leaf_radius: float = 0.25,
+    exponent: float = 2.6,
 ) -> Tree:
     """A tree from root (3,) to every target (N, 3), all in mm.
 
@@ -49,7 +49,9 @@ def grow_tree(
     stack = []
 
     def branch(origin, members, generation):
-        reach = 1.0 if len(members) == 1 else rng.uniform(0.3, 0.5)
+        # Trunks divide soon, close to the root; the last branch goes all the way.
+        early = min(1.0, 0.35 + 0.13 * generation)
+        reach = 1.0 if len(members) == 1 else early * rng.uniform(0.3, 0.5)
         end = origin + reach * (targets[members].mean(axis=0) - origin)
         starts.append(origin)
         ends.append(end)
