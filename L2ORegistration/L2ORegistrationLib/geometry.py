@@ -38,8 +38,11 @@ class Grid:
             raise ValueError(f"A grid needs three positive spacings in mm, got {self.spacing}.")
         if len(origin) != 3 or not np.isfinite(origin).all():
             raise ValueError(f"A grid needs a finite origin in LPS mm, got {self.origin}.")
-        # "not >=" also turns away a direction that holds NaN.
-        if len(direction) != 9 or not abs(np.linalg.det(np.reshape(direction, (3, 3)))) >= 1e-6:
+        if (
+            len(direction) != 9
+            or not np.isfinite(direction).all()
+            or abs(np.linalg.det(np.reshape(direction, (3, 3)))) < 1e-6
+        ):
             raise ValueError(f"A grid needs an invertible 3x3 direction, got {self.direction}.")
         # The dataclass is frozen: store the checked plain tuples past its guard.
         self.__dict__.update(size=size, spacing=spacing, origin=origin, direction=direction)
@@ -134,9 +137,7 @@ class Volume:
         Beyond the outermost voxel centres the edge value continues; `outside`, where given,
         replaces it from half a voxel further on, where SimpleITK's Resample puts its default value.
         """
-        index = np.moveaxis(self.grid.to_index(points)[..., ::-1], -1, 0)
-        array = self.array.astype(np.float32, copy=False)
-        values = ndimage.map_coordinates(array, index, order=order, mode="nearest", prefilter=False)
+        values = _interpolate(self.array.astype(np.float32, copy=False), self.grid, points, order)
         if outside is None:
             return values
         return np.where(self.grid.contains(points), values, np.float32(outside))
@@ -189,14 +190,8 @@ class DisplacementField:
 
     def sample(self, points: np.ndarray) -> np.ndarray:
         """Displacements (..., 3) in mm at LPS points (..., 3); the edge value beyond the grid."""
-        index = np.moveaxis(self.grid.to_index(points)[..., ::-1], -1, 0)
-        return np.stack(
-            [
-                ndimage.map_coordinates(self.array[..., k], index, order=1, mode="nearest")
-                for k in range(3)
-            ],
-            axis=-1,
-        )
+        components = np.moveaxis(self.array, -1, 0)
+        return np.stack([_interpolate(u, self.grid, points) for u in components], axis=-1)
 
     def transform_points(self, points: np.ndarray) -> np.ndarray:
         """The moving points (..., 3) that belong to fixed points (..., 3), LPS mm."""
@@ -209,6 +204,14 @@ class DisplacementField:
     def scaled(self, strength: float) -> DisplacementField:
         """The motion multiplied by `strength` (0: identity, 1: itself)."""
         return DisplacementField((self.array * np.float32(strength)), self.grid)
+
+
+def _interpolate(array: np.ndarray, grid: Grid, points: np.ndarray, order: int = 1) -> np.ndarray:
+    """Values of array (z, y, x) at LPS points (..., 3), the edge value continued."""
+    index = grid.to_index(points)[..., ::-1]
+    flat = index.reshape(-1, 3).T
+    values = ndimage.map_coordinates(array, flat, order=order, mode="nearest", prefilter=False)
+    return values.reshape(index.shape[:-1])
 
 
 def _with_grid(image: sitk.Image, grid: Grid) -> sitk.Image:

@@ -1,0 +1,145 @@
+"""Errors, Jacobians and pairs of landmarks, against hand-computed answers."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.evaluation import (
+    check_landmarks_inside,
+    jacobian_determinant,
+    jacobian_summary,
+    match_landmarks,
+    summarise,
+    target_registration_error,
+)
+from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.landmarks import Landmarks
+from scipy.spatial.transform import Rotation
+
+
+def affine_field(matrix, grid):
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix(np.ravel(matrix).tolist())
+    return DisplacementField.of_transform(affine, grid)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_jacobian_of_an_affine_field_is_its_determinant_on_any_grid(seed, mirrored):
+    rng = np.random.default_rng(seed)
+    direction = Rotation.random(random_state=seed).as_matrix() * (-1 if mirrored else 1)
+    grid = Grid((4, 3, 5), rng.uniform(1, 5, 3), rng.uniform(-50, 50, 3), direction)
+    matrix = np.eye(3) + rng.uniform(-0.4, 0.4, (3, 3))
+    determinant = jacobian_determinant(affine_field(matrix, grid))
+    assert determinant.grid.matches(grid)
+    np.testing.assert_allclose(determinant.array, np.linalg.det(matrix), atol=1e-4)
+
+
+def test_jacobian_of_a_quadratic_field_is_exact_inside():
+    grid = Grid((7, 3, 3), (2.0, 1.0, 1.0))
+    x = grid.points()[..., 0]
+    array = np.zeros((*grid.shape, 3), np.float32)
+    array[..., 0] = 0.01 * x**2
+    determinant = jacobian_determinant(DisplacementField(array, grid)).array
+    np.testing.assert_allclose(determinant[..., 1:-1], 1 + 0.02 * x[..., 1:-1], atol=1e-5)
+
+
+def test_jacobian_needs_two_nodes_along_each_axis():
+    with pytest.raises(InputError, match="two nodes"):
+        jacobian_determinant(DisplacementField.zeros(Grid((1, 4, 4))))
+
+
+def folded_half():
+    """A field that turns x back (determinant -1) for x >= 4 and is still (1) for x <= 2."""
+    grid = Grid((8, 4, 4))
+    array = np.zeros((*grid.shape, 3), np.float32)
+    array[..., 0] = -2 * np.maximum(grid.points()[..., 0] - 3, 0)
+    return DisplacementField(array, grid)
+
+
+def test_jacobian_summary_counts_folds_in_the_mask_only():
+    field = folded_half()
+    everywhere = jacobian_summary(field)
+    assert everywhere["folding"] == 5 / 8  # x = 3 has half a fold: determinant 0
+    assert everywhere["min"] == -1
+
+    # A mask twice as fine, shifted, and cut: its nearest voxels cover the nodes x = 0, 1, 2.
+    fine = Grid((6, 8, 8), (0.5, 0.5, 0.5), (0.1, 0.1, 0.1))
+    inside = jacobian_summary(field, Volume(np.ones(fine.shape, bool), fine))
+    assert inside == {"sdlogj": 0.0, "folding": 0.0, "min": 1.0}
+
+
+def test_sdlogj_clamps_folds_at_1e_9():
+    values = np.log([1.0] * 3 + [1e-9] * 5)
+    assert jacobian_summary(folded_half())["sdlogj"] == pytest.approx(values.std(), rel=1e-6)
+
+
+def test_a_mask_beside_the_field_is_refused():
+    away = Volume(np.ones((2, 2, 2), bool), Grid((2, 2, 2), origin=(100, 0, 0)))
+    with pytest.raises(InputError, match="does not overlap"):
+        jacobian_summary(folded_half(), away)
+
+
+def test_registration_error_is_the_distance_after_the_transform():
+    grid = Grid((3, 3, 3), (10.0, 10.0, 10.0))
+    array = np.zeros((*grid.shape, 3), np.float32)
+    array[:] = (3, 0, 0)
+    field = DisplacementField(array, grid)
+    fixed = np.array([[5.0, 5, 5], [10, 10, 10]])
+    moving = np.array([[8.0, 5, 5], [10, 10, 14]])
+    np.testing.assert_allclose(target_registration_error(field, fixed, moving), [0, 5])
+    transform = sitk.TranslationTransform(3, (3.0, 0.0, 0.0))
+    np.testing.assert_allclose(target_registration_error(transform, fixed, moving), [0, 5])
+
+
+def test_snapped_error_rounds_the_found_point_to_a_voxel_of_moving():
+    moving_grid = Grid((9, 9, 9), (2.0, 2.0, 2.0), (1.0, 0.0, 0.0))
+    still = DisplacementField.zeros(Grid((2, 2, 2), (20.0, 20.0, 20.0)))
+    fixed = np.array([[3.9, 4.2, 6.0]])
+    moving = np.array([[3.0, 4.0, 9.0]])
+    snapped = target_registration_error(still, fixed, moving, snap_to=moving_grid)
+    np.testing.assert_allclose(snapped, [3.0])
+
+
+def test_summary_of_ten_errors():
+    summary = summarise(np.arange(10, 0, -1))
+    assert summary == pytest.approx(
+        {"mean": 5.5, "sd": np.sqrt(8.25), "median": 5.5, "p95": 9.55, "worst30": 9, "max": 10}
+    )
+    assert summarise([2.0])["worst30"] == 2
+    with pytest.raises(InputError, match="at least one"):
+        summarise([])
+
+
+def test_landmarks_are_matched_by_label_when_both_have_the_same():
+    fixed = Landmarks([[0, 0, 0], [1, 0, 0]], ("carina", "apex"))
+    moving = Landmarks([[1, 0, 5], [0, 0, 5]], ("apex", "carina"))
+    _, matched = match_landmarks(fixed, moving)
+    np.testing.assert_array_equal(matched.points, [[0, 0, 5], [1, 0, 5]])
+    assert matched.labels == fixed.labels
+
+
+@pytest.mark.parametrize("labels", [("M-1", "M-2"), ("apex", "apex")])
+def test_landmarks_are_matched_by_order_otherwise(labels):
+    fixed = Landmarks([[0, 0, 0], [1, 0, 0]], ("apex", "carina"))
+    moving = Landmarks([[1, 0, 5], [0, 0, 5]], labels)
+    assert match_landmarks(fixed, moving)[1] is moving
+
+
+def test_different_numbers_of_landmarks_are_refused():
+    with pytest.raises(InputError, match="1 fixed but 2 moving"):
+        match_landmarks(Landmarks([[0, 0, 0]]), Landmarks([[0, 0, 0], [1, 1, 1]]))
+    with pytest.raises(InputError, match="1 fixed but 2 moving"):
+        target_registration_error(sitk.TranslationTransform(3), np.zeros((1, 3)), np.zeros((2, 3)))
+
+
+def test_landmarks_outside_the_image_are_refused_with_a_hint():
+    grid = Grid((10, 10, 10), origin=(5, 5, 0))
+    inside = np.array([[6.0, 7, 8]])
+    check_landmarks_inside(inside, grid, "fixed")
+    with pytest.raises(InputError, match="1 of 1 fixed landmarks .* look like RAS"):
+        check_landmarks_inside(inside * [-1, -1, 1], grid, "fixed")
+    with pytest.raises(InputError, match=r"1 of 2 .* number 2 at \(99.0 0.0 0.0\)"):
+        check_landmarks_inside(np.vstack([inside, [[99, 0, 0]]]), grid, "moving")
