@@ -1,6 +1,6 @@
-"""Registration between nodes of a MRML scene: no Qt, no application, so it runs and is tested anywhere.
+"""Registration between nodes of a MRML scene: no Qt, no application, testable anywhere.
 
-Everything outside this package is in LPS; ``transforms.ras_lps`` is the only place that crosses over.
+Everything outside this package is in LPS; only ``transforms.ras_lps`` crosses over.
 Names that Slicer's console sees are camelCase, the rest is PEP 8. Wrong input raises InputError,
 whose message is shown to the user as it is.
 

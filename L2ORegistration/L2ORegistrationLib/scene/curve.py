@@ -1,0 +1,98 @@
+"""The curve of a registration: dissimilarity and landmark error over the iterations, with a marker.
+
+Both are drawn relative to iteration 0, so that they share one axis; the table has the numbers.
+"""
+
+from __future__ import annotations
+
+import slicer
+
+from . import nodes
+from .history import PREFIX, History
+
+# metric -> (column of its numbers, column that is drawn, colour)
+_LINES = {
+    "dissimilarity": ("Dissimilarity", "Dissimilarity (% of start)", (0.12, 0.47, 0.71)),
+    "error": ("Landmark error (mm)", "Landmark error (% of start)", (0.84, 0.37, 0.0)),
+}
+_ROLES = ["chart", "curveTable", "markTable", *(k + m for k in ("line", "mark") for m in _LINES)]
+
+
+class Curve:
+    """The chart of one history; its nodes are found again after the scene was saved and loaded."""
+
+    def __init__(self, history: History):
+        """Finds the nodes of this history or makes them, and brings them up to date."""
+        self.history = history
+        self.update()
+
+    @property
+    def chart(self):
+        """The vtkMRMLPlotChartNode."""
+        return self._node("chart", "vtkMRMLPlotChartNode", "convergence")
+
+    @property
+    def table(self):
+        """The vtkMRMLTableNode: one row per iteration."""
+        return self._node("curveTable", "vtkMRMLTableNode", "convergence table")
+
+    def update(self) -> None:
+        """After an iteration was added."""
+        metrics = self.history.metrics()
+        if not metrics:
+            return
+        columns = {"Iteration": [float(i) for i in range(len(metrics))]}
+        for metric, (numbers, drawn, _) in _LINES.items():
+            values = [one[metric] for one in metrics if metric in one]
+            if len(values) == len(metrics):
+                columns[numbers] = values
+                columns[drawn] = [100 * value / (values[0] or 1.0) for value in values]
+        nodes.fill_table(self.table, columns)
+        self._columns = columns
+        self.mark()
+        self._draw([metric for metric in _LINES if _LINES[metric][1] in columns])
+
+    def mark(self) -> None:
+        """Move the marker to the iteration that the output transform shows. Cheap."""
+        i = self.history.index
+        row = {name: [values[i]] for name, values in self._columns.items() if i < len(values)}
+        nodes.fill_table(self._node("markTable", "vtkMRMLTableNode", "shown iteration"), row)
+
+    def remove(self) -> None:
+        """Take all nodes of the curve out of the scene."""
+        for role in _ROLES:
+            node = self.history.browser.GetNodeReference(PREFIX + role)
+            if node is not None and node.GetScene() is not None:
+                node.GetScene().RemoveNode(node)
+
+    def _draw(self, metrics: list[str]) -> None:
+        chart = self.chart
+        chart.SetTitle(self.history.transform.GetName())
+        chart.SetXAxisTitle("Iteration")
+        chart.SetYAxisTitle("% of the start")
+        mark_table = self._node("markTable", "vtkMRMLTableNode", "shown iteration")
+        for metric in metrics:
+            if self.history.browser.GetNodeReference(PREFIX + "line" + metric):
+                continue
+            _, column, colour = _LINES[metric]
+            for role, table, size in (("line", self.table, 5), ("mark", mark_table, 14)):
+                name = column if role == "line" else f"Shown iteration ({metric})"
+                series = self._node(role + metric, "vtkMRMLPlotSeriesNode", name)
+                series.SetAndObserveTableNodeID(table.GetID())
+                series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+                series.SetXColumnName("Iteration")
+                series.SetYColumnName(column)
+                series.SetColor(*colour)
+                series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+                series.SetMarkerSize(size)
+                if role == "mark":
+                    series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleNone)
+                chart.AddAndObservePlotSeriesNodeID(series.GetID())
+
+    def _node(self, role: str, class_name: str, name: str):
+        browser = self.history.browser
+        node = browser.GetNodeReference(PREFIX + role)
+        if node is None:
+            node = nodes.unique(browser.GetScene(), class_name, name)
+            browser.SetNodeReferenceID(PREFIX + role, node.GetID())
+        return node

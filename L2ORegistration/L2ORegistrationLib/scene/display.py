@@ -1,0 +1,130 @@
+"""How a registration is looked at: slice layers, deformation grid, Jacobian colours, checkerboard.
+
+Only MRML nodes are set here; fitting the slices to an image is left to the desktop.
+"""
+
+from __future__ import annotations
+
+import SimpleITK as sitk
+import slicer
+
+from ..geometry import Volume
+from . import nodes, volumes
+
+# Contraction blue, expansion red, unchanged white in the middle of the range 0..2.
+_DIVERGING = [
+    (0.02, 0.19, 0.38),
+    (0.4, 0.66, 0.81),
+    (1, 1, 1),
+    (0.94, 0.54, 0.38),
+    (0.4, 0.0, 0.12),
+]
+
+
+def layers(scene=None) -> list[tuple]:
+    """What the slice views show now, for set_layers()."""
+    return [
+        (
+            composite.GetID(),
+            composite.GetBackgroundVolumeID(),
+            composite.GetForegroundVolumeID(),
+            composite.GetForegroundOpacity(),
+        )
+        for composite in _composites(scene)
+    ]
+
+
+def set_layers(remembered: list[tuple], scene=None) -> None:
+    """Show again what layers() returned; nodes that are gone are left empty."""
+    scene = scene or slicer.mrmlScene
+    for composite_id, background, foreground, opacity in remembered:
+        composite = scene.GetNodeByID(composite_id)
+        if composite is not None:
+            _set(
+                composite, *(scene.GetNodeByID(i or "") for i in (background, foreground)), opacity
+            )
+
+
+def showBlend(background, foreground, opacity: float = 0.5) -> None:
+    """Two volume nodes on top of each other in every slice view."""
+    for composite in _composites(background.GetScene()):
+        _set(composite, background, foreground, opacity)
+
+
+def flicker(scene=None) -> None:
+    """Each call shows the other layer: foreground fully, background fully, and so on."""
+    for composite in _composites(scene):
+        composite.SetForegroundOpacity(0.0 if composite.GetForegroundOpacity() > 0.5 else 1.0)
+
+
+def showSideBySide(left, right) -> None:
+    """Two volume nodes beside each other, in linked slices of the same orientation."""
+    scene = left.GetScene()
+    layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is not None:
+        layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
+    red, yellow = (_slice(scene, name) for name in ("Red", "Yellow"))
+    if red is not None and yellow is not None:
+        yellow.SetOrientation(red.GetOrientation())
+    for composite in _composites(scene):
+        composite.SetLinkedControl(True)
+        _set(composite, right if composite.GetLayoutName() == "Yellow" else left, None, 0.0)
+
+
+def setGridVisible(transform, visible: bool = True, mode: str = "grid") -> None:
+    """The deformation over the slices: "grid" lines every 12 mm, "arrows" or "contours"."""
+    display = transform.GetDisplayNode()
+    if display is None:
+        transform.CreateDefaultDisplayNodes()
+        display = transform.GetDisplayNode()
+        display.SetGridSpacingMm(12)
+        display.SetGridScalePercent(100)
+        display.SetGridLineDiameterMm(0.7)
+        display.SetGridResolutionMm(3)
+        display.SetGridShowNonWarped(False)
+        display.SetGlyphSpacingMm(12)
+        display.SetGlyphScalePercent(100)
+        display.SetGlyphDisplayRangeMinMm(1)
+        display.SetGlyphDiameterMm(3)
+    cls = slicer.vtkMRMLTransformDisplayNode
+    modes = {"grid": "VIS_MODE_GRID", "arrows": "VIS_MODE_GLYPH", "contours": "VIS_MODE_CONTOUR"}
+    display.SetVisualizationMode(getattr(cls, modes[mode]))
+    display.SetVisibility3D(False)  # cluttered and slow
+    display.SetVisibility2D(visible)
+    display.SetVisibility(visible)
+
+
+def show_jacobian(node, jacobian: Volume) -> None:
+    """Put a Jacobian determinant into a volume node: blue below 1, white at 1, red above."""
+    volumes.set_volume(node, jacobian)
+    display = node.GetDisplayNode()
+    colour = nodes.colours(node.GetScene(), "Jacobian determinant", _DIVERGING)
+    display.SetAndObserveColorNodeID(colour.GetID())
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevel(2.0, 1.0)
+    display.SetInterpolate(True)
+
+
+def checkerboard(fixed, warped: Volume, node, squares: int = 8) -> None:
+    """Fill a volume node with squares of the fixed volume and of a Volume on the same grid."""
+    first = volumes.to_volume(fixed)
+    images = [sitk.Cast(volume.to_image(), sitk.sitkFloat32) for volume in (first, warped)]
+    images[1].CopyInformation(images[0])
+    mixed = Volume.of_image(sitk.CheckerBoard(*images, [squares] * 3))
+    volumes.set_volume(node, Volume(mixed.array, first.grid), like=fixed)
+    volumes.copy_window(node, fixed)
+
+
+def _composites(scene=None) -> list:
+    return nodes.of_class(scene or slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
+
+
+def _slice(scene, name: str):
+    found = [n for n in nodes.of_class(scene, "vtkMRMLSliceNode") if n.GetLayoutName() == name]
+    return found[0] if found else None
+
+
+def _set(composite, background, foreground, opacity: float) -> None:
+    composite.SetBackgroundVolumeID(background.GetID() if background else None)
+    composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
+    composite.SetForegroundOpacity(opacity)

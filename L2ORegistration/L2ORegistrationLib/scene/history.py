@@ -1,0 +1,188 @@
+"""The iterations of a registration as a sequence whose proxy is the output transform.
+
+Everything lives in MRML nodes, so that a saved scene brings it back: item n of the sequence is the
+displacement grid after iteration n (item 0: zero) with its metrics as attributes, and the browser
+says which one the output transform shows. The output transform gets its own copy of the shown
+item (a few milliseconds at working-grid size), so that editing it never edits the history.
+"""
+
+from __future__ import annotations
+
+import slicer
+
+from ..errors import InputError
+from ..geometry import DisplacementField
+from . import nodes, transforms
+
+PREFIX = "L2ORegistration."
+_BROWSER = PREFIX + "History"
+_RESULT = PREFIX + "Result"
+
+
+class History:
+    """The iterations behind one output transform; as many of these views as you like may exist."""
+
+    def __init__(self, browser):
+        """browser: a vtkMRMLSequenceBrowserNode made by create(); see also of()."""
+        self.browser = browser
+
+    @classmethod
+    def create(cls, transform) -> History:
+        """A new, empty history whose proxy is this transform node.
+
+        Raises InputError where the node is of a class that cannot be the proxy.
+        """
+        if transform.GetClassName() != "vtkMRMLTransformNode":
+            raise InputError(
+                f"'{transform.GetName()}' is a {transform.GetNodeTagName()} and cannot hold a "
+                "deformation: create a new output transform."
+            )
+        scene = transform.GetScene()
+        name = transform.GetName()
+        sequence = nodes.unique(scene, "vtkMRMLSequenceNode", f"{name} iterations")
+        sequence.SetIndexName("iteration")
+        sequence.SetIndexUnit("")
+        browser = nodes.unique(scene, "vtkMRMLSequenceBrowserNode", f"{name} browser")
+        browser.SetAttribute(_BROWSER, "1")
+        browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+        browser.AddProxyNode(transform, sequence, False)
+        browser.SetSaveChanges(sequence, False)
+        browser.SetOverwriteProxyName(sequence, False)
+        browser.SetPlaybackRateFps(2)
+        browser.SetPlaybackItemSkippingEnabled(False)
+        browser.SetIndexDisplayFormat("%.0f")
+        return cls(browser)
+
+    @classmethod
+    def of(cls, transform) -> History | None:
+        """The history of an output transform, also after loading a scene; None if it has none."""
+        for browser in nodes.of_class(transform.GetScene(), "vtkMRMLSequenceBrowserNode"):
+            if browser.GetAttribute(_BROWSER) and browser.IsProxyNodeID(transform.GetID()):
+                return cls(browser)
+        return None
+
+    @property
+    def sequence(self):
+        """The vtkMRMLSequenceNode with the iterations."""
+        return self.browser.GetMasterSequenceNode()
+
+    @property
+    def transform(self):
+        """The output transform, which shows the selected iteration."""
+        return self.browser.GetProxyNode(self.sequence)
+
+    def __len__(self) -> int:
+        return self.sequence.GetNumberOfDataNodes()
+
+    @property
+    def index(self) -> int:
+        """The iteration that the output transform shows; settable."""
+        return self.browser.GetSelectedItemNumber()
+
+    @index.setter
+    def index(self, value: int) -> None:
+        self.browser.SetSelectedItemNumber(max(0, min(int(value), len(self) - 1)))
+
+    @property
+    def result(self) -> int:
+        """The iteration that is the result (the last one until it is set)."""
+        value = self.browser.GetAttribute(_RESULT)
+        return int(value) if value else len(self) - 1
+
+    @result.setter
+    def result(self, value: int) -> None:
+        self.browser.SetAttribute(_RESULT, str(int(value)))
+
+    def append(self, field: DisplacementField, **metrics) -> None:
+        """Add the next iteration and show it. All fields of one history share one grid.
+
+        metrics: numbers and words, kept with the iteration.
+        """
+        node = slicer.vtkMRMLTransformNode()
+        node.SetName(self.transform.GetName())
+        transforms.set_field(node, field)
+        _set_attributes(node, metrics)
+        index = len(self)
+        self.sequence.SetDataNodeAtValue(node, str(index))
+        self.index = index
+
+    def field(self, index: int) -> DisplacementField:
+        """The motion fixed -> moving after iteration `index`, a copy in LPS mm."""
+        return transforms.field_of(self._item(index))
+
+    def metrics(self) -> list[dict]:
+        """What append() and add_metric() were given, one dict per iteration; numbers as float."""
+        described = self.description
+        return [
+            {
+                name: _number(value)
+                for name, value in _attributes(self._item(index)).items()
+                if name not in described
+            }
+            for index in range(len(self))
+        ]
+
+    def add_metric(self, name: str, values) -> None:
+        """One more metric, a value per iteration."""
+        for index, value in enumerate(values):
+            _set_attributes(self._item(index), {name: value})
+
+    @property
+    def description(self) -> dict[str, str]:
+        """Where the result comes from: version, model, parameters, ...; see describe()."""
+        return _attributes(self.sequence)
+
+    def describe(self, provenance: dict) -> None:
+        """Write provenance onto every iteration, so that the transform and its copies have it."""
+        items = [self._item(index) for index in range(len(self))]
+        for node in (self.sequence, self.transform, *items):
+            _set_attributes(node, provenance)
+
+    def keep(self, index: int | None = None, name: str | None = None):
+        """A copy of iteration `index` (None: the shown one) in a transform node of its own."""
+        index = self.index if index is None else index
+        shown = self.transform
+        name = name or f"{shown.GetName()}, iteration {index}"
+        node = nodes.unique(shown.GetScene(), "vtkMRMLTransformNode", name)
+        node.CopyContent(self._item(index))
+        node.RemoveAttribute("Sequences.BaseName")
+        node.SetAttribute(PREFIX + "iteration", str(index))
+        for role, image in zip(("fixed", "moving"), transforms.roles(shown), strict=True):
+            if image is not None:
+                transforms.set_role(node, role, image)
+        return node
+
+    def remove(self) -> None:
+        """Take the iterations out of the scene; the output transform stays and shows the last."""
+        browser, sequence = self.browser, self.sequence
+        scene = browser.GetScene()
+        if scene is None:
+            return
+        if sequence is not None:
+            browser.RemoveSynchronizedSequenceNode(sequence.GetID())
+        scene.RemoveNode(browser)
+        if sequence is not None:
+            scene.RemoveNode(sequence)
+
+    def _item(self, index: int):
+        item = self.sequence.GetNthDataNode(index) if 0 <= index < len(self) else None
+        if item is None:
+            raise InputError(f"There is no iteration {index}: choose 0 to {len(self) - 1}.")
+        return item
+
+
+def _attributes(node) -> dict[str, str]:
+    names = [name for name in node.GetAttributeNames() if name.startswith(PREFIX)]
+    return {name[len(PREFIX) :]: node.GetAttribute(name) for name in names}
+
+
+def _set_attributes(node, values: dict) -> None:
+    for name, value in values.items():
+        node.SetAttribute(PREFIX + name, str(value))
+
+
+def _number(value: str):
+    try:
+        return float(value)
+    except ValueError:
+        return value

@@ -1,0 +1,158 @@
+"""Corresponding landmarks of two markups nodes, and how far the registration leaves them apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from .. import evaluation
+from ..errors import InputError
+from ..geometry import DisplacementField, Grid
+from ..landmarks import Landmarks
+from . import nodes, transforms
+
+_GREEN_TO_RED = [(0.1, 0.7, 0.2), (0.95, 0.85, 0.1), (0.85, 0.1, 0.1)]
+_ROWS = {"Mean": "mean", "SD": "sd", "Median": "median", "95 %": "p95", "Maximum": "max"}
+
+
+def of_markups(node, below=None) -> Landmarks:
+    """The placed control points of a markups node in the world; parents count up to `below`.
+
+    Raises InputError when there are none.
+    """
+    placed = [
+        i
+        for i in range(node.GetNumberOfControlPoints())
+        if node.GetNthControlPointPositionStatus(i) == slicer.vtkMRMLMarkupsNode.PositionDefined
+    ]
+    if not placed:
+        raise InputError(f"'{node.GetName()}' has no landmarks: place some in the image first.")
+    if below is not None and transforms.is_under(node, below):
+        points = slicer.util.arrayFromMarkupsControlPoints(node)
+        matrix = transforms.world_matrix(node, below)
+        points = points @ matrix[:3, :3].T + matrix[:3, 3]
+    else:
+        points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+    labels = tuple(node.GetNthControlPointLabel(i) for i in placed)
+    return Landmarks(transforms.ras_lps(points[placed]), labels)
+
+
+def pairs(fixed_node, moving_node, below=None) -> tuple[Landmarks, Landmarks]:
+    """Corresponding landmarks of two markups nodes: by label, else by order.
+
+    below: the registration's transform; moving landmarks that were put under it are meant where
+    they were placed, not where it shows them. Raises InputError when they cannot be matched.
+    """
+    return evaluation.match_landmarks(of_markups(fixed_node), of_markups(moving_node, below))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Landmark errors in mm, (N,) each; table, summary_table and lines are nodes in the scene.
+
+    snapped: as published tables often count, the found point rounded to moving's nearest voxel.
+    """
+
+    fixed: Landmarks
+    moving: Landmarks
+    before: np.ndarray
+    after: np.ndarray
+    snapped: np.ndarray | None
+    table: object
+    summary_table: object
+    lines: object
+
+    @property
+    def summary(self) -> dict[str, dict[str, float]]:
+        """{"before" | "after" | "snapped": {"mean", "sd", "median", "p95", "max", ...}}."""
+        return _summary(self.before, self.after, self.snapped)
+
+
+def evaluate(
+    field: DisplacementField,
+    fixed: Landmarks,
+    moving: Landmarks,
+    transform,
+    moving_grid: Grid | None = None,
+) -> Evaluation:
+    """Errors that a field leaves at corresponding landmarks, as tables and coloured lines.
+
+    transform: the output transform; it refers to the nodes made here, and the next call for the
+    same transform updates them. moving_grid: where given, snapped errors are there as well.
+    """
+    ends = fixed.points, moving.points
+    before = np.linalg.norm(fixed.points - moving.points, axis=1)
+    after = evaluation.target_registration_error(field, *ends)
+    snapped = None
+    if moving_grid is not None:
+        snapped = evaluation.target_registration_error(field, *ends, snap_to=moving_grid)
+    columns = {"Before (mm)": before, "After (mm)": after}
+    if snapped is not None:
+        columns["After, to the voxel (mm)"] = snapped
+    table = _own_node(transform, "landmarkTable", "vtkMRMLTableNode", "landmark errors")
+    nodes.fill_table(table, {"Landmark": list(fixed.labels), **columns})
+    summary = _own_node(transform, "summaryTable", "vtkMRMLTableNode", "landmark summary")
+    described = _summary(before, after, snapped).values()
+    nodes.fill_table(
+        summary,
+        {
+            "": list(_ROWS),
+            **{
+                name: [one[row] for row in _ROWS.values()]
+                for name, one in zip(columns, described, strict=True)
+            },
+        },
+    )
+    lines = _own_node(transform, "errorLines", "vtkMRMLModelNode", "landmark error lines")
+    # Drawn at the fixed landmark, over the fixed image: what is still missing there.
+    missing = moving.points - field.transform_points(fixed.points)
+    show_lines(lines, fixed.points, fixed.points + missing, after, before.max())
+    return Evaluation(fixed, moving, before, after, snapped, table, summary, lines)
+
+
+def show_lines(
+    model, starts: np.ndarray, ends: np.ndarray, errors: np.ndarray, most: float
+) -> None:
+    """Lines from starts to ends (N, 3 LPS mm), coloured by error: green at 0, red at `most` mm."""
+    count = len(starts)
+    points = vtk.vtkPoints()
+    ras = transforms.ras_lps(np.stack([starts, ends], 1).reshape(-1, 3)).astype(float)
+    points.SetData(numpy_support.numpy_to_vtk(ras, deep=True))
+    lines = vtk.vtkCellArray()
+    for i in range(count):
+        lines.InsertNextCell(2, (2 * i, 2 * i + 1))
+    data = vtk.vtkPolyData()
+    data.SetPoints(points)
+    data.SetLines(lines)
+    scalars = numpy_support.numpy_to_vtk(np.repeat(errors, 2).astype(np.float32), deep=True)
+    scalars.SetName("Error (mm)")
+    data.GetPointData().SetScalars(scalars)
+    model.SetAndObservePolyData(data)
+    if model.GetDisplayNode() is None:
+        model.CreateDefaultDisplayNodes()
+        model.GetDisplayNode().SetLineWidth(4)
+        model.GetDisplayNode().SetVisibility2D(True)
+    display = model.GetDisplayNode()
+    colour = nodes.colours(model.GetScene(), "Landmark error", _GREEN_TO_RED)
+    display.SetAndObserveColorNodeID(colour.GetID())
+    display.SetActiveScalarName("Error (mm)")
+    display.SetScalarRangeFlag(slicer.vtkMRMLDisplayNode.UseManualScalarRange)
+    display.SetScalarRange(0.0, max(float(most), 1.0))
+    display.SetScalarVisibility(True)
+
+
+def _summary(before, after, snapped) -> dict:
+    found = {"before": before, "after": after, "snapped": snapped}
+    return {k: evaluation.summarise(v) for k, v in found.items() if v is not None}
+
+
+def _own_node(transform, role: str, class_name: str, name: str):
+    node = transform.GetNodeReference("L2ORegistration." + role)
+    if node is None:
+        node = nodes.unique(transform.GetScene(), class_name, f"{transform.GetName()} {name}")
+        transform.SetNodeReferenceID("L2ORegistration." + role, node.GetID())
+    return node

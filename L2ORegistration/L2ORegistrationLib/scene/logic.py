@@ -1,0 +1,172 @@
+"""The module's logic, in Slicer's own naming: what the widget and the console call.
+
+A mix-in, so that the module's own file can stay thin and this can be tested without the desktop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .. import evaluation
+from ..errors import InputError
+from ..job import Failed, Finished
+from . import display, landmarks, nodes, transforms, volumes
+from .history import History
+from .run import Outcome, Run
+from .session import Session
+from .settings import Settings
+
+
+class SceneLogic:
+    """Registration of volume nodes. Every method raises InputError for what cannot be used."""
+
+    def start(self, settings: Settings) -> Run:
+        """Start a registration in the background, with a live preview; poll() it from a timer."""
+        return Run(settings)
+
+    def register(
+        self,
+        fixed,
+        moving,
+        fixedMask=None,
+        movingMask=None,
+        initialTransform=None,
+        outputTransform=None,
+        outputVolume=None,
+        method: str = "l2o",
+        iterations: int | None = None,
+        device: str = "auto",
+        onStep: Callable | None = None,
+        **others,
+    ) -> Outcome | None:
+        """Register the moving to the fixed volume and wait for it.
+
+        Masks: a label map, a segmentation, or (segmentation, segment); automatic when left out.
+        onStep: called with every engine Step; stops the run, keeping the best so far, by returning
+        False. others: further fields of Settings, such as fixedLandmarks, outputJacobian, model.
+        Raises InputError, or RuntimeError where the engine fails; the scene is then as before.
+        """
+        settings = Settings(
+            fixed,
+            moving,
+            fixedMask,
+            movingMask,
+            initialTransform,
+            outputTransform,
+            outputVolume,
+            method,
+            iterations,
+            device,
+            **others,
+        )
+        run = Run(settings, preview=False)
+        try:
+            while run.active:
+                for event in run.poll():
+                    if isinstance(event, Failed):
+                        raise _exception(event) from event.error
+                    if not isinstance(event, Finished) and onStep and onStep(event) is False:
+                        run.cancel()
+                time.sleep(0.005)
+        except BaseException:
+            run.abandon()
+            raise
+        if run.session:
+            run.session.close()
+        return run.outcome
+
+    def applyTo(self, others, transform) -> list:
+        """Put nodes of the moving image (segmentations, models, markups, ...) under the transform.
+
+        A linear transform that a node is already under is copied and kept in between. Returns the
+        nodes that were put there now. Raises InputError under a non-linear transform.
+        """
+        others = [node for node in others if not transforms.is_under(node, transform)]
+        matrices = [transforms.world_matrix(node) for node in others]
+        for node, matrix in zip(others, matrices, strict=True):
+            parent = node.GetParentTransformNode()
+            target = transform
+            if parent is not None:
+                name = f"{parent.GetName()} in {transform.GetName()}"
+                target = nodes.unique(node.GetScene(), "vtkMRMLLinearTransformNode", name)
+                target.SetMatrixTransformToParent(transforms.matrix_to_vtk(matrix))
+                target.SetAndObserveTransformNodeID(transform.GetID())
+            node.SetAndObserveTransformNodeID(target.GetID())
+        return others
+
+    def copyAsPython(self, settings: Settings) -> str:
+        """The call of register() that does what these settings do."""
+        return settings.as_python()
+
+    def addDisplacementFieldNode(self, array, ijkToRAS, name="Displacement field", lps=False):
+        """A transform node from a displacement array (k, j, i, 3) in mm: where to sample in moving.
+
+        ijkToRAS: the fixed grid, as a 4x4 matrix, a volume node or a Grid; lps: the components are
+        L, P, S instead of R, A, S. Put the moving volume under the node to see it registered.
+        """
+        return transforms.add_displacement_field_node(array, ijkToRAS, name, lps)
+
+    def keepIteration(self, transform, index: int | None = None):
+        """Iteration `index` (None: the shown one) becomes the result; returns a copy that stays."""
+        history = self._history(transform)
+        kept = history.keep(index)
+        history.result = history.index if index is None else index
+        return kept
+
+    def updateOutputs(self, transform, outputVolume=None, outputJacobian=None) -> None:
+        """Warped volume in the fixed geometry and Jacobian determinant, of the shown iteration."""
+        field = transforms.field_of(transform)
+        if outputVolume is not None:
+            fixed, moving = self._images(transform)
+            source = volumes.to_volume(moving, below=transform)
+            warped = volumes.warp(source, field, volumes.grid_of(fixed))
+            volumes.set_volume(outputVolume, warped, like=fixed)
+            volumes.copy_window(outputVolume, moving)
+        if outputJacobian is not None:
+            display.show_jacobian(outputJacobian, evaluation.jacobian_determinant(field))
+
+    def checkerboard(self, transform, output, squares: int = 8) -> None:
+        """Fill a volume node with squares of the fixed and of the warped moving volume."""
+        fixed, moving = self._images(transform)
+        source = volumes.to_volume(moving, below=transform)
+        warped = volumes.warp(source, transforms.field_of(transform), volumes.grid_of(fixed))
+        display.checkerboard(fixed, warped, output, squares)
+
+    def evaluate(self, transform, fixedLandmarks, movingLandmarks) -> landmarks.Evaluation:
+        """Landmark errors of the shown iteration: tables, coloured lines, and the curve's TRE."""
+        pairs = landmarks.pairs(fixedLandmarks, movingLandmarks, below=transform)
+        moving = transforms.roles(transform)[1]
+        grid = None if moving is None else volumes.grid_of(moving, below=transform)
+        return landmarks.evaluate(transforms.field_of(transform), *pairs, transform, grid)
+
+    def quality(self, transform, mask=None) -> dict[str, float]:
+        """sdlogj, folding (fraction) and min of the Jacobian determinant, in a mask of fixed."""
+        inside = None if mask is None else volumes.mask_to_volume(mask)
+        return evaluation.jacobian_summary(transforms.field_of(transform), inside)
+
+    def restore(self, transform) -> Session | None:
+        """The iterations of an output transform, for instance of a scene that was just loaded."""
+        return Session.of(transform)
+
+    @staticmethod
+    def _history(transform) -> History:
+        history = History.of(transform)
+        if history is None:
+            raise InputError(f"'{transform.GetName()}' has no iterations: run Register first.")
+        return history
+
+    @staticmethod
+    def _images(transform) -> tuple:
+        images = transforms.roles(transform)
+        if None in images:
+            raise InputError(
+                f"The volumes that '{transform.GetName()}' registered are no longer in the scene."
+            )
+        return images
+
+
+def _exception(event: Failed) -> Exception:
+    if isinstance(event.error, InputError) or event.error is None:
+        return InputError(event.message)
+    return RuntimeError(event.message)

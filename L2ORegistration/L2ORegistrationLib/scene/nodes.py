@@ -1,0 +1,51 @@
+"""What many nodes need: listing a class, unique names, tables from columns, colour tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import vtk
+from vtk.util import numpy_support
+
+
+def of_class(scene, name: str) -> list:
+    """All nodes of a class (and its subclasses) in the scene."""
+    return [scene.GetNthNodeByClass(i, name) for i in range(scene.GetNumberOfNodesByClass(name))]
+
+
+def unique(scene, class_name: str, name: str):
+    """A new node of this class, named `name` or, where that is taken, `name_1` and so on."""
+    return scene.AddNewNodeByClass(class_name, scene.GenerateUniqueName(name))
+
+
+def fill_table(node, columns: dict) -> None:
+    """Replace the content of a table node: {column name: numbers or words}, all equally long."""
+    table = vtk.vtkTable()
+    for name, values in columns.items():
+        if len(values) and isinstance(values[0], str):
+            column = vtk.vtkStringArray()
+            for value in values:
+                column.InsertNextValue(value)
+        else:
+            column = numpy_support.numpy_to_vtk(np.asarray(values, float), deep=True)
+        column.SetName(name)
+        table.AddColumn(column)
+    node.SetAndObserveTable(table)
+
+
+def colours(scene, name: str, stops: list) -> object:
+    """The colour table node of this name, made once: 256 colours through `stops` (r, g, b)."""
+    found = scene.GetFirstNode(name, "vtkMRMLColorTableNode")
+    if found is not None:
+        return found
+    node = scene.CreateNodeByClass("vtkMRMLColorTableNode")
+    node.UnRegister(None)
+    node.SetName(name)
+    node.SetTypeToUser()
+    node.SetNumberOfColors(256)
+    ramp = np.linspace(0, len(stops) - 1, 256)
+    levels = np.stack(
+        [np.interp(ramp, range(len(stops)), [stop[k] for stop in stops]) for k in range(3)], 1
+    )
+    for i, (red, green, blue) in enumerate(levels):
+        node.SetColor(i, f"{i}", red, green, blue, 1.0)
+    return scene.AddNode(node)

@@ -1,0 +1,263 @@
+"""One registration from nodes to nodes: the job's steps become iterations in the scene.
+
+Everything here runs on the main thread; only the job's own work does not. The scene is touched
+for the first time when the first step has come, and what was made then is undone if the run fails.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+from .. import evaluation
+from ..errors import InputError
+from ..geometry import Volume
+from ..job import Failed, Finished, Progress, RegistrationJob
+from . import display, nodes, transforms, volumes
+from .curve import Curve
+from .history import History
+from .session import Session
+from .settings import Settings
+
+_POLL_SECONDS = 0.03  # of the main thread, after which further steps wait for the next poll()
+
+
+@dataclass
+class Outcome:
+    """What a registration left in the scene, and the numbers that go with it.
+
+    transform: puts moving onto fixed, shows the best iteration; browser: steps through them;
+    metrics: a dict per iteration (dissimilarity, stage, level, seconds, error in mm if landmarks);
+    quality: sdlogj, folding and min of the Jacobian in the lungs; volume, jacobian: the chosen
+    output nodes; result: the engine's Result; cancelled: stopped early, best so far kept.
+    """
+
+    transform: Any
+    browser: Any
+    metrics: list[dict]
+    quality: dict[str, float]
+    volume: Any
+    jacobian: Any
+    result: Any
+    cancelled: bool
+
+
+@dataclass
+class _Before:
+    """What the run may have to put back."""
+
+    transform: Any = None
+    from_parent: Any = None
+    to_parent: Any = None
+    attributes: dict = field(default_factory=dict)
+    roles: tuple = (None, None)
+    layers: list = field(default_factory=list)
+
+
+class Run:
+    """Starts at once; call poll() from a timer until `active` is False."""
+
+    def __init__(self, settings: Settings, *, preview: bool = True, factory=None):
+        """Reads the nodes and starts the worker.
+
+        preview: show the moving volume warped over the fixed one while it runs; factory: what
+        makes the registration, engine.registration.Registration by default. Raises InputError.
+        """
+        self.settings = settings
+        self.session: Session | None = None
+        self.outcome: Outcome | None = None
+        self.active = True
+        self._preview = preview
+        self._scene = settings.fixed and settings.fixed.GetScene()
+        arguments = settings.engine_arguments()
+        self._landmarks = settings.landmark_pairs()
+        self._must_stay = settings.inputs()
+        self._made: list = []
+        self._before = _Before()
+        self._pending: list = []
+        moving, fixed = arguments["moving"], arguments["fixed"].grid
+        wanted = settings.outputVolume is not None, settings.outputJacobian is not None
+        self.job = RegistrationJob(
+            factory, after=lambda result: _products(result, moving, fixed, *wanted), **arguments
+        )
+
+    def poll(self) -> list:
+        """The job's events since the last call (Step, Finished, Failed), when the scene shows them.
+
+        Never raises: whatever goes wrong is a Failed, after the scene is as it was before.
+        """
+        if not self.active:
+            return []
+        gone = [node for node in self._must_stay if node.GetScene() is not self._scene]
+        if gone:
+            self._undo()
+            return [
+                Failed(f"The registration stopped: '{gone[0].GetName()}' was taken from the scene.")
+            ]
+        self._pending += self.job.poll()
+        events = []
+        until = time.monotonic() + _POLL_SECONDS
+        while self._pending and self.active and time.monotonic() < until:
+            event = self._pending.pop(0)
+            try:
+                self._take(event)
+            except Exception as error:
+                event = Failed(_sentence(error), traceback.format_exc(), error)
+                self._undo()
+            events.append(event)
+        return events
+
+    def cancel(self) -> None:
+        """Stop after the iteration in progress and keep the best one; goes on until Finished."""
+        self.job.cancel()
+
+    def abandon(self) -> None:
+        """Stop and put the scene back at once; nothing is kept."""
+        if self.active:
+            self._undo()
+
+    @property
+    def progress(self) -> Progress:
+        """Steps done and planned, seconds elapsed and remaining."""
+        return self.job.progress
+
+    def _take(self, event) -> None:
+        if isinstance(event, Failed):
+            self._undo()
+        elif isinstance(event, Finished):
+            if event.result is None:
+                self._undo()
+            else:
+                self._finish(event)
+        else:
+            self._show(event)
+
+    def _show(self, step) -> None:
+        metrics = {
+            "dissimilarity": step.dissimilarity,
+            "stage": step.stage,
+            "level": step.level,
+            "seconds": round(step.seconds, 3),
+        }
+        if self._landmarks:
+            fixed, moving = (one.points for one in self._landmarks)
+            errors = evaluation.target_registration_error(step.field, fixed, moving)
+            metrics["error"] = errors.mean()
+        if self.session is None:
+            self._begin(step.field, metrics)
+            return
+        self.session.history.append(step.field, **metrics)
+        self.session.curve.update()
+
+    def _begin(self, first, metrics: dict) -> None:
+        settings, scene = self.settings, self._scene
+        existing = _all_nodes(scene)
+        self._before.layers = display.layers(scene)
+        transform = settings.outputTransform
+        if transform is None:
+            name = f"{settings.moving.GetName()} to {settings.fixed.GetName()}"
+            transform = nodes.unique(scene, "vtkMRMLTransformNode", name)
+        else:
+            self._before = _remember(transform, self._before.layers)
+        try:
+            self._earlier = History.of(transform)
+            history = History.create(transform)
+            history.append(first, **metrics)
+            transforms.set_role(transform, "fixed", settings.fixed)
+            transforms.set_role(transform, "moving", settings.moving)
+            self.session = Session(history, settings.moving if self._preview else None)
+            if self._preview:
+                display.showBlend(settings.fixed, self.session.preview.volume)
+        finally:
+            self._made = [node for node in _all_nodes(scene) if node not in existing]
+        self._must_stay += [transform, history.browser, history.sequence]
+
+    def _finish(self, event: Finished) -> None:
+        settings, history, result = self.settings, self.session.history, event.result
+        products = event.extra
+        history.describe({**result.provenance, **products["quality"]})
+        history.result = result.best
+        self.session.select(result.best)
+        if settings.outputVolume is not None:
+            volumes.set_volume(settings.outputVolume, products["warped"], like=settings.fixed)
+            volumes.copy_window(settings.outputVolume, settings.moving)
+        if settings.outputJacobian is not None:
+            display.show_jacobian(settings.outputJacobian, products["jacobian"])
+        if self._earlier is not None:  # the iterations of a run that this one replaces
+            Curve(self._earlier).remove()
+            self._earlier.remove()
+        self.active = False
+        self.outcome = Outcome(
+            transform=history.transform,
+            browser=history.browser,
+            metrics=history.metrics(),
+            quality=products["quality"],
+            volume=settings.outputVolume,
+            jacobian=settings.outputJacobian,
+            result=result,
+            cancelled=event.cancelled,
+        )
+
+    def _undo(self) -> None:
+        self.active = False
+        self.job.cancel()
+        if self.session is not None:
+            self.session.close()
+            self.session.history.remove()
+            self.session = None
+        for node in reversed(self._made):
+            if node.GetScene() is not None:
+                node.GetScene().RemoveNode(node)
+        self._made = []
+        _put_back(self._before, self._scene)
+
+
+def _products(result, moving: Volume, fixed, volume: bool, jacobian: bool) -> dict:
+    """What follows from the result and takes long; on the worker, without a node."""
+    products = {"quality": {}}
+    try:
+        products["quality"] = evaluation.jacobian_summary(result.field, result.fixed_mask)
+    except InputError:  # a mask so small that no node of the field lies in it
+        pass
+    if volume:
+        products["warped"] = volumes.warp(moving, result.field, fixed)
+    if jacobian:
+        products["jacobian"] = evaluation.jacobian_determinant(result.field)
+    return products
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return f"The result could not be shown ({type(error).__name__}: {error})."
+
+
+def _all_nodes(scene) -> list:
+    return [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
+
+
+def _remember(transform, layers: list) -> _Before:
+    return _Before(
+        transform=transform,
+        from_parent=transform.GetTransformFromParent(),
+        to_parent=transform.GetTransformToParent(),
+        attributes={name: transform.GetAttribute(name) for name in transform.GetAttributeNames()},
+        roles=transforms.roles(transform),
+        layers=layers,
+    )
+
+
+def _put_back(before: _Before, scene) -> None:
+    transform = before.transform
+    if transform is not None and transform.GetScene() is scene:
+        transform.SetAndObserveTransformFromParent(before.from_parent)
+        for name in transform.GetAttributeNames():
+            if name not in before.attributes:
+                transform.RemoveAttribute(name)
+        for name, value in before.attributes.items():
+            transform.SetAttribute(name, value)
+        for role, node in zip(("fixed", "moving"), before.roles, strict=True):
+            transforms.set_role(transform, role, node)
+    display.set_layers(before.layers, scene)

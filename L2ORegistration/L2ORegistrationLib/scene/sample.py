@@ -1,0 +1,36 @@
+"""The breathing phantom as nodes: two CTs and landmarks with known motion, made here in seconds."""
+
+from __future__ import annotations
+
+import slicer
+
+from ..phantom import make_pair
+from . import nodes, transforms, volumes
+
+_SEED, _SPACING, _AMPLITUDE = 7, 2.5, 22.0  # mm: a patient drawn quickly, with a deep breath
+_WINDOW, _LEVEL = 1400.0, -500.0  # HU, the usual lung window
+
+
+def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> dict:
+    """Add expiration (fixed), inspiration (moving) and their landmark lists to the scene.
+
+    Returns the nodes by "fixed", "moving", "fixedLandmarks" and "movingLandmarks".
+    """
+    scene = scene or slicer.mrmlScene
+    pair = make_pair(seed, spacing=spacing, amplitude_mm=_AMPLITUDE, swap=False)
+    found = {}
+    for role, phase in (("fixed", "expiration"), ("moving", "inspiration")):
+        node = nodes.unique(scene, "vtkMRMLScalarVolumeNode", f"Phantom {phase}")
+        volumes.set_volume(node, getattr(pair, role))
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevel(_WINDOW, _LEVEL)
+        points = nodes.unique(scene, "vtkMRMLMarkupsFiducialNode", f"Phantom {phase} landmarks")
+        ras = transforms.ras_lps(getattr(pair, f"{role}_landmarks"))
+        for number, point in enumerate(ras, start=1):
+            points.AddControlPoint(point, str(number))
+        points.SetLocked(True)
+        if points.GetDisplayNode() is None:
+            points.CreateDefaultDisplayNodes()
+        points.GetDisplayNode().SetPointLabelsVisibility(False)
+        found[role], found[f"{role}Landmarks"] = node, points
+    return found

@@ -1,0 +1,77 @@
+"""What the user steps through after (and during) a registration: history, preview and curve."""
+
+from __future__ import annotations
+
+import vtk
+
+from .. import evaluation
+from ..errors import InputError
+from ..landmarks import Landmarks
+from . import transforms
+from .curve import Curve
+from .history import History
+from .preview import Preview
+
+
+class Session:
+    """Keeps preview and curve on the iteration that the browser shows, whoever moved it."""
+
+    def __init__(self, history: History, moving=None):
+        """moving: the volume node to preview; None: no preview."""
+        self.history = history
+        self.curve = Curve(history)
+        self.preview = None
+        if moving is not None:
+            self.preview = Preview(moving, history.transform)
+        self._observed = history.browser.AddObserver(vtk.vtkCommand.ModifiedEvent, self._follow)
+
+    @classmethod
+    def of(cls, transform) -> Session | None:
+        """The session of an output transform, also of a loaded one; None without a history."""
+        history = History.of(transform)
+        if history is None or not len(history):
+            return None
+        grid = transforms.displacement_grid(transform)
+        if grid is not None:
+            grid.SetInterpolationModeToLinear()  # reading a file leaves it cubic
+        moving = transforms.roles(transform)[1]
+        try:
+            return cls(history, moving)
+        except InputError:  # the moving volume has meanwhile become one that cannot be shown
+            return cls(history)
+
+    def select(self, index: int) -> None:
+        """Show this iteration everywhere."""
+        self.history.index = index
+
+    @property
+    def strength(self) -> float:
+        """How much of the motion the preview shows, 0 to 1; settable."""
+        return self.preview.strength if self.preview else 1.0
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        if self.preview:
+            self.preview.strength = value
+
+    def show_landmark_errors(self, fixed: Landmarks, moving: Landmarks) -> None:
+        """Put the mean landmark error of every iteration into the curve."""
+        errors = [
+            evaluation.target_registration_error(
+                self.history.field(index), fixed.points, moving.points
+            ).mean()
+            for index in range(len(self.history))
+        ]
+        self.history.add_metric("error", errors)
+        self.curve.update()
+
+    def close(self) -> None:
+        """Remove the preview and stop following; history and curve stay in the scene."""
+        self.history.browser.RemoveObserver(self._observed)
+        if self.preview:
+            self.preview.remove()
+            self.preview = None
+
+    def _follow(self, *_) -> None:
+        if self.history.browser.GetScene() is not None and self.history.sequence is not None:
+            self.curve.mark()

@@ -1,0 +1,185 @@
+"""Volume and segmentation nodes as Volumes in world LPS, and Volumes as nodes.
+
+Parent transforms count: an image is registered where it is seen. Linear ones are multiplied into
+the grid; a non-linear parent or a sheared grid raises InputError with the way out of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util import numpy_support
+
+from ..errors import InputError
+from ..geometry import DisplacementField, Grid, Volume
+from . import transforms
+
+
+def grid_of(node, below=None) -> Grid:
+    """The grid of a scalar volume node in the world; cheap, the voxels are not read.
+
+    below: a transform node among its parents that is read as the identity.
+    Raises InputError for an empty or multi-component volume, a non-linear parent or shear.
+    """
+    name = f"'{node.GetName()}'"
+    image = node.GetImageData()
+    if image is None or not image.GetNumberOfPoints():
+        raise InputError(f"{name} has no image: load it again or choose another volume.")
+    if image.GetNumberOfScalarComponents() != 1:
+        raise InputError(
+            f"{name} has {image.GetNumberOfScalarComponents()} components per voxel: choose a "
+            "scalar volume, or convert it with Vector to Scalar Volume."
+        )
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    world = transforms.world_matrix(node, below) @ transforms.matrix_of(matrix)
+    return transforms.grid_of_matrix(world, image.GetDimensions(), name)
+
+
+def to_volume(node, below=None) -> Volume:
+    """A copy of the node's voxels on its grid in the world; of a 4D sequence the shown frame.
+
+    Raises InputError as grid_of() does.
+    """
+    return Volume(slicer.util.arrayFromVolume(node).copy(), grid_of(node, below))
+
+
+def mask_node_and_segment(mask) -> tuple:
+    """(node, segment ID or None) of a mask: a node, or a pair (segmentation node, segment).
+
+    Raises InputError when the segment does not exist or the node cannot be a mask.
+    """
+    node, segment = mask if isinstance(mask, tuple | list) else (mask, None)
+    if node.IsA("vtkMRMLScalarVolumeNode"):
+        return node, None
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        raise InputError(
+            f"'{node.GetName()}' cannot be a mask: choose a segmentation or a label map volume."
+        )
+    segmentation = node.GetSegmentation()
+    if not segment:
+        return node, None
+    if segmentation.GetSegment(segment):
+        return node, segment
+    by_name = segmentation.GetSegmentIdBySegmentName(segment)
+    if not by_name:
+        raise InputError(f"'{node.GetName()}' has no segment '{segment}': choose another one.")
+    return node, by_name
+
+
+def mask_to_volume(mask, below=None) -> Volume:
+    """The mask as a bool Volume on a grid of its own (that of the labels), in the world.
+
+    mask: a volume node (non-zero is inside), a segmentation node (all its segments together), or a
+    pair (segmentation node, segment ID or name). The node is left as it is. Raises InputError.
+    """
+    node, segment = mask_node_and_segment(mask)
+    if segment is None and node.IsA("vtkMRMLScalarVolumeNode"):
+        volume = to_volume(node, below)
+        volume = Volume(volume.array != 0, volume.grid)
+    else:
+        volume = _segments(node, segment, below)
+    if not volume.array.any():
+        raise InputError(f"The mask '{node.GetName()}' is empty: draw it or leave it automatic.")
+    return volume
+
+
+def set_volume(node, volume: Volume, like=None) -> None:
+    """Put a Volume into a volume node, with a display node where it has none.
+
+    like: a volume node with the same grid in the world, whose own geometry and parent transform
+    are taken over, so that the two stay congruent; None: world geometry, no parent.
+    """
+    array = volume.array.astype(np.uint8) if volume.array.dtype == bool else volume.array
+    slicer.util.updateVolumeFromArray(node, array)
+    if like is None:
+        matrix = transforms.matrix_to_vtk(transforms.ijk_to_ras(volume.grid))
+        node.SetIJKToRASMatrix(matrix)
+        node.SetAndObserveTransformNodeID(None)
+    else:
+        node.CopyOrientation(like)
+        node.SetAndObserveTransformNodeID(like.GetTransformNodeID())
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+
+
+def copy_window(node, source) -> None:
+    """Show the volume with the window and level of another one."""
+    display, template = node.GetDisplayNode(), source.GetDisplayNode()
+    if display and template and template.IsA("vtkMRMLScalarVolumeDisplayNode"):
+        display.SetAutoWindowLevel(False)
+        display.SetWindowLevel(template.GetWindow(), template.GetLevel())
+
+
+def shared_copy(node, name: str, below=None):
+    """A new volume node that shows the same voxels, not copied, where they are in the world.
+
+    It does not follow later changes of the node and is not saved with the scene.
+    """
+    grid = grid_of(node, below)
+    scene = node.GetScene()
+    copy = scene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+    copy.UnRegister(None)
+    copy.SetName(scene.GenerateUniqueName(name))
+    copy.SetSaveWithScene(False)
+    image = vtk.vtkImageData()
+    image.ShallowCopy(node.GetImageData())
+    copy.SetAndObserveImageData(image)
+    copy.SetIJKToRASMatrix(transforms.matrix_to_vtk(transforms.ijk_to_ras(grid)))
+    scene.AddNode(copy)
+    copy.CreateDefaultDisplayNodes()
+    copy.GetDisplayNode().SetSaveWithScene(False)
+    copy_window(copy, node)
+    return copy
+
+
+def warp(moving: Volume, field: DisplacementField, grid: Grid) -> Volume:
+    """The moving image seen on `grid`: linear, moving's smallest value where it does not reach."""
+    image = moving.to_image()
+    resample = sitk.ResampleImageFilter()
+    resample.SetSize(grid.size)
+    resample.SetOutputSpacing(grid.spacing)
+    resample.SetOutputOrigin(grid.origin)
+    resample.SetOutputDirection(grid.direction)
+    resample.SetTransform(field.to_transform())
+    resample.SetInterpolator(sitk.sitkLinear)
+    resample.SetDefaultPixelValue(float(moving.array.min()))
+    return Volume(sitk.GetArrayFromImage(resample.Execute(image)), grid)
+
+
+def _segments(node, segment, below) -> Volume:
+    segmentation = node.GetSegmentation()
+    if not segmentation.GetNumberOfSegments():
+        raise InputError(f"The segmentation '{node.GetName()}' has no segments: add one first.")
+    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    source = node
+    if not segmentation.ContainsRepresentation(labelmap):
+        source = slicer.vtkMRMLSegmentationNode()  # the conversion must not touch the user's node
+        source.GetSegmentation().DeepCopy(segmentation)
+        if not source.GetSegmentation().CreateRepresentation(labelmap):
+            raise InputError(
+                f"'{node.GetName()}' cannot be turned into a label map: create the binary "
+                "labelmap representation in the Segmentations module."
+            )
+    ids = vtk.vtkStringArray()
+    for one in [segment] if segment else segmentation.GetSegmentIDs():
+        ids.InsertNextValue(one)
+    merged = slicer.vtkOrientedImageData()
+    source.GenerateMergedLabelmapForAllSegments(
+        merged,
+        slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS_PADDED,  # zero at its rim
+        None,
+        ids,
+    )
+    matrix = vtk.vtkMatrix4x4()
+    merged.GetImageToWorldMatrix(matrix)
+    matrix = transforms.world_matrix(node, below) @ transforms.matrix_of(matrix)
+    extent = merged.GetExtent()
+    matrix[:3, 3] += matrix[:3, :3] @ extent[::2]  # the first stored voxel need not be index 0
+    size = merged.GetDimensions()
+    if min(size) < 1:
+        raise InputError(f"The mask '{node.GetName()}' is empty: draw it or leave it automatic.")
+    array = numpy_support.vtk_to_numpy(merged.GetPointData().GetScalars()).reshape(size[::-1]) != 0
+    return Volume(array, transforms.grid_of_matrix(matrix, size, f"'{node.GetName()}'"))
