@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +97,9 @@ def read_transform(path: str | Path) -> sitk.Transform:
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as a transform: {_reason(error)}") from error
+        raise InputError(
+            f"{path} cannot be read as a transform ({_reason(error)}): is it damaged? Save it as .h5."
+        ) from error
     if transform.GetDimension() != 3:
         raise InputError(f"{path} holds a {transform.GetDimension()}-D transform: give a 3-D one.")
     return transform
@@ -117,7 +121,9 @@ def write_transform(field: DisplacementField, path: str | Path) -> None:
             try:
                 sitk.WriteTransform(field.to_transform(), str(temporary))
             except RuntimeError as error:
-                raise InputError(f"{path} could not be written: {_reason(error)}") from error
+                raise InputError(
+                    f"{path} could not be written ({_reason(error)}): is there space left?"
+                ) from error
         elif suffix in (".nii", ".nii.gz"):
             _write_nifti_field(field, temporary, path)
         else:
@@ -146,7 +152,10 @@ def _scalar_image(path: Path) -> sitk.Image:
             )
         image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as an image: {_reason(error)}") from error
+        raise InputError(
+            f"{path} cannot be read as an image ({_reason(error)}): is it damaged? Export it as .nii.gz, .nrrd or .mha."
+        ) from error
+    _check_complete(path, image)
     if any(n > 1 for n in size[3:]):
         raise InputError(
             f"{path} holds {int(np.prod(size[3:]))} frames of size {size[:3]}: save one of them."
@@ -158,6 +167,22 @@ def _scalar_image(path: Path) -> sitk.Image:
     while image.GetDimension() > 3:
         image = image[..., 0]
     return image
+
+
+def _check_complete(path: Path, image: sitk.Image) -> None:
+    """Raise InputError for a NIfTI file cut short, whose missing voxels ITK takes to be zeros."""
+    suffix = suffix_of(path)
+    if suffix not in (".nii", ".nii.gz"):
+        return
+    values = np.prod(image.GetSize(), dtype=float) * image.GetNumberOfComponentsPerPixel()
+    needed = float(image.GetMetaData("vox_offset")) + values * int(image.GetMetaData("bitpix")) / 8
+    try:
+        with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
+            length = file.seek(0, os.SEEK_END)
+    except (EOFError, OSError, zlib.error):
+        length = 0
+    if length < needed:
+        raise InputError(f"{path} is damaged or incomplete: copy or download it again.")
 
 
 def _dicom_series(folder: Path) -> sitk.Image:
@@ -180,7 +205,9 @@ def _dicom_series(folder: Path) -> sitk.Image:
         reader.SetFileNames(names)
         image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{folder} cannot be read as DICOM: {_reason(error)}") from error
+        raise InputError(
+            f"{folder} cannot be read as DICOM ({_reason(error)}): export the series again."
+        ) from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{folder} holds colour pictures: give an image with one value per voxel.")
     return image
@@ -224,11 +251,14 @@ def _field_of_image(path: Path) -> sitk.Transform:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as a transform: {_reason(error)}") from error
+        raise InputError(
+            f"{path} cannot be read as a transform ({_reason(error)}): is it damaged? Save it as .h5."
+        ) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise InputError(
             f"{path} is an image, not a displacement field: that has three values per voxel in 3-D."
         )
+    _check_complete(path, image)
     about = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     if about.get("displacement field type", "resampling").lower() == "modeling":
         raise InputError(
@@ -248,7 +278,9 @@ def _write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
     try:
         sitk.WriteImage(image, str(temporary), useCompression=True)
     except RuntimeError as error:
-        raise InputError(f"{path} could not be written: {_reason(error)}") from error
+        raise InputError(
+            f"{path} could not be written ({_reason(error)}): is there space left?"
+        ) from error
 
 
 def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Path) -> None:
@@ -265,4 +297,4 @@ def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Pa
 def _reason(error: RuntimeError) -> str:
     """The last line of an ITK exception, which says what went wrong, without its address."""
     line = str(error).strip().splitlines()[-1]
-    return line.removeprefix("ITK ERROR: ").split("): ", 1)[-1]
+    return line.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ").split("): ", 1)[-1]

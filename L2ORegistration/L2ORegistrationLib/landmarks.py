@@ -131,7 +131,7 @@ def _is_number(text: str) -> bool:
 
 def _rows(text: str) -> list[list[str]]:
     """The cells of each line that is neither empty nor a comment; , ; tab or spaces between."""
-    lines = [line for line in text.splitlines() if line.strip() and line.lstrip()[0] != "#"]
+    lines = [line for line in text.split("\n") if line.strip() and line.lstrip()[0] != "#"]
     if not lines:
         return []
     delimiter = next((d for d in ",;\t" if d in lines[0]), None)
@@ -207,7 +207,7 @@ def _from_markups(text: str) -> list[tuple[np.ndarray, str]]:
 def _from_dirlab(text: str, image: Grid | None) -> list[tuple[np.ndarray, str]]:
     if image is None:
         raise InputError("it holds voxel indices: tell which image they belong to.")
-    rows = _rows(text)
+    rows = [line.split() for line in text.splitlines() if line.strip()]
     if not rows:
         return []
     if any(len(row) != 3 for row in rows):
