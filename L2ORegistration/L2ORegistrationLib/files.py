@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +96,8 @@ def read_transform(path: str | Path) -> sitk.Transform:
     suffix = checked_suffix(path, (*TRANSFORMS, *IMAGES), "a transform")
     if suffix in IMAGES:
         return _field_of_image(path)
-    try:
+    with _explained(f"{path} cannot be read as a transform", "save it as .h5"):
         transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} cannot be read as a transform ({_reason(error)}): is it damaged? Save it as .h5."
-        ) from error
     if transform.GetDimension() != 3:
         raise InputError(f"{path} holds a {transform.GetDimension()}-D transform: give a 3-D one.")
     return transform
@@ -118,12 +116,8 @@ def write_transform(field: DisplacementField, path: str | Path) -> None:
         raise InputError("The axes of the field are sheared: resample it to an upright grid first.")
     with atomic(path) as temporary:
         if suffix in (".h5", ".tfm"):
-            try:
+            with _explained(f"{path} could not be written", "is there space left?"):
                 sitk.WriteTransform(field.to_transform(), str(temporary))
-            except RuntimeError as error:
-                raise InputError(
-                    f"{path} could not be written ({_reason(error)}): is there space left?"
-                ) from error
         elif suffix in (".nii", ".nii.gz"):
             _write_nifti_field(field, temporary, path)
         else:
@@ -142,7 +136,7 @@ def _scalar_image(path: Path) -> sitk.Image:
     """The 3-D image with one real value per voxel in this file."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    try:
+    with _explained(f"{path} cannot be read as an image", "save it as .nii.gz or .nrrd"):
         reader.ReadImageInformation()
         components, size = reader.GetNumberOfComponents(), reader.GetSize()
         if components != 1:
@@ -151,10 +145,6 @@ def _scalar_image(path: Path) -> sitk.Image:
                 "give an image with one value per voxel."
             )
         image = reader.Execute()
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} cannot be read as an image ({_reason(error)}): is it damaged? Export it as .nii.gz, .nrrd or .mha."
-        ) from error
     _check_complete(path, image)
     if any(n > 1 for n in size[3:]):
         raise InputError(
@@ -199,15 +189,11 @@ def _dicom_series(folder: Path) -> sitk.Image:
     (names,) = files.values()
     if len(names) == 1:
         return _scalar_image(Path(names[0]))  # raises unless it is a multi-frame file
-    try:
+    with _explained(f"{folder} cannot be read as DICOM", "export it again"):
         _check_slices(folder, [_slice_geometry(name) for name in names])
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(names)
         image = reader.Execute()
-    except RuntimeError as error:
-        raise InputError(
-            f"{folder} cannot be read as DICOM ({_reason(error)}): export the series again."
-        ) from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{folder} holds colour pictures: give an image with one value per voxel.")
     return image
@@ -248,12 +234,8 @@ def _check_slices(folder: Path, slices: list[np.ndarray]) -> None:
 
 
 def _field_of_image(path: Path) -> sitk.Transform:
-    try:
+    with _explained(f"{path} cannot be read as a transform", "save it as .h5"):
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} cannot be read as a transform ({_reason(error)}): is it damaged? Save it as .h5."
-        ) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise InputError(
             f"{path} is an image, not a displacement field: that has three values per voxel in 3-D."
@@ -275,12 +257,8 @@ def _field_of_image(path: Path) -> sitk.Transform:
 
 
 def _write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
-    try:
+    with _explained(f"{path} could not be written", "is there space left?"):
         sitk.WriteImage(image, str(temporary), useCompression=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} could not be written ({_reason(error)}): is there space left?"
-        ) from error
 
 
 def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Path) -> None:
@@ -294,7 +272,12 @@ def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Pa
     temporary.write_bytes(gzip.compress(content, compresslevel=4) if packed else content)
 
 
-def _reason(error: RuntimeError) -> str:
-    """The last line of an ITK exception, which says what went wrong, without its address."""
-    line = str(error).strip().splitlines()[-1]
-    return line.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ").split("): ", 1)[-1]
+@contextmanager
+def _explained(what: str, advice: str) -> Iterator[None]:
+    """Turn an exception of ITK into an InputError with the reason that its last line gives."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].split("): ", 1)[-1]
+        reason = reason.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ")
+        raise InputError(f"{what} ({reason}): {advice}") from error
