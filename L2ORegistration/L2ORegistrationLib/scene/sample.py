@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import slicer
 
 from ..phantom import make_pair
 from . import nodes, transforms, volumes
 
 _SEED, _SPACING, _AMPLITUDE = 7, 2.5, 22.0  # mm: a patient drawn quickly, with a deep breath
+_LANDMARKS = 100  # of thousands of vessel branches
 _WINDOW, _LEVEL = 1400.0, -500.0  # HU, the usual lung window
 
 
@@ -26,6 +28,7 @@ def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> 
         node.GetDisplayNode().SetWindowLevel(_WINDOW, _LEVEL)
         points = nodes.unique(scene, "vtkMRMLMarkupsFiducialNode", f"Phantom {phase} landmarks")
         ras = transforms.ras_lps(getattr(pair, f"{role}_landmarks"))
+        ras = ras[np.linspace(0, len(ras) - 1, _LANDMARKS).astype(int)]
         for number, point in enumerate(ras, start=1):
             points.AddControlPoint(point, str(number))
         points.SetLocked(True)

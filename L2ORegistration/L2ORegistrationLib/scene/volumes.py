@@ -43,7 +43,8 @@ def to_volume(node, below=None) -> Volume:
 
     Raises InputError as grid_of() does.
     """
-    return Volume(slicer.util.arrayFromVolume(node).copy(), grid_of(node, below))
+    grid = grid_of(node, below)
+    return Volume(slicer.util.arrayFromVolume(node).copy(), grid)
 
 
 def mask_node_and_segment(mask) -> tuple:

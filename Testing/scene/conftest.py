@@ -1,0 +1,181 @@
+"""A real MRML scene with the logics that the desktop would have, and small nodes to put in it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer")
+
+from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume  # noqa: E402
+from L2ORegistrationLib.scene import transforms, volumes  # noqa: E402
+
+_LOGICS = ("Markups", "Sequences", "Transform", "Volumes", "Plots", "Tables", "Models")
+_LOGICS += ("SegmentationsModule",)
+
+AXES = np.linalg.qr(np.array([[1, 0.2, 0.1], [-0.25, 1, 0.15], [-0.1, -0.2, 1]]))[0]
+AXES = AXES * np.sign(np.diag(AXES))  # a patient who lies a little askew
+
+GRIDS = {
+    "straight": Grid((30, 26, 22), (2.0, 2.0, 2.0), (-30, -26, -22)),
+    "oblique": Grid((30, 26, 22), (2.0, 2.2, 2.4), (-30, -26, -22), AXES),
+    "anisotropic": Grid((40, 44, 12), (1.2, 1.3, 4.5), (-24, -28, -27)),
+    "left-handed": Grid((30, 26, 22), (2.1, 2.2, 2.3), (-30, 26, -22), np.diag([1, -1, 1])),
+}
+
+
+@pytest.fixture(scope="session")
+def world():
+    """The scene and its logics; they follow the scene only as long as somebody holds them."""
+    scene = slicer.vtkMRMLScene()
+    application = slicer.vtkSlicerApplicationLogic()
+    application.SetMRMLScene(scene)
+    logics = []
+    for name in _LOGICS:
+        logic = getattr(slicer, f"vtkSlicer{name}Logic")()
+        logic.SetMRMLScene(scene)
+        logic.SetMRMLApplicationLogic(application)
+        application.SetModuleLogic(name, logic)
+        logics.append(logic)
+    cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+    manager.SetCacheManager(cache)
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    slicer.mrmlScene = scene
+    return SimpleNamespace(scene=scene, application=application, logics=logics)
+
+
+@pytest.fixture
+def scene(world):
+    """An empty scene; closed afterwards, so that a test cannot lean on another."""
+    world.scene.Clear(1)
+    yield world.scene
+    world.scene.Clear(1)
+
+
+@pytest.fixture(params=GRIDS)
+def grid(request):
+    """Grids as scanners and exports give them."""
+    return GRIDS[request.param]
+
+
+@pytest.fixture
+def add_volume(scene):
+    """add_volume(Volume, name, parent=None): a scalar volume node in the scene."""
+
+    def add(volume, name="image", parent=None):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        volumes.set_volume(node, volume)
+        if parent is not None:
+            node.SetAndObserveTransformNodeID(parent.GetID())
+        return node
+
+    return add
+
+
+@pytest.fixture
+def add_linear(scene):
+    """add_linear(4x4 RAS to-parent, name): a linear transform node."""
+
+    def add(matrix, name="moved"):
+        node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
+        node.SetMatrixTransformToParent(transforms.matrix_to_vtk(matrix))
+        return node
+
+    return add
+
+
+@pytest.fixture
+def add_points(scene):
+    """add_points(LPS points, labels, name): a markups node."""
+
+    def add(points, labels=None, name="points"):
+        node = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+        for i, point in enumerate(transforms.ras_lps(points)):
+            node.AddControlPoint(point, labels[i] if labels else f"{name}-{i + 1}")
+        return node
+
+    return add
+
+
+@pytest.fixture
+def askew():
+    """A rigid RAS to-parent matrix: turned by some degrees and shifted."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = AXES
+    matrix[:3, 3] = (4.0, -6.0, 9.0)
+    return matrix
+
+
+def image_on(grid: Grid) -> Volume:
+    """Blobs that have a different value everywhere, in HU-like int16."""
+    x, y, z = np.moveaxis(grid.points(), -1, 0)
+    values = 300 * np.sin(x / 7) * np.cos(y / 9) + 200 * np.sin(z / 8 + 1) - 400
+    return Volume(np.round(values).astype(np.int16), grid)
+
+
+def field_over(grid: Grid, spacing: float = 4.0, amplitude: float = 3.0) -> DisplacementField:
+    """A smooth motion on a world-aligned grid that covers another one; no two axes alike."""
+    lattice = Grid.covering(grid.corners(), spacing, margin=spacing)
+    p = lattice.points()
+    motion = np.stack(
+        [np.sin(p[..., 1] / 15), 0.6 * np.cos(p[..., 2] / 13), 1.4 * np.sin(p[..., 0] / 17 + 0.5)],
+        axis=-1,
+    )
+    return DisplacementField((amplitude * motion).astype(np.float32), lattice)
+
+
+class Trial:
+    """The protocol of the engine's Registration, in a few lines: the motion grows step by step.
+
+    fail_at: raise before that step; gate: an event to wait for before each step.
+    """
+
+    total = 4
+
+    def __init__(self, fixed, moving, fail_at=None, gate=None, **others):
+        self.fixed, self.moving, self.others = fixed, moving, others
+        self.fail_at, self.gate = fail_at, gate
+        self.full = field_over(fixed.grid)
+        self.steps = []
+
+    def __iter__(self):
+        for index in range(self.total + 1):
+            if self.gate is not None:
+                self.gate.acquire()
+            if index == self.fail_at:
+                raise RuntimeError("no luck")
+            share = index / self.total
+            self.steps.append(
+                SimpleNamespace(
+                    index=index,
+                    total=self.total,
+                    stage="initial" if index == 0 else "l2o",
+                    level=min(index, 2),
+                    field=self.full.scaled(share),
+                    dissimilarity=1.0 - 0.8 * share,
+                    seconds=0.1 * index,
+                )
+            )
+            yield self.steps[-1]
+
+    def result(self):
+        return SimpleNamespace(
+            field=self.steps[-1].field,
+            steps=self.steps,
+            best=len(self.steps) - 1,
+            fixed_mask=Volume(np.ones(self.fixed.grid.shape, bool), self.fixed.grid),
+            provenance={"version": "0.0", "method": "trial", "seconds": 0.5},
+            cancelled=len(self.steps) <= self.total,
+        )
+
+
+@pytest.fixture
+def kit():
+    """The functions and classes above, for tests that need more than a fixture."""
+    return SimpleNamespace(
+        GRIDS=GRIDS, AXES=AXES, image_on=image_on, field_over=field_over, Trial=Trial
+    )
