@@ -1,0 +1,137 @@
+"""Where the optimiser starts: an affine (or given) motion that brings the lungs onto each other.
+
+The optimiser looks a few voxels far, so the start decides the largest errors. The default fits an
+affine to the surfaces of both lungs, through the signed distance maps of the two masks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import optimize
+
+from ..errors import InputError
+from ..geometry import Grid, Volume
+
+SURFACE_SPACING_MM = 3.0
+BAND_MM = 15.0  # how far from the lung surface the distance maps are compared
+EDGE_MM = 8.0  # a mask that ends this close to the image's edge is cut off there, not a surface
+
+
+def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: float = 40.0) -> Volume:
+    """The signed distance (mm, negative inside) to a mask's surface on a world-aligned grid.
+
+    The grid covers the mask and a margin (mm); beyond it the edge value continues.
+    """
+    inside = np.argwhere(mask.array)
+    if not len(inside):
+        raise InputError("The lung mask is empty: give a mask that marks the lungs.")
+    corners = Grid(
+        tuple(np.ptp(inside, axis=0)[::-1] + 1),
+        mask.grid.spacing,
+        tuple(mask.grid.to_world(inside.min(axis=0)[::-1])),
+        mask.grid.direction,
+    ).corners()
+    grid = Grid.covering(corners, spacing, margin)
+    soft = mask.sample(grid.points(), order=1, outside=0.0) > 0.5
+    binary = Volume(soft.astype(np.uint8), grid).to_image()
+    distance = sitk.SignedMaurerDistanceMap(
+        binary, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
+    )
+    return Volume.of_image(distance)
+
+
+def box_alignment(fixed: Volume, moving: Volume) -> sitk.AffineTransform:
+    """The scaling and shift that map the fixed lungs' extent onto the moving lungs' (robust box)."""
+    low_f, high_f = _extent(fixed)
+    low_m, high_m = _extent(moving)
+    scale = np.clip((high_m - low_m) / (high_f - low_f), 0.5, 2.0)
+    return affine(np.diag(scale), (low_f + high_f) / 2, (low_m + high_m) / 2)
+
+
+def lung_alignment(
+    fixed: Volume, moving: Volume, fixed_image: Grid | None = None, moving_image: Grid | None = None
+) -> sitk.AffineTransform:
+    """The affine (fixed point -> moving point, LPS mm) that matches the lungs' surfaces.
+
+    fixed, moving: signed distance maps from `distance_map`; fixed_image, moving_image: the grids
+    of the images, where given: surfaces at their edges are cuts through the lungs and don't count.
+    """
+    rng = np.random.default_rng(0)
+    points = fixed.grid.points()[np.abs(fixed.array) < BAND_MM]
+    if fixed_image is not None:
+        points = points[_away_from_edges(points, fixed_image)]
+    if len(points) < 100:
+        return box_alignment(fixed, moving)
+    points = points[rng.permutation(len(points))[:6000]]
+    target = fixed.sample(points)
+    # A cut-off lung has no surface at the cut, so its extent says nothing: start from the centres.
+    start = box_alignment(fixed, moving)
+    centre = points.mean(axis=0)
+    matrix0 = np.reshape(start.GetMatrix(), (3, 3))
+    shift0 = np.array(start.TransformPoint(centre))
+    gradient = [
+        Volume(np.gradient(moving.array, s, axis=2 - k).astype(np.float32), moving.grid)
+        for k, s in enumerate(moving.grid.spacing)
+    ]
+    relative = points - centre
+    scale = 100.0  # mm: makes matrix entries and shifts comparable to the optimiser
+
+    def unpack(parameters):
+        return matrix0 + parameters[:9].reshape(3, 3) / scale, shift0 + parameters[9:]
+
+    def moved(parameters):
+        matrix, shift = unpack(parameters)
+        return relative @ matrix.T + shift
+
+    def weights(where):
+        if moving_image is None:
+            return np.ones(len(where))
+        return _away_from_edges(where, moving_image).astype(float)
+
+    def residuals(parameters):
+        where = moved(parameters)
+        regularisation = parameters[:9] / scale * 10.0
+        return np.concatenate([weights(where) * (moving.sample(where) - target), regularisation])
+
+    def jacobian(parameters):
+        where = moved(parameters)
+        g = weights(where)[:, None] * np.stack([v.sample(where) for v in gradient], axis=-1)
+        rows = np.concatenate(
+            [(g[:, :, None] * relative[:, None, :] / scale).reshape(len(g), 9), g], axis=1
+        )
+        return np.concatenate([rows, np.eye(12)[:9] * (10.0 / scale)])
+
+    fit = optimize.least_squares(
+        residuals, np.zeros(12), jac=jacobian, loss="soft_l1", f_scale=3.0, max_nfev=60
+    )
+    matrix, shift = unpack(fit.x)
+    if not 0.3 < np.linalg.det(matrix) < 3.0:
+        return start
+    return affine(matrix, centre, shift)
+
+
+def landmark_alignment(fixed_points: np.ndarray, moving_points: np.ndarray) -> sitk.AffineTransform:
+    """The affine that best maps fixed points (N, 3) onto moving points, LPS mm, least squares."""
+    centre_f, centre_m = fixed_points.mean(axis=0), moving_points.mean(axis=0)
+    solution, *_ = np.linalg.lstsq(fixed_points - centre_f, moving_points - centre_m, rcond=None)
+    return affine(solution.T, centre_f, centre_m)
+
+
+def affine(matrix: np.ndarray, centre: np.ndarray, image: np.ndarray) -> sitk.AffineTransform:
+    """The affine with this matrix that takes `centre` to `image` (LPS mm)."""
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(np.asarray(matrix, dtype=float).ravel().tolist())
+    transform.SetTranslation((np.asarray(image) - matrix @ np.asarray(centre)).tolist())
+    return transform
+
+
+def _extent(distance: Volume) -> tuple[np.ndarray, np.ndarray]:
+    points = distance.grid.points()[distance.array <= 0]
+    return np.percentile(points, 1, axis=0), np.percentile(points, 99, axis=0)
+
+
+def _away_from_edges(points: np.ndarray, grid: Grid) -> np.ndarray:
+    index = grid.to_index(points)
+    margin = EDGE_MM / np.asarray(grid.spacing)
+    return ((index > margin) & (index < np.asarray(grid.size) - 1 - margin)).all(axis=-1)

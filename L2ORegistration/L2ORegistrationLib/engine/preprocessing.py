@@ -1,0 +1,96 @@
+"""From two images anywhere in the world to one pair of arrays on a common working grid.
+
+The working grid is aligned with the patient (LPS) axes, whatever the files' axes: the network
+learns which way breathing goes, so the result must not depend on how an image is stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..geometry import Grid, Volume
+
+WORKING_SPACING_MM = 1.5
+MARGIN_MM = 12.0
+BLOCK = 16  # the coarsest field voxel is 8 working voxels wide, and the network halves it again
+HU_RANGE = (-1000.0, 300.0)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both images on the working grid; moving is already resampled through the start.
+
+    fixed, moving: (z, y, x) float32, HU clamped and scaled so that 1 is 1000 HU; mask: fixed lungs, bool;
+    fixed_distance, moving_distance: signed distance (mm, negative inside) to the lung surface;
+    grid: the working grid; start: fixed point -> moving point, LPS mm.
+    """
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    mask: np.ndarray
+    fixed_distance: np.ndarray
+    moving_distance: np.ndarray
+    grid: Grid
+    start: sitk.Transform
+
+
+def make_pair(
+    fixed: Volume,
+    moving: Volume,
+    fixed_distance: Volume,
+    moving_distance: Volume,
+    start: sitk.Transform,
+    spacing: float = WORKING_SPACING_MM,
+) -> Pair:
+    """Resample both images and lung distance maps onto the working grid around the fixed lungs."""
+    grid = working_grid(fixed_distance, spacing)
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    distance = resample(fixed_distance, grid, identity)
+    return Pair(
+        fixed=_intensity(fixed, grid, identity),
+        moving=_intensity(moving, grid, start),
+        mask=distance < 0,
+        fixed_distance=distance,
+        moving_distance=resample(moving_distance, grid, start),
+        grid=grid,
+        start=start,
+    )
+
+
+def working_grid(distance: Volume, spacing: float = WORKING_SPACING_MM) -> Grid:
+    """The world-aligned grid around the lungs, its sizes multiples of BLOCK."""
+    points = distance.grid.points()[distance.array <= 0]
+    tight = Grid.covering(points, spacing, MARGIN_MM)
+    size = tuple(int(np.ceil(n / BLOCK)) * BLOCK for n in tight.size)
+    shift = [(n - t) / 2 * spacing for n, t in zip(size, tight.size)]
+    origin = tuple(o - s for o, s in zip(tight.origin, shift))
+    return Grid(size, (spacing,) * 3, origin)
+
+
+def resample(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
+    """volume at transform(x) for each x of grid, linear, the edge value beyond it; float32."""
+    reference = sitk.Image(grid.size, sitk.sitkUInt8)
+    reference.SetSpacing(grid.spacing)
+    reference.SetOrigin(grid.origin)
+    reference.SetDirection(grid.direction)
+    image = sitk.Cast(volume.to_image(), sitk.sitkFloat32)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(reference)
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
+    """HU on the working grid, finer images averaged first so that they don't alias; 1 is 1000 HU."""
+    shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in volume.grid.spacing]
+    if max(shrink) > 1:
+        volume = Volume.of_image(sitk.BinShrink(volume.to_image(), shrink))
+    return np.clip(resample(volume, grid, transform), *HU_RANGE) / np.float32(1000)
+
+

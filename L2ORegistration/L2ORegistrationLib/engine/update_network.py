@@ -1,0 +1,135 @@
+"""The recurrent U-Nets that propose each optimisation step from dissimilarities and memory.
+
+`PaperNetwork` is the network of the paper (45 channels in, 13 out); `PyramidNetwork` is ours: it
+works on a grid twice as coarse as the dissimilarities that it reads, so a step is cheap, and is
+shared by all levels of a coarse-to-fine pyramid.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+HIDDEN_PAPER = 10
+
+
+class PaperNetwork(nn.Module):
+    """The paper's U-Net: 3 + 24 + 8 + 10 channels in, 3 + 10 out, 254,493 parameters.
+
+    Channels in: displacement (3), displacement + offset of the eight samples (24), hidden state
+    (10), their dissimilarities (8). Out: the new displacement in normalised coordinates
+    and the new hidden state, both through tanh, so within [-1, 1]. Widths 16/24/24/32 down,
+    32/24/24/24 up and 24/16/32 at full resolution; four halvings by averages.
+    """
+
+    inputs, hidden = 45, HIDDEN_PAPER
+
+    def __init__(self):
+        super().__init__()
+        down, up, last = (16, 24, 24, 32), (32, 24, 24, 24), (24, 16)
+        self.down = nn.ModuleList(_block(i, o) for i, o in zip((self.inputs, *down), down))
+        skips = (0, *down[:0:-1])
+        self.up = nn.ModuleList(
+            _block(i + s, o) for i, s, o in zip((down[-1], *up), skips, up)
+        )
+        self.last = nn.Sequential(
+            *(_block(i, o) for i, o in zip((up[-1] + down[0], *last), last)),
+            nn.Conv3d(last[-1], 32, 3, padding=1),
+            nn.InstanceNorm3d(32),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(32, 3 + self.hidden, 1),
+            nn.Tanh(),
+        )
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 45, D, H, W) -> displacement (N, 3, D, H, W), hidden state (N, 10, D, H, W)."""
+        skips, x = [], inputs
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+            x = F.avg_pool3d(x, 2, ceil_mode=True)
+        for block in self.up:
+            x = block(x)
+            skip = skips.pop()
+            x = torch.cat((_resize(x, skip.shape[2:]), skip), dim=1)
+        x = self.last(x)
+        return x[:, :3], x[:, 3:]
+
+
+class PyramidNetwork(nn.Module):
+    """Reads stacked dissimilarities on a grid twice as fine, returns a residual step and memory.
+
+    Channels in: the 8 dissimilarities of each of the 2x2x2 fine voxels under a coarse voxel (64)
+    and their means (8), displacement (3), pull of the lung surface (3), signed distance to the
+    fixed lung surface (1), where dissimilarities are known (1), hidden state (16). Out: a step in
+    coarse voxels, at most MAX_STEP each way, smoothed once, and the new hidden state.
+    """
+
+    hidden = 16
+    inputs = 64 + 8 + 3 + 3 + 1 + 1 + hidden
+    MAX_STEP = 1.5
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        w0, w1, w2 = width, width * 3 // 2, width * 2
+        self.stem = _unit(self.inputs, w0, 1)
+        self.encode0 = _unit(w0, w0, 3)
+        self.encode1 = nn.Sequential(_unit(w0, w1, 3), _unit(w1, w1, 3))
+        self.encode2 = nn.Sequential(_unit(w1, w2, 3), _unit(w2, w2, 3))
+        self.bottom = nn.Sequential(_unit(w2, w2, 3), _unit(w2, w2, 3))
+        self.decode2 = _unit(2 * w2, w2, 3)
+        self.decode1 = _unit(w2 + w1, w1, 3)
+        self.squeeze0 = _unit(w1 + w0, w0, 1)
+        self.decode0 = _unit(w0, w0, 3)
+        self.head = nn.Conv3d(w0, 3 + self.hidden, 1)
+        nn.init.zeros_(self.head.weight[:3])
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 96, D, H, W) -> step in voxels (N, 3, D, H, W), hidden state (N, 16, D, H, W)."""
+        x0 = self.encode0(self.stem(inputs))
+        x1 = self.encode1(F.avg_pool3d(x0, 2, ceil_mode=True))
+        x2 = self.encode2(F.avg_pool3d(x1, 2, ceil_mode=True))
+        x = self.bottom(F.avg_pool3d(x2, 2, ceil_mode=True))
+        x = self.decode2(torch.cat((_resize(x, x2.shape[2:]), x2), dim=1))
+        x = self.decode1(torch.cat((_resize(x, x1.shape[2:]), x1), dim=1))
+        x = self.decode0(self.squeeze0(torch.cat((_resize(x, x0.shape[2:]), x0), dim=1)))
+        x = self.head(x)
+        return self.MAX_STEP * smooth(torch.tanh(x[:, :3])), torch.tanh(x[:, 3:])
+
+
+def smooth(field: torch.Tensor) -> torch.Tensor:
+    """field (N, C, D, H, W) blurred once by [1 2 1] / 4 along each axis, edges repeated."""
+    for axis in (2, 3, 4):
+        size = field.shape[axis]
+        first, last = field.narrow(axis, 0, 1), field.narrow(axis, size - 1, 1)
+        padded = torch.cat((first, field, last), dim=axis)
+        field = (
+            0.25 * (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)) + 0.5 * field
+        )
+    return field
+
+
+def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.InstanceNorm3d(outputs, affine=True),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    """A 3x3x3 and a 1x1x1 convolution, each with instance norm and ReLU (the paper's block)."""
+    layers = []
+    for size, kernel in ((inputs, 3), (outputs, 1)):
+        layers += [
+            nn.Conv3d(size, outputs, kernel, padding=kernel // 2),
+            nn.InstanceNorm3d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _resize(x: torch.Tensor, size) -> torch.Tensor:
+    return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=False)

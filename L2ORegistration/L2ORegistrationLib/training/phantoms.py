@@ -1,0 +1,80 @@
+"""Training pairs from breathing phantoms: many patients, several breaths each, exact keypoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from ..geometry import Grid, Volume
+from ..phantom import PhantomPair, make_anatomy, make_pair
+from .prepared import PreparedPair, prepare
+
+BREATHS = 3  # pairs from one patient: drawing the patient takes longest
+
+
+def phantom_pairs(folder: str | Path, count: int, seed: int = 0, on_pair=None) -> list[Path]:
+    """Prepare `count` phantom pairs in a folder; those already there are kept. Returns their files.
+
+    on_pair(path), where given, is called after each.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"phantom-{seed}-{i:04d}.pt" for i in range(count)]
+    anatomy, patient = None, None
+    for i, path in enumerate(paths):
+        if not path.exists():
+            if patient != i // BREATHS:
+                patient = i // BREATHS
+                rng = np.random.default_rng([seed, patient])
+                spacing = (1.5, 1.5, float(rng.choice([1.25, 1.5, 2.0, 2.5])))
+                anatomy = make_anatomy(seed * 100_003 + patient, spacing, detail=1.0)
+            prepare_phantom(seed * 100_003 + i, anatomy).save(path)
+        if on_pair is not None:
+            on_pair(path)
+    return paths
+
+
+def prepare_phantom(seed: int, anatomy) -> PreparedPair:
+    """One breath of one patient, scanned and segmented as imperfectly as real ones are."""
+    rng = np.random.default_rng([seed, 1])
+    pair = make_pair(seed, anatomy=anatomy, shift_mm=30.0, sliding=rng.random() < 0.7)
+    index = np.argwhere(pair.fixed_mask.array)
+    index = index[rng.permutation(len(index))[:40000]]
+    points = pair.fixed.grid.to_world(index[:, ::-1])
+    moved = points + pair.field.array[tuple(index.T)]
+    fixed, fixed_mask = _scanned(rng, pair, "fixed")
+    moving, moving_mask = _scanned(rng, pair, "moving")
+    seen = moving.grid.contains(moved) & fixed.grid.contains(points)
+    return prepare(
+        fixed,
+        moving,
+        fixed_mask,
+        moving_mask,
+        points[seen],
+        moved[seen],
+        jitter=rng if rng.random() < 0.4 else None,
+    )
+
+
+def _scanned(rng: np.random.Generator, pair: PhantomPair, which: str) -> tuple[Volume, Volume]:
+    """The image and a mask whose surface is off by a voxel here and there; sometimes cut short."""
+    image, mask = getattr(pair, which), getattr(pair, which + "_mask")
+    wobble = ndimage.gaussian_filter(rng.standard_normal(mask.array.shape, np.float32), 4)
+    wobble *= rng.uniform(0, 0.35) / wobble.std()
+    soft = ndimage.gaussian_filter(mask.array.astype(np.float32), 1.0)
+    mask = Volume((soft + wobble * (soft > 0.01) > 0.5).astype(np.uint8), mask.grid)
+    if rng.random() < 0.12:
+        size = mask.array.shape[0]
+        cut = int(size * rng.uniform(0.03, 0.18))
+        part = slice(cut, size) if rng.random() < 0.5 else slice(0, size - cut)
+        image, mask = _part(image, part), _part(mask, part)
+    return image, mask
+
+
+def _part(volume: Volume, part: slice) -> Volume:
+    origin = volume.grid.to_world((0, 0, part.start))
+    size = (*volume.grid.size[:2], part.stop - part.start)
+    grid = Grid(size, volume.grid.spacing, tuple(origin), volume.grid.direction)
+    return Volume(np.ascontiguousarray(volume.array[part]), grid)

@@ -1,0 +1,144 @@
+"""Prepared training pairs: features, start and keypoints of a pair, computed once and kept on disk.
+
+What costs time and does not change between epochs (lung alignment, resampling, MIND, the discrete
+search) is done here by the same code as in a registration; features are stored as bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..engine.prealignment import distance_map, lung_alignment
+from ..engine.preprocessing import make_pair
+from ..engine.pyramid import Level, feature_map
+from ..engine.search import discrete_search
+from ..files import atomic
+from ..geometry import Volume
+
+FACTORS = (4, 2)  # feature spacing of the stored levels, in working voxels (6 and 3 mm)
+
+
+@dataclass
+class PreparedPair:
+    """One pair, ready to train on.
+
+    features: for each factor, fixed and moving MIND as bytes (12, D, H, W); images: fixed and
+    moving at the working spacing, float16, 1 is 1000 HU; distances: fixed and moving signed
+    distance (mm) at 3 mm, float16; search: the discrete search's field (3, d, h, w) in mm on the
+    coarsest field grid; points, targets: keypoints (N, 3) in LPS mm relative to the working grid's
+    first voxel and their true displacement (mm) against the start.
+    """
+
+    features: list[tuple[torch.Tensor, torch.Tensor]]
+    images: tuple[torch.Tensor, torch.Tensor]
+    distances: tuple[torch.Tensor, torch.Tensor]
+    search: torch.Tensor
+    points: torch.Tensor
+    targets: torch.Tensor
+    spacing: float
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .pt file that `load` reads."""
+        with atomic(path) as temporary:
+            torch.save(self.__dict__, temporary)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PreparedPair:
+        """Read what `save` wrote; the arrays stay on disk until they are used."""
+        return cls(**torch.load(path, weights_only=True, mmap=True))
+
+    def level(self, index: int) -> Level:
+        """The stored level `index` (0: coarsest)."""
+        factor = FACTORS[index]
+        pooled = [torch.nn.functional.avg_pool3d(d.float()[None], factor)[0] for d in self.distances]
+        features = (unpacked(f) for f in self.features[index])
+        return Level.of(*features, *pooled, *self._lattice(2 * factor, (0, 0, 0)))
+
+    def fine_level(self, crop: tuple[slice, slice, slice], margin: int = 5) -> Level:
+        """The finest level (features at the working spacing) under `crop` field voxels of 3 mm.
+
+        margin: field voxels around the crop in which the moving image is still seen.
+        """
+        size = self.distances[0].shape
+        wide = tuple(
+            slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(crop, size)
+        )
+        fine = tuple(slice(2 * s.start, 2 * s.stop) for s in wide)
+        maps = [feature_map(image[fine].float(), 1) for image in self.images]
+        lattice = self._lattice(2, [s.start for s in wide])
+        level = Level.of(*maps, *(d[wide].float() for d in self.distances), *lattice)
+        return level.cropped(
+            tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(crop, wide))
+        )
+
+    def _lattice(self, factor: int, first) -> tuple[float, tuple[float, float, float]]:
+        """Spacing and origin of the field grid of `factor` working voxels whose first index is given."""
+        spacing = self.spacing * factor
+        return spacing, tuple((i + 0.5) * spacing - self.spacing / 2 for i in reversed(first))
+
+
+def prepare(
+    fixed: Volume,
+    moving: Volume,
+    fixed_mask: Volume,
+    moving_mask: Volume,
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    *,
+    jitter: np.random.Generator | None = None,
+    max_points: int = 30000,
+) -> PreparedPair:
+    """Prepare a pair with corresponding points (N, 3), LPS mm.
+
+    jitter: where given, the lung alignment is disturbed (a few millimetres and per cent), so that
+    the optimiser learns to correct bad starts as well.
+    """
+    distances = distance_map(fixed_mask), distance_map(moving_mask)
+    start = lung_alignment(*distances, fixed.grid, moving.grid)
+    if jitter is not None:
+        start = _disturbed(start, fixed_points.mean(axis=0), jitter)
+    pair = make_pair(fixed, moving, *distances, start)
+    images = [torch.from_numpy(a) for a in (pair.fixed, pair.moving)]
+    maps = [torch.from_numpy(a) for a in (pair.fixed_distance, pair.moving_distance)]
+    pooled = [torch.nn.functional.avg_pool3d(m[None], 2)[0].half() for m in maps]
+    features = [tuple(packed(feature_map(image, f)) for image in images) for f in FACTORS]
+    inverse = start.GetInverse()
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(fixed_points))[:max_points]
+    points = fixed_points[chosen]
+    targets = np.array([inverse.TransformPoint(p) for p in moving_points[chosen].tolist()]) - points
+    prepared = PreparedPair(
+        features,
+        tuple(image.half() for image in images),
+        tuple(pooled),
+        torch.empty(0),
+        torch.from_numpy(points - np.asarray(pair.grid.origin)).float(),
+        torch.from_numpy(targets).float(),
+        pair.grid.spacing[0],
+    )
+    prepared.search = discrete_search(prepared.level(0))
+    return prepared
+
+
+def packed(features: torch.Tensor) -> torch.Tensor:
+    """MIND in (0, 1] as bytes."""
+    return (features * 255).round_().to(torch.uint8)
+
+
+def unpacked(features: torch.Tensor) -> torch.Tensor:
+    """Bytes back to MIND in [0, 1], float32."""
+    return features.float().div_(255)
+
+
+def _disturbed(start: sitk.AffineTransform, centre, rng: np.random.Generator):
+    matrix = np.reshape(start.GetMatrix(), (3, 3)) + rng.normal(0, 0.02, (3, 3))
+    image = np.array(start.TransformPoint(centre.tolist())) + rng.normal(0, 3.0, 3)
+    result = sitk.AffineTransform(3)
+    result.SetMatrix(matrix.ravel().tolist())
+    result.SetTranslation((image - matrix @ centre).tolist())
+    return result
