@@ -1,0 +1,531 @@
+"""L2O Registration in 3D Slicer: module, parameters, panel, console API and self test."""
+
+import enum
+import os
+from typing import Annotated, Union
+
+import qt
+import slicer
+import vtk
+from L2ORegistrationLib.job import Failed, Finished
+from L2ORegistrationLib.panel import inputs, requirements
+from L2ORegistrationLib.panel.evaluation import EvaluationPanel
+from L2ORegistrationLib.panel.iterations import IterationsPanel
+from L2ORegistrationLib.panel.messages import errors_shown, show_error
+from L2ORegistrationLib.scene.logic import SceneLogic
+from L2ORegistrationLib.scene.settings import Settings
+from slicer import (
+    vtkMRMLLabelMapVolumeNode,
+    vtkMRMLMarkupsFiducialNode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+    vtkMRMLTransformNode,
+)
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+_POLL_MS = 20
+_PAPER = (
+    "Learning iterative optimisation for deformable image registration with recurrent "
+    "convolutional networks"
+)
+_HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
+
+
+class L2ORegistration(ScriptedLoadableModule):
+    """What Slicer lists: title, category, help, acknowledgement; offers the sample data."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("L2O Registration")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
+        parent.dependencies = []
+        parent.contributors = ["The SlicerL2ORegistration contributors"]
+        parent.helpText = _(
+            "<p>Aligns two CT volumes of the same lungs, such as inspiration and expiration, with "
+            "a deformation that a learned optimiser finds in a few iterations. Each of them is "
+            "kept: watch it converge, then step back and forth.</p>"
+            "<p><b>Three clicks:</b> load <i>Breathing phantom</i> from the Sample Data module, "
+            "open this module, press <i>Register</i>.</p>"
+            "<p>The output transform leads from the fixed to the moving volume: whatever belongs "
+            "to the moving volume and is put under it lines up with the fixed one. Hover over any "
+            "control to read what it does. From the Python console:</p>"
+            "<pre>slicer.util.getModuleLogic('L2ORegistration').register(fixed, moving)</pre>"
+            "<p>For research; not a medical device. {link}</p>"
+        ).format(link=f'<a href="{_HOMEPAGE}">' + _("Documentation and tutorial") + "</a>")
+        parent.acknowledgementText = _(
+            "<p>This module builds on the learned optimiser of <i>{paper}</i>. Please cite that "
+            "paper and this extension if they help your work; how is in the file CITATION.cff of "
+            "the extension's repository.</p>"
+        ).format(paper=_PAPER)
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData():
+    """Offer the breathing phantom in the Sample Data module; it is made here, without a network."""
+    import SampleData
+
+    logic = SampleData.SampleDataLogic
+    if hasattr(logic, "registerCustomSampleDataCategory"):  # Slicer 5.12 and later
+        logic.registerCustomSampleDataCategory("L2ORegistration", title=_("L2O Registration"))
+    icons = os.path.join(os.path.dirname(__file__), "Resources", "Icons")
+    logic.registerCustomSampleDataSource(
+        category="L2ORegistration",
+        sampleName="Breathing phantom",
+        thumbnailFileName=os.path.join(icons, "BreathingPhantom.png"),
+        uris="",
+        fileNames="",
+        nodeNames="",
+        customDownloader=loadBreathingPhantom,
+    )
+
+
+def loadBreathingPhantom(source=None):
+    """Add the phantom's two volumes and landmark lists to the scene; returns these nodes."""
+    from L2ORegistrationLib.scene import sample
+
+    with slicer.util.WaitCursor():
+        nodes = sample.addPhantomPair()
+    slicer.util.setSliceViewerLayers(background=nodes["fixed"], foreground=None, fit=True)
+    return list(nodes.values())
+
+
+class Method(enum.Enum):
+    """The optimiser; named as the engine names it."""
+
+    l2o = 0
+    adam = 1
+
+    def label(self):
+        return {"l2o": _("Learned optimiser (L2O)"), "adam": _("Adam")}[self.name]
+
+
+class Start(enum.Enum):
+    """What happens before the first iteration; named as the engine names it."""
+
+    affine = 0
+    box = 1
+    landmarks = 2
+    none = 3
+
+    def label(self):
+        return {
+            "affine": _("Affine, from the lungs"),
+            "box": _("Bounding boxes of the lungs"),
+            "landmarks": _("Landmarks"),
+            "none": _("None: as they lie"),
+        }[self.name]
+
+
+@parameterNodeWrapper
+class L2ORegistrationParameterNode:
+    """What the user chose; saved with the scene. An empty node or text: automatic, or not wanted.
+
+    A mask is a label map, or a segmentation of which fixedSegment or movingSegment is the ID of a
+    segment (empty: all); device and model are names that the engine knows; iterations are per
+    level (0: as the model was trained).
+    """
+
+    fixedVolume: vtkMRMLScalarVolumeNode
+    movingVolume: vtkMRMLScalarVolumeNode
+    fixedMask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007 (Slicer 5.8)
+    movingMask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007
+    fixedSegment: str = ""
+    movingSegment: str = ""
+    fixedLandmarks: vtkMRMLMarkupsFiducialNode
+    movingLandmarks: vtkMRMLMarkupsFiducialNode
+    initialTransform: vtkMRMLTransformNode
+    outputTransform: vtkMRMLTransformNode
+    outputVolume: vtkMRMLScalarVolumeNode
+    outputJacobian: vtkMRMLScalarVolumeNode
+    method: Method = Method.l2o
+    start: Start = Start.affine
+    iterations: Annotated[int, WithinRange(0, 200)] = 0
+    model: str = ""
+    device: str = "auto"
+
+
+class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel: inputs, Register, progress; for iterations and evaluation there are classes."""
+
+    def __init__(self, parent=None):
+        self.logic = None
+        self._parameterNode = None
+        self._guiTag = None
+        self._run = None
+        self._session = None
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+
+    def setup(self):
+        """Build the panel, once, when the user opens the module for the first time."""
+        ScriptedLoadableModuleWidget.setup(self)
+        panel = slicer.util.loadUI(self.resourcePath("UI/L2ORegistration.ui"))
+        self.layout.addWidget(panel)
+        self.ui = ui = slicer.util.childWidgetVariables(panel)
+        panel.setMRMLScene(slicer.mrmlScene)
+        self.logic = L2ORegistrationLogic()
+        self._evaluation = EvaluationPanel(ui, self.logic, self._landmarks)
+        self._iterations = IterationsPanel(ui, self.logic, self._onIteration, self._outputs)
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_POLL_MS)
+        self._timer.timeout.connect(self._poll)
+
+        ui.registerButton.clicked.connect(lambda *_: self.onRegisterButton())
+        ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
+        ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))
+        ui.movingSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("moving"))
+        ui.deviceComboBox.currentIndexChanged.connect(lambda *_: self._onChoice("device"))
+        ui.modelComboBox.currentIndexChanged.connect(lambda *_: self._onChoice("model"))
+        ui.advancedCollapsibleButton.contentsCollapsed.connect(self._onAdvanced)
+
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneChanged)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
+        self.initializeParameterNode()
+
+    def cleanup(self):
+        """The panel is about to be destroyed."""
+        self.onSceneStartClose()
+        self.removeObservers()
+
+    def enter(self):
+        """The user opens the module."""
+        self.initializeParameterNode()
+
+    def exit(self):
+        """The user opens another module: a registration in progress ends, its best is kept."""
+        self._iterations.stop()
+        if self._run is not None:
+            self._run.cancel()
+        self._setParameterNode(None)
+
+    def onSceneStartClose(self, caller=None, event=None):
+        """All nodes are about to go."""
+        if self._run is not None:
+            self._run.abandon()
+            self._endRun()
+        self._setSession(None)
+        self._setParameterNode(None)
+
+    def onSceneChanged(self, caller=None, event=None):
+        """A scene was closed, or loaded and may bring back iterations."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onNodeAdded(self, caller=None, event=None):
+        """Perhaps the volume that was missing; its voxels come after this event."""
+        node = self._parameterNode
+        if node and not (node.fixedVolume and node.movingVolume):
+            qt.QTimer.singleShot(0, self._pickInputs)
+
+    def initializeParameterNode(self):
+        """Show the scene's parameter node, with inputs picked where there are none."""
+        self._setParameterNode(self.logic.getParameterNode())
+        self._pickInputs()
+
+    def onRegisterButton(self):
+        """Start the registration, or cancel the one in progress."""
+        if self._run is not None:
+            self._run.cancel()
+            self.ui.registerButton.setEnabled(False)
+            self.ui.registerButton.setText(_("Cancelling..."))
+            return
+        if not requirements.ensure_torch():
+            return
+        with errors_shown(_("The registration could not be started.")):
+            self._run = self.logic.start(self._settings())
+        if self._run is not None:
+            self._iterations.stop()
+            self._timer.start()
+            self._showProgress()
+            self._updateRegisterButton()
+
+    def onCopyAsPython(self):
+        """Put the console's equivalent of the Register button on the clipboard."""
+        code = self.logic.copyAsPython(self._settings())
+        slicer.app.clipboard().setText(code)
+        print(code)
+        slicer.util.showStatusMessage(_("Copied; paste it into the Python console."), 5000)
+
+    def _poll(self):
+        """Called by a timer while a registration runs: bring scene and panel up to date."""
+        run = self._run
+        events = run.poll()
+        if run.session is not self._session and run.session is not None:
+            self._setSession(run.session)
+            slicer.util.resetSliceViews()
+        self._showProgress()
+        if events and run.session is not None:
+            self._iterations.refresh()
+        if run.active:
+            return
+        self._endRun()
+        for event in events:
+            if isinstance(event, Failed):
+                self._dropSession()
+                self._say(_("The last registration failed; the scene is as it was before."))
+                show_error(event.message, event.details)
+            elif isinstance(event, Finished):
+                self._onFinished(run.outcome)
+
+    def _onFinished(self, outcome):
+        if outcome is None:
+            self._dropSession()
+            self._say(_("Cancelled before the first iteration: nothing was changed."))
+            return
+        if self._parameterNode is None:  # cancelled by opening another module
+            self.logic.getParameterNode().outputTransform = outcome.transform
+        else:
+            self._parameterNode.outputTransform = outcome.transform
+        self._evaluation.set_session(self._session)
+        text = (
+            _("Cancelled: the best iteration so far is the result, number {index}.")
+            if (outcome.cancelled)
+            else _("Done in {seconds}. The best iteration is the result, number {index}.")
+        )
+        self._say(text.format(seconds=_duration(outcome.result.seconds), index=outcome.result.best))
+
+    def _endRun(self):
+        self._timer.stop()
+        self._run = None
+        self.ui.progressBar.setVisible(False)
+        self.ui.progressLabel.setVisible(False)
+        self._updateRegisterButton()
+
+    def _showProgress(self):
+        progress = self._run.progress
+        steps = self._session.history.metrics() if self._run.session else []
+        if not steps:
+            parts = [_("Preparing")]
+        else:
+            parts = [_("Iteration {n} of {all}").format(n=progress.done, all=progress.total)]
+            parts.append(_("dissimilarity {d:.4f}").format(d=steps[-1]["dissimilarity"]))
+        parts.append(_("{time} elapsed").format(time=_duration(progress.elapsed)))
+        if progress.remaining is not None:
+            parts.append(_("about {time} left").format(time=_duration(progress.remaining)))
+        ui = self.ui
+        ui.progressBar.setMaximum(progress.total if steps else 0)  # 0: busy
+        ui.progressBar.setValue(progress.done)
+        ui.progressLabel.setText(" \u00b7 ".join(parts))
+        ui.progressBar.setVisible(True)
+        ui.progressLabel.setVisible(True)
+
+    def _say(self, text):
+        """A sentence under the Register button, until something is changed."""
+        self.ui.hintLabel.setText(text)
+        self.ui.hintLabel.setVisible(bool(text))
+
+    def _updateRegisterButton(self):
+        button = self.ui.registerButton
+        if self._run is not None:
+            button.setText(_("Cancel"))
+            button.setToolTip(_("Stop after this iteration and keep the best one so far"))
+            button.setEnabled(True)
+            self._say("")
+            return
+        problem = self._settings().problem() if self._parameterNode else ""
+        button.setText(_("Register"))
+        button.setToolTip(problem or _("Align the moving volume with the fixed one"))
+        button.setEnabled(not problem)
+        self._say(problem)
+
+    def _settings(self):
+        node = self._parameterNode
+        masks = {}
+        for role in ("fixed", "moving"):
+            mask, segment = getattr(node, role + "Mask"), getattr(node, role + "Segment")
+            of_segment = mask and segment and mask.IsA("vtkMRMLSegmentationNode")
+            masks[role + "Mask"] = (mask, segment) if of_segment else mask
+        return Settings(
+            fixed=node.fixedVolume,
+            moving=node.movingVolume,
+            **masks,
+            fixedLandmarks=node.fixedLandmarks,
+            movingLandmarks=node.movingLandmarks,
+            initialTransform=node.initialTransform,
+            outputTransform=node.outputTransform,
+            outputVolume=node.outputVolume,
+            outputJacobian=node.outputJacobian,
+            method=node.method.name,
+            start=node.start.name,
+            iterations=node.iterations or None,
+            model=node.model or None,
+            device=node.device,
+        )
+
+    def _landmarks(self):
+        node = self._parameterNode
+        return (node.fixedLandmarks, node.movingLandmarks) if node else (None, None)
+
+    def _outputs(self):
+        return self._parameterNode.outputVolume, self._parameterNode.outputJacobian
+
+    def _setParameterNode(self, node):
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._guiTag)
+            observed = self._parameterNode.parameterNode
+            self.removeObserver(observed, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self._parameterNode = node
+        if node:
+            self._showChoices()
+            self._guiTag = node.connectGui(self.ui)
+            self.addObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
+            self._onModified()
+
+    def _pickInputs(self):
+        node = self._parameterNode
+        if not node or self._run is not None or slicer.mrmlScene.IsBatchProcessing():
+            return
+        volumes = inputs.pick_volumes(
+            node.fixedVolume, node.movingVolume, (node.outputVolume, node.outputJacobian)
+        )
+        with slicer.util.NodeModify(node.parameterNode):
+            node.fixedVolume, node.movingVolume = volumes
+            lists = [inputs.pick_landmarks(volume) for volume in volumes]
+            if all(lists) and not node.fixedLandmarks and not node.movingLandmarks:
+                node.fixedLandmarks, node.movingLandmarks = lists
+
+    def _onModified(self, caller=None, event=None):
+        """Something was chosen: follow it."""
+        node = self._parameterNode
+        if slicer.mrmlScene.IsBatchProcessing():
+            return
+        for role in ("fixed", "moving"):
+            selector = getattr(self.ui, role + "SegmentSelector")
+            mask = getattr(node, role + "Mask")
+            segments = mask if mask and mask.IsA("vtkMRMLSegmentationNode") else None
+            selector.setVisible(segments is not None)
+            segment = getattr(node, role + "Segment")
+            selector.setCurrentNode(segments)
+            selector.setCurrentSegmentID(segment)
+        if self._run is None:
+            self._followOutput()
+            self._updateRegisterButton()
+
+    def _followOutput(self):
+        """Show the iterations of the chosen output transform."""
+        transform = self._parameterNode.outputTransform
+        shown = self._session.history.transform if self._session else None
+        if transform is not shown:
+            self._setSession(self.logic.restore(transform) if transform else None)
+            self._evaluation.set_session(self._session)
+        else:
+            self._evaluation.update_soon()
+
+    def _setSession(self, session):
+        if self._session is not None and self._session is not session:
+            self._iterations.set_session(None)
+            self._session.close()
+        self._session = session
+        self._evaluation.set_session(None)
+        self._iterations.set_session(session)
+
+    def _dropSession(self):
+        """Forget the session of a run that left nothing; show what was there before."""
+        self._session = None
+        self._setSession(None)
+        if self._parameterNode:
+            self._followOutput()
+
+    def _onIteration(self):
+        if self._run is None:
+            self._evaluation.update_soon()
+
+    def _onSegment(self, role):
+        selector = getattr(self.ui, role + "SegmentSelector")
+        if self._parameterNode and selector.currentNode():
+            setattr(self._parameterNode, role + "Segment", selector.currentSegmentID())
+
+    def _onChoice(self, name):
+        combo = getattr(self.ui, name + "ComboBox")
+        if self._parameterNode and combo.currentIndex >= 0:
+            setattr(self._parameterNode, name, combo.itemData(combo.currentIndex))
+
+    def _onAdvanced(self, collapsed):
+        if not collapsed and self._parameterNode:
+            self._showChoices()
+
+    def _showChoices(self):
+        """The devices and models; torch is only asked once the user looks at this section."""
+        devices, models = [("auto", _("Automatic"))], [("", _("Default"))]
+        if not self.ui.advancedCollapsibleButton.collapsed and requirements.torch_ready():
+            with errors_shown(_("The devices could not be listed.")):
+                more = self.logic.devicesAndModels()
+                devices += more[0]
+                models += more[1]
+        _fill(self.ui.deviceComboBox, devices, self._parameterNode.device)
+        _fill(self.ui.modelComboBox, models, self._parameterNode.model)
+
+
+def _fill(combo, choices, chosen):
+    """Offer (value, text) choices, also the chosen value if it is not among them."""
+    if chosen not in dict(choices):
+        choices = [*choices, (chosen, chosen)]
+    blocked = combo.blockSignals(True)
+    combo.clear()
+    for value, text in choices:
+        combo.addItem(text, value)
+    combo.setCurrentIndex([value for value, _text in choices].index(chosen))
+    combo.blockSignals(blocked)
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):
+    """For scripts: slicer.util.getModuleLogic("L2ORegistration"); the methods are SceneLogic's."""
+
+    def getParameterNode(self):
+        return L2ORegistrationParameterNode(super().getParameterNode())
+
+    def devicesAndModels(self):
+        """What can be chosen, as lists of (value, text); imports torch."""
+        from L2ORegistrationLib.engine.devices import available_devices
+        from L2ORegistrationLib.engine.models import available_models
+
+        devices = [
+            (name, _("{device}, {free} MB free").format(device=text, free=round(free)))
+            for name, text, free in available_devices()
+        ]
+        return devices, [(card.name, card.name) for card in available_models()]
+
+
+class L2ORegistrationTest(ScriptedLoadableModuleTest):
+    """The self test: the phantom sample through the logic, in Slicer."""
+
+    def setUp(self):
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        self.setUp()
+        self.test_register_phantom()
+
+    def test_register_phantom(self):
+        """The landmarks of the phantom come much closer, and every iteration can be shown."""
+        self.delayDisplay("Making the breathing phantom")
+        fixed, fixedLandmarks, moving, movingLandmarks = loadBreathingPhantom()
+        logic = L2ORegistrationLogic()
+        self.delayDisplay("Registering")
+        outcome = logic.register(
+            fixed, moving, fixedLandmarks=fixedLandmarks, movingLandmarks=movingLandmarks
+        )
+        errors = [metrics["error"] for metrics in outcome.metrics]
+        self.assertLess(min(errors), 0.5 * errors[0])
+        session = logic.restore(outcome.transform)
+        for index in range(len(session.history)):
+            session.select(index)
+            self.assertEqual(session.history.index, index)
+        self.delayDisplay("Test passed")

@@ -1,0 +1,1 @@
+"""The parts of the module's panel that concern one registration; the only Qt in this package."""

@@ -1,0 +1,226 @@
+"""The Iterations section of the panel: step, play, fade, compare, show, keep and apply."""
+
+import importlib.util
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from ..scene import display, transforms
+from .messages import errors_shown
+
+_FLICKER_MS = 400
+_PLAY_MS = 500
+
+
+class IterationsPanel:
+    """Walks through the iterations of a Session; without one, everything is disabled."""
+
+    def __init__(self, ui, logic, shown, outputs):
+        """ui: the widgets of the .ui file; shown(): called when another iteration is shown;
+        outputs(): the (warped, Jacobian) volume nodes that were chosen, None for neither."""
+        self.ui, self.logic = ui, logic
+        self._shown, self._outputs = shown, outputs
+        self.session = None
+        self._observed = None
+        self._reveal = None
+        self._board = None
+        self._play_timer = _timer(_PLAY_MS, self._play_on)
+        self._flicker_timer = _timer(_FLICKER_MS, lambda: display.flicker())
+        ui.iterationSlider.valueChanged.connect(self._on_slider)
+        ui.previousButton.clicked.connect(lambda *_: self.step(-1))
+        ui.nextButton.clicked.connect(lambda *_: self.step(+1))
+        ui.playButton.toggled.connect(self._on_play)
+        ui.strengthSlider.valueChanged.connect(self._on_strength)
+        ui.blendButton.clicked.connect(lambda *_: self.blend())
+        ui.sideBySideButton.clicked.connect(lambda *_: self._side_by_side())
+        ui.flickerButton.toggled.connect(self._on_flicker)
+        ui.checkerboardButton.clicked.connect(lambda *_: self._checkerboard())
+        ui.revealButton.toggled.connect(self._on_reveal)
+        ui.revealButton.setVisible(importlib.util.find_spec("CompareVolumes") is not None)
+        ui.gridButton.toggled.connect(lambda on: self._on_show("grid", on))
+        ui.arrowsButton.toggled.connect(lambda on: self._on_show("arrows", on))
+        ui.curveButton.clicked.connect(lambda *_: self._show_curve())
+        ui.keepButton.clicked.connect(lambda *_: self._keep())
+        ui.applyToButton.clicked.connect(lambda *_: self._apply())
+        self.refresh()
+
+    @property
+    def fixed(self):
+        """The fixed volume node of the session, None if it is gone."""
+        return transforms.roles(self.session.history.transform)[0]
+
+    def set_session(self, session):
+        """Show this Session (None: nothing); the caller closes the one before."""
+        self.stop()
+        if self._observed:
+            self._observed[0].RemoveObserver(self._observed[1])
+            self._observed = None
+        self.session = session
+        if session is not None:
+            browser = session.history.browser
+            tag = browser.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self.refresh())
+            self._observed = browser, tag
+        self.refresh()
+
+    def stop(self):
+        """End everything that runs on its own: playback, flicker, reveal, the shown grid."""
+        for button in ("play", "flicker", "reveal", "grid", "arrows"):
+            getattr(self.ui, button + "Button").setChecked(False)
+        _set(self.ui.strengthSlider, 1.0)
+
+    def refresh(self):
+        """Bring the widgets to what the browser shows, whoever moved it."""
+        ui, session = self.ui, self.session
+        there = session is not None and session.history.sequence is not None
+        count = len(session.history) if there else 0
+        for name in (
+            *("previousButton", "playButton", "nextButton", "iterationSlider", "gridButton"),
+            *("arrowsButton", "curveButton", "keepButton", "applyToButton", "applyToSelector"),
+        ):
+            getattr(ui, name).setEnabled(count > 0)
+        comparable = count > 0 and session.preview is not None and self.fixed is not None
+        for name in (
+            *("blendButton", "sideBySideButton", "flickerButton", "checkerboardButton"),
+            *("revealButton", "strengthSlider"),
+        ):
+            getattr(ui, name).setEnabled(comparable)
+        ui.iterationsHintLabel.setVisible(count == 0)
+        ui.iterationLabel.setVisible(count > 0)
+        if not count:
+            return
+        index = session.history.index
+        blocked = ui.iterationSlider.blockSignals(True)
+        ui.iterationSlider.setMaximum(count - 1)
+        ui.iterationSlider.setValue(index)
+        ui.iterationSlider.blockSignals(blocked)
+        ui.iterationLabel.setText(self._description(index))
+        self._shown()
+
+    def step(self, by):
+        """Show the iteration `by` further on."""
+        self.ui.iterationSlider.setValue(self.ui.iterationSlider.value + by)
+
+    def blend(self):
+        """The warped volume half transparent over the fixed one."""
+        self._stop_comparing()
+        display.showBlend(self.fixed, self.session.preview.volume)
+
+    def _description(self, index):
+        history = self.session.history
+        metrics = history.metrics()[index]
+        parts = [_("Iteration {index} of {last}").format(index=index, last=len(history) - 1)]
+        if index == 0:
+            parts = [_("Before the registration")]
+        elif metrics.get("stage") == "start":
+            parts.append(_("the start"))
+        if index == history.result:
+            parts[0] += _(" (the result)")
+        if "dissimilarity" in metrics:
+            parts.append(_("dissimilarity {value:.4f}").format(value=metrics["dissimilarity"]))
+        if "error" in metrics:
+            parts.append(_("landmark error {value:.2f} mm").format(value=metrics["error"]))
+        return " \u00b7 ".join(parts)
+
+    def _on_slider(self, index):
+        if self.session is not None:
+            self.session.select(index)
+
+    def _on_play(self, on):
+        slider = self.ui.iterationSlider
+        self.ui.playButton.setText(_("Stop") if on else _("Play"))
+        if not on:
+            self._play_timer.stop()
+            return
+        if slider.value == slider.maximum:
+            slider.setValue(0)
+        self._play_timer.start()
+
+    def _play_on(self):
+        self.step(+1)
+        if self.ui.iterationSlider.value == self.ui.iterationSlider.maximum:
+            self.ui.playButton.setChecked(False)
+
+    def _on_strength(self, value):
+        if self.session is not None:
+            self.session.strength = value
+
+    def _stop_comparing(self):
+        self.ui.flickerButton.setChecked(False)
+        self.ui.revealButton.setChecked(False)
+
+    def _side_by_side(self):
+        self._stop_comparing()
+        display.showSideBySide(self.fixed, self.session.preview.volume)
+        slicer.util.resetSliceViews()
+
+    def _on_flicker(self, on):
+        if not on:
+            self._flicker_timer.stop()
+            return
+        display.showBlend(self.fixed, self.session.preview.volume, 1.0)
+        self._flicker_timer.start()
+
+    def _checkerboard(self):
+        self._stop_comparing()
+        with errors_shown(_("The checkerboard could not be made.")):
+            if self._board is None or self._board.GetScene() is None:
+                name = slicer.mrmlScene.GenerateUniqueName(_("Checkerboard"))
+                self._board = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+            self.logic.checkerboard(self.session.history.transform, self._board)
+            display.showBlend(self._board, None, 0.0)
+
+    def _on_reveal(self, on):
+        if self._reveal is not None:
+            self._reveal.cleanup()
+            self._reveal = None
+        if on:
+            from CompareVolumes import LayerReveal
+
+            display.showBlend(self.fixed, self.session.preview.volume, 0.0)
+            self._reveal = LayerReveal()
+
+    def _on_show(self, mode, on):
+        if on:
+            other = self.ui.arrowsButton if mode == "grid" else self.ui.gridButton
+            other.setChecked(False)
+        if self.session is not None and self.session.history.transform is not None:
+            display.setGridVisible(self.session.history.transform, on, mode)
+
+    def _show_curve(self):
+        slicer.modules.plots.logic().ShowChartInLayout(self.session.curve.chart)
+
+    def _keep(self):
+        with errors_shown(_("The iteration could not be kept.")):
+            transform = self.session.history.transform
+            kept = self.logic.keepIteration(transform)
+            self.logic.updateOutputs(transform, *self._outputs())
+            self._say(_("The result now; copied to '{name}'.").format(name=kept.GetName()))
+        self.refresh()
+
+    def _apply(self):
+        nodes = list(self.ui.applyToSelector.checkedNodes())
+        if not nodes:
+            self._say(_("Tick what shall follow the moving volume first."))
+            return
+        with errors_shown(_("The transform could not be applied.")):
+            done = self.logic.applyTo(nodes, self.session.history.transform)
+            names = ", ".join(node.GetName() for node in done)
+            self._say(_("Under the transform now: {names}").format(names=names))
+
+    def _say(self, text):
+        slicer.util.showStatusMessage(text, 5000)
+
+
+def _timer(interval, slot):
+    timer = qt.QTimer()
+    timer.setInterval(interval)
+    timer.timeout.connect(slot)
+    return timer
+
+
+def _set(widget, value):
+    blocked = widget.blockSignals(True)
+    widget.value = value
+    widget.blockSignals(blocked)
