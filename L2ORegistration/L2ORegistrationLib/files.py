@@ -106,9 +106,9 @@ def read_transform(path: str | Path) -> sitk.Transform:
 def write_transform(field: DisplacementField, path: str | Path) -> None:
     """Write one displacement-field transform, all or nothing: .h5 .tfm .nrrd .mha .nii .nii.gz.
 
-    SimpleITK and Slicer (5.x; ITK 5.3 or later for NIfTI) read all of them as the map from fixed
-    points to where they lie in moving. Raises InputError for a grid with sheared axes, which
-    these formats cannot hold.
+    SimpleITK and Slicer read all of them as the map from fixed points to where they lie in moving
+    (NIfTI: SimpleITK from 2.4, which follows its intent code). Raises InputError for a grid with
+    sheared axes, which these formats cannot hold.
     """
     suffix = checked_suffix(path, WRITABLE_TRANSFORMS, "a transform")
     axes = np.reshape(field.grid.direction, (3, 3))
@@ -165,7 +165,8 @@ def _check_complete(path: Path, image: sitk.Image) -> None:
     if suffix not in (".nii", ".nii.gz"):
         return
     values = np.prod(image.GetSize(), dtype=float) * image.GetNumberOfComponentsPerPixel()
-    needed = float(image.GetMetaData("vox_offset")) + values * int(image.GetMetaData("bitpix")) / 8
+    start = max(float(image.GetMetaData("vox_offset")), 352)  # some files say 0: after the header
+    needed = start + values * int(image.GetMetaData("bitpix")) / 8
     try:
         with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
             length = file.seek(0, os.SEEK_END)
