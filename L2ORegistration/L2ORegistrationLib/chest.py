@@ -44,15 +44,17 @@ class Build:
         width = size * rng.uniform(122, 138)
         depth = size * rng.uniform(82, 104) + rng.choice([0, 10], p=[0.75, 0.25])
         height = size * rng.uniform(215, 275)
+        dome = rng.uniform(0.68, 0.84)
+        recess = (1 - dome) * height  # what is left between the dome and the lowest point
         return cls(
             width=width,
             depth=depth,
             height=height,
             roundness=rng.uniform(2.1, 2.7),
-            dome=rng.uniform(0.68, 0.84),
-            left_dome=rng.uniform(-3, 18),
-            recess_side=rng.uniform(25, 60),
-            recess_back=rng.uniform(25, 60),
+            dome=dome,
+            left_dome=rng.uniform(-3, 14),
+            recess_side=recess * rng.uniform(0.4, 0.75),
+            recess_back=recess * rng.uniform(0.4, 0.75),
             heart=np.array([rng.uniform(10, 28), -depth * rng.uniform(0.3, 0.45), 0.0]),
             heart_radii=size * rng.uniform([48, 38, 46], [64, 50, 62]),
             mediastinum=rng.uniform(15, 24),

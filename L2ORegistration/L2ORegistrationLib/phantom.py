@@ -264,7 +264,9 @@ def _moved(rng, anatomy: Anatomy, motion, body_motion, stretch, density: bool):
     if density:
         lattice = lattice_over(grid, _LATTICE)
         change = interpolate(np.clip(stretch, 0.3, 4), lattice, grid)[found]
-        change = change ** rng.uniform(0.7, 1.0) * rng.uniform(0.9, 1.1)
+        # Regions fill unevenly, and patients do not breathe the same way twice.
+        uneven = np.exp(rng.uniform(0, 0.08) * smooth_noise(rng, grid, 40))[found]
+        change = change ** rng.uniform(0.7, 1.0) * rng.uniform(0.9, 1.1) * uneven
         # Vessels are full of blood in both states; only what holds air changes.
         airy = np.clip((600 - value / np.maximum(share[found], 0.1)) / 400, 0, 1)
         value = value * (1 + (change - 1) * airy)
