@@ -22,14 +22,17 @@ def channel_last(features: torch.Tensor) -> torch.Tensor:
 
 def sampled_dissimilarity(
     fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
-) -> torch.Tensor:
-    """Mean squared feature difference at displacement + offset, for each offset.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared feature difference at displacement + offset for each offset, and what follows.
 
     fixed, moving: features on the same lattice, (D, H, W, C); displacement: (N, 3), components
     (x, y, z) in voxels of that lattice, one row for each voxel; voxels: (N,) flat indices into
-    (D, H, W). Offsets are half a voxel each way. Returns (N, 8) in the order of OFFSETS. Samples
-    beyond the lattice take its edge values. No gradient flows through the samples (as the paper
-    trains it).
+    (D, H, W). Offsets are half a voxel each way. Samples beyond the lattice take its edge values.
+
+    Returns the dissimilarities (N, 8) in the order of OFFSETS, and the Gauss-Newton system (N, 9)
+    that the same samples give: the matrix (xx, yy, zz, xy, xz, yz) and the right-hand side
+    (x, y, z), so that matrix @ step = right-hand side, step in voxels. No gradient flows through the
+    samples (as the paper trains it).
     """
     with torch.no_grad():
         chunk = _CHUNK.get(fixed.device.type, 1 << 16)
@@ -38,7 +41,8 @@ def sampled_dissimilarity(
             _chunk(fixed_rows, moving_rows, moving.shape, displacement[i : i + chunk], v)
             for i, v in ((i, voxels[i : i + chunk]) for i in range(0, len(voxels), chunk))
         ]
-        return torch.cat(parts) if parts else displacement.new_zeros((0, 8))
+        both = torch.cat(parts) if parts else displacement.new_zeros((0, 17))
+        return both[:, :8], both[:, 8:]
 
 
 def _chunk(fixed_rows, moving_rows, shape, displacement, voxels):
@@ -66,9 +70,17 @@ def _chunk(fixed_rows, moving_rows, shape, displacement, voxels):
             [torch.lerp(rows[j][i], rows[j + 1][i], wy) for j in range(2) for i in range(2)]
         )
     own = fixed_rows[voxels]
-    costs = [
-        (torch.lerp(planes[k][ji], planes[k + 1][ji], wz) - own).square_().mean(dim=1)
+    samples = [
+        torch.lerp(planes[k][ji], planes[k + 1][ji], wz).sub_(own)
         for k in range(2)
         for ji in range(4)
     ]
-    return torch.stack(costs, dim=1)
+    costs = [d.square().mean(dim=1) for d in samples]
+    residual = sum(samples) / 8
+    gx, gy, gz = (
+        sum(d if o[axis] > 0 else -d for d, o in zip(samples, OFFSETS)) / 4 for axis in range(3)
+    )
+    products = ((gx, gx), (gy, gy), (gz, gz), (gx, gy), (gx, gz), (gy, gz))
+    system = [(a * b).mean(dim=1) for a, b in products]
+    system += [-(g * residual).mean(dim=1) for g in (gx, gy, gz)]
+    return torch.stack(costs + system, dim=1)

@@ -1,4 +1,9 @@
-"""The learned optimiser: a recurrent network that turns dissimilarities into steps of the field."""
+"""The learned optimiser: a recurrent network that turns dissimilarities into steps of the field.
+
+Each iteration looks at the images through `Level.look`, takes the regularised Gauss-Newton step
+that the samples suggest and lets the network correct it: the network starts from what classical
+optimisation would do and learns what it gets wrong.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,17 @@ from collections.abc import Iterator
 
 import torch
 
+from .gauss_newton import gauss_newton_step
 from .pyramid import Level
 from .update_network import PyramidNetwork
 
+STIFFNESS = 3e-4  # of the Gauss-Newton step, see gauss_newton.py
 DISPLACEMENT_SCALE = 0.25  # brings displacements of a few field voxels to the size of the costs
 COST_SCALE = 10.0
 
 
 class LearnedOptimiser:
-    """Coarse to fine with one shared `PyramidNetwork`; yields a field after every iteration."""
+    """Steps of one level by a `PyramidNetwork`; the same network serves all levels."""
 
     def __init__(self, network: PyramidNetwork):
         self.network = network
@@ -29,18 +36,24 @@ class LearnedOptimiser:
         """
         hidden = field.new_zeros((self.network.hidden, *level.shape))
         for _ in range(iterations):
-            inputs, dissimilarity = observe(level, field.detach(), hidden)
-            step, hidden = self.network(inputs[None])
-            field, hidden = field + step[0] * level.spacing, hidden[0]
+            inputs, classical, dissimilarity = observe(level, field.detach(), hidden)
+            correction, hidden = self.network(inputs[None])
+            field, hidden = field + (classical + correction[0]) * level.spacing, hidden[0]
             yield field, dissimilarity
 
 
 def observe(
     level: Level, field: torch.Tensor, hidden: torch.Tensor
-) -> tuple[torch.Tensor, float]:
-    """The network's input (96, d, h, w) for a field (3, d, h, w) in mm, and the mean dissimilarity."""
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The network's input for a field (3, d, h, w) in mm.
+
+    Returns the input (99, d, h, w), the Gauss-Newton step (3, d, h, w) in field voxels, at most
+    MAX_STEP each way, and the mean dissimilarity. No gradient flows through what is observed.
+    """
     with torch.no_grad():
-        costs = level.costs(field)
+        costs, system = level.look(field)
+        step = gauss_newton_step(level, field, system, STIFFNESS) / level.spacing
+        step.clamp_(-PyramidNetwork.MAX_STEP, PyramidNetwork.MAX_STEP)
         stacked = costs.new_zeros((level.distance.numel(), 73))
         stacked[level.blocks, :64] = costs.flatten(1)
         stacked[level.blocks, 64:72] = costs.mean(dim=1)
@@ -49,9 +62,10 @@ def observe(
         observed = torch.cat(
             (
                 stacked.T.view(73, *level.shape),
+                step,
                 field / level.spacing * DISPLACEMENT_SCALE,
                 level.surface_pull(field),
                 level.distance / 15.0,
             )
         )
-    return torch.cat((observed, hidden)), float(costs.mean())
+    return torch.cat((observed, hidden)), step, float(costs.mean())

@@ -1,7 +1,7 @@
 """One level of the pyramid: features, lung surfaces and the lattice on which the field lives.
 
 A level has features with spacing h (a multiple of the working spacing) and a field with spacing
-2 h: each field voxel sits over exactly 2x2x2 feature voxels. Fields here are torch tensors
+r h: each field voxel sits over exactly r x r x r feature voxels (r = 2 for the networks). Fields here are torch tensors
 (3, D, H, W), components (x, y, z) in LPS mm on the world-aligned field grid of the level.
 """
 
@@ -29,7 +29,7 @@ class Level:
     fixed, moving: features (D, H, W, 12) on the feature grid; distance: signed distance to the
     fixed lungs (1, d, h, w) and surface: the same of moving with its gradient (4, d, h, w), mm, on
     the field grid; spacing: of the field grid, mm; origin: LPS mm of its first voxel; blocks: flat indices of the active field voxels;
-    voxels: (M, 8) flat feature indices of the 2x2x2 voxels under each.
+    voxels: (M, r^3) flat feature indices of the voxels under each.
     """
 
     fixed: torch.Tensor
@@ -43,7 +43,7 @@ class Level:
 
     @classmethod
     def of(cls, fixed, moving, fixed_distance, moving_distance, spacing, origin) -> Level:
-        """From features (12, D, H, W) on the feature grid (even sizes) and distances on the field grid.
+        """From features (C, D, H, W) on the feature grid and distances on the field grid.
 
         fixed_distance, moving_distance: (d, h, w) mm; spacing, origin: of the field grid.
         """
@@ -52,9 +52,8 @@ class Level:
         gradient = torch.stack(torch.gradient(moved, spacing=spacing)[::-1])
         active = distance < ACTIVE_MM + spacing / 2
         blocks = active.flatten().nonzero().squeeze(1)
-        size = fixed.shape[1:]
-        voxels = torch.arange(fixed[0].numel(), device=fixed.device).view(size)
-        voxels = _blocks(voxels[None])[blocks, :, 0]
+        voxels = torch.arange(fixed[0].numel(), device=fixed.device).view(1, *fixed.shape[1:])
+        voxels = _blocks(voxels, fixed.shape[1] // distance.shape[0])[blocks, :, 0]
         return cls(
             channel_last(fixed),
             channel_last(moving),
@@ -89,16 +88,32 @@ class Level:
         return tuple(self.distance.shape[1:])
 
     @property
+    def ratio(self) -> int:
+        """Feature voxels per field voxel along an axis."""
+        return round(self.voxels.shape[1] ** (1 / 3))
+
+    @property
     def grid(self) -> Grid:
         """The field grid."""
         return Grid(self.shape[::-1], (self.spacing,) * 3, self.origin)
 
-    def costs(self, field: torch.Tensor) -> torch.Tensor:
-        """Dissimilarities of the active blocks, (M, 8 voxels, 8 offsets), for a field in mm."""
-        fine = F.interpolate(field[None], scale_factor=2, mode="trilinear", align_corners=False)[0]
-        displacement = _blocks(fine)[self.blocks].flatten(0, 1) / (self.spacing / 2)
+    def look(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the images say about a field in mm.
+
+        Returns the dissimilarities of the active blocks (M, r^3 voxels, 8 offsets), and their
+        Gauss-Newton systems (M, 9) for a step in mm (see `sampled_dissimilarity`).
+        """
+        ratio = self.ratio
+        fine = field[None]
+        fine = F.interpolate(fine, scale_factor=ratio, mode="trilinear", align_corners=False)[0]
+        spacing = self.spacing / ratio
+        displacement = _blocks(fine, ratio)[self.blocks].flatten(0, 1) / spacing
         voxels = self.voxels.flatten()
-        return sampled_dissimilarity(self.fixed, self.moving, displacement, voxels).view(-1, 8, 8)
+        costs, system = sampled_dissimilarity(self.fixed, self.moving, displacement, voxels)
+        system = system.view(-1, ratio**3, 9).mean(dim=1)
+        system[:, :6] /= spacing**2
+        system[:, 6:] /= spacing
+        return costs.view(-1, ratio**3, 8), system
 
     def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
         """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
@@ -166,8 +181,9 @@ def sample_points(field: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     return out[0, :, :, 0, 0].T
 
 
-def _blocks(values: torch.Tensor) -> torch.Tensor:
-    """(C, 2d, 2h, 2w) -> (d*h*w, 8, C): the 2x2x2 voxels under each field voxel, order (z, y, x)."""
-    channels, depth, height, width = values.shape
-    values = values.view(channels, depth // 2, 2, height // 2, 2, width // 2, 2)
-    return values.permute(1, 3, 5, 2, 4, 6, 0).reshape(-1, 8, channels)
+def _blocks(values: torch.Tensor, ratio: int) -> torch.Tensor:
+    """(C, r d, r h, r w) -> (d*h*w, r^3, C): the voxels under each field voxel, order (z, y, x)."""
+    channels, *size = values.shape
+    depth, height, width = (n // ratio for n in size)
+    values = values.view(channels, depth, ratio, height, ratio, width, ratio)
+    return values.permute(1, 3, 5, 2, 4, 6, 0).reshape(-1, ratio**3, channels)

@@ -58,16 +58,17 @@ class PaperNetwork(nn.Module):
 
 
 class PyramidNetwork(nn.Module):
-    """Reads stacked dissimilarities on a grid twice as fine, returns a residual step and memory.
+    """Reads stacked dissimilarities on a grid twice as fine, returns a correction and memory.
 
     Channels in: the 8 dissimilarities of each of the 2x2x2 fine voxels under a coarse voxel (64)
-    and their means (8), displacement (3), pull of the lung surface (3), signed distance to the
-    fixed lung surface (1), where dissimilarities are known (1), hidden state (16). Out: a step in
-    coarse voxels, at most MAX_STEP each way, smoothed once, and the new hidden state.
+    and their means (8), where they are known (1), the Gauss-Newton step (3), displacement (3),
+    pull of the lung surface (3), signed distance to the fixed lung surface (1), hidden state (16).
+    Out: a correction of the step in coarse voxels, at most MAX_STEP each way, smoothed once, and
+    the new hidden state.
     """
 
     hidden = 16
-    inputs = 64 + 8 + 3 + 3 + 1 + 1 + hidden
+    inputs = 64 + 8 + 1 + 3 + 3 + 3 + 1 + hidden
     MAX_STEP = 1.5
 
     def __init__(self, width: int = 32):
@@ -87,7 +88,7 @@ class PyramidNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 96, D, H, W) -> step in voxels (N, 3, D, H, W), hidden state (N, 16, D, H, W)."""
+        """(N, 99, D, H, W) -> correction in voxels (N, 3, D, H, W), hidden state (N, 16, D, H, W)."""
         x0 = self.encode0(self.stem(inputs))
         x1 = self.encode1(F.avg_pool3d(x0, 2, ceil_mode=True))
         x2 = self.encode2(F.avg_pool3d(x1, 2, ceil_mode=True))

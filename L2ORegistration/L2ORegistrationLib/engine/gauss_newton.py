@@ -1,0 +1,69 @@
+"""Regularised Gauss-Newton steps: the classical optimiser that the learned one starts from.
+
+Around the current field u, the dissimilarity is a sum of squares that is almost linear in the
+field, so that the best step d solves (G + R) d = b - R u, where G and b come from the samples and
+R penalises the field's curvature: an affine motion costs nothing, a kink does.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .pyramid import Level
+
+CG_ITERATIONS = 16
+
+
+def gauss_newton_step(
+    level: Level, field: torch.Tensor, system: torch.Tensor, stiffness: float
+) -> torch.Tensor:
+    """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
+
+    system: (M, 9) from `Level.look`; stiffness: weight of the squared second differences of the
+    field (mm) against the mean squared feature difference of a field voxel. Conjugate gradients
+    with a diagonal preconditioner, a fixed number of iterations.
+    """
+    with torch.no_grad():
+        dense = system.new_zeros((level.distance.numel(), 9))
+        dense[level.blocks] = system
+        dense = dense.T.reshape(9, *level.shape)
+        xx, yy, zz, xy, xz, yz = dense[:6]
+        # 42 is the bi-Laplacian's diagonal; a little of the identity where nothing is known
+        inverse_diagonal = 1 / (dense[:3] + 42 * stiffness)
+
+        def apply(d):
+            x, y, z = d
+            data = (
+                xx * x + xy * y + xz * z,
+                xy * x + yy * y + yz * z,
+                xz * x + yz * y + zz * z,
+            )
+            return torch.stack(data).add_(laplacian(laplacian(d)), alpha=stiffness)
+
+        residual = dense[6:] - stiffness * laplacian(laplacian(field))
+        step = torch.zeros_like(field)
+        preconditioned = inverse_diagonal * residual
+        direction = preconditioned.clone()
+        power = (residual * preconditioned).sum()
+        for _ in range(CG_ITERATIONS):
+            applied = apply(direction)
+            length = power / (direction * applied).sum().clamp(min=1e-30)
+            step += length * direction
+            residual -= length * applied
+            preconditioned = inverse_diagonal * residual
+            previous, power = power, (residual * preconditioned).sum()
+            direction = preconditioned + power / previous.clamp(min=1e-30) * direction
+        return step
+
+
+def laplacian(field: torch.Tensor) -> torch.Tensor:
+    """Sum of differences to the six neighbours (C, d, h, w), none across the border; symmetric."""
+    result = torch.zeros_like(field)
+    for axis in (1, 2, 3):
+        size = field.shape[axis]
+        if size < 2:
+            continue
+        difference = field.narrow(axis, 1, size - 1) - field.narrow(axis, 0, size - 1)
+        result.narrow(axis, 1, size - 1).add_(difference)
+        result.narrow(axis, 0, size - 1).sub_(difference)
+    return result
