@@ -7,11 +7,11 @@ from typing import Annotated, Union
 import qt
 import slicer
 import vtk
-from L2ORegistrationLib.job import Failed, Finished
 from L2ORegistrationLib.panel import inputs, requirements
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
-from L2ORegistrationLib.panel.messages import errors_shown, show_error
+from L2ORegistrationLib.panel.messages import errors_shown
+from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
 from slicer import (
@@ -32,7 +32,6 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-_POLL_MS = 20
 _PAPER = (
     "Learning iterative optimisation for deformable image registration with recurrent "
     "convolutional networks"
@@ -160,7 +159,6 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
         self._parameterNode = None
         self._guiTag = None
-        self._run = None
         self._session = None
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
@@ -175,11 +173,14 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = L2ORegistrationLogic()
         self._evaluation = EvaluationPanel(ui, self.logic, self._landmarks)
         self._iterations = IterationsPanel(ui, self.logic, self._onIteration, self._outputs)
-        self._timer = qt.QTimer()
-        self._timer.setInterval(_POLL_MS)
-        self._timer.timeout.connect(self._poll)
-
-        ui.registerButton.clicked.connect(lambda *_: self.onRegisterButton())
+        self._registration = RegistrationPanel(
+            ui,
+            self.logic,
+            self._settings,
+            began=self._onBegan,
+            stepped=self._iterations.refresh,
+            ended=self._onEnded,
+        )
         ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
         ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))
         ui.movingSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("moving"))
@@ -206,17 +207,14 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def exit(self):
         """The user opens another module: a registration in progress ends, its best is kept."""
         self._iterations.stop()
-        if self._run is not None:
-            self._run.cancel()
+        self._registration.cancel()
         self._setParameterNode(None)
 
     def onSceneStartClose(self, caller=None, event=None):
         """All nodes are about to go."""
-        if self._run is not None:
-            self._run.abandon()
-            self._endRun()
-        self._setSession(None)
         self._setParameterNode(None)
+        self._registration.abandon()
+        self._setSession(None)
 
     def onSceneChanged(self, caller=None, event=None):
         """A scene was closed, or loaded and may bring back iterations."""
@@ -234,23 +232,6 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._setParameterNode(self.logic.getParameterNode())
         self._pickInputs()
 
-    def onRegisterButton(self):
-        """Start the registration, or cancel the one in progress."""
-        if self._run is not None:
-            self._run.cancel()
-            self.ui.registerButton.setEnabled(False)
-            self.ui.registerButton.setText(_("Cancelling..."))
-            return
-        if not requirements.ensure_torch():
-            return
-        with errors_shown(_("The registration could not be started.")):
-            self._run = self.logic.start(self._settings())
-        if self._run is not None:
-            self._iterations.stop()
-            self._timer.start()
-            self._showProgress()
-            self._updateRegisterButton()
-
     def onCopyAsPython(self):
         """Put the console's equivalent of the Register button on the clipboard."""
         code = self.logic.copyAsPython(self._settings())
@@ -258,90 +239,25 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         print(code)
         slicer.util.showStatusMessage(_("Copied; paste it into the Python console."), 5000)
 
-    def _poll(self):
-        """Called by a timer while a registration runs: bring scene and panel up to date."""
-        run = self._run
-        events = run.poll()
-        if run.session is not self._session and run.session is not None:
-            self._setSession(run.session)
-            slicer.util.resetSliceViews()
-        self._showProgress()
-        if events and run.session is not None:
-            self._iterations.refresh()
-        if run.active:
-            return
-        self._endRun()
-        for event in events:
-            if isinstance(event, Failed):
-                self._dropSession()
-                self._say(_("The last registration failed; the scene is as it was before."))
-                show_error(event.message, event.details)
-            elif isinstance(event, Finished):
-                self._onFinished(run.outcome)
+    def _onBegan(self, session):
+        self._setSession(session)
+        slicer.util.resetSliceViews()
 
-    def _onFinished(self, outcome):
+    def _onEnded(self, outcome):
         if outcome is None:
-            self._dropSession()
-            self._say(_("Cancelled before the first iteration: nothing was changed."))
+            self._session = None  # what the run made is gone already
+            self._setSession(None)
+            if self._parameterNode:
+                self._followOutput()
             return
-        if self._parameterNode is None:  # cancelled by opening another module
-            self.logic.getParameterNode().outputTransform = outcome.transform
-        else:
-            self._parameterNode.outputTransform = outcome.transform
+        node = self._parameterNode or self.logic.getParameterNode()  # None: another module is open
+        node.outputTransform = outcome.transform
         self._evaluation.set_session(self._session)
-        text = (
-            _("Cancelled: the best iteration so far is the result, number {index}.")
-            if (outcome.cancelled)
-            else _("Done in {seconds}. The best iteration is the result, number {index}.")
-        )
-        self._say(text.format(seconds=_duration(outcome.result.seconds), index=outcome.result.best))
-
-    def _endRun(self):
-        self._timer.stop()
-        self._run = None
-        self.ui.progressBar.setVisible(False)
-        self.ui.progressLabel.setVisible(False)
-        self._updateRegisterButton()
-
-    def _showProgress(self):
-        progress = self._run.progress
-        steps = self._session.history.metrics() if self._run.session else []
-        if not steps:
-            parts = [_("Preparing")]
-        else:
-            parts = [_("Iteration {n} of {all}").format(n=progress.done, all=progress.total)]
-            parts.append(_("dissimilarity {d:.4f}").format(d=steps[-1]["dissimilarity"]))
-        parts.append(_("{time} elapsed").format(time=_duration(progress.elapsed)))
-        if progress.remaining is not None:
-            parts.append(_("about {time} left").format(time=_duration(progress.remaining)))
-        ui = self.ui
-        ui.progressBar.setMaximum(progress.total if steps else 0)  # 0: busy
-        ui.progressBar.setValue(progress.done)
-        ui.progressLabel.setText(" \u00b7 ".join(parts))
-        ui.progressBar.setVisible(True)
-        ui.progressLabel.setVisible(True)
-
-    def _say(self, text):
-        """A sentence under the Register button, until something is changed."""
-        self.ui.hintLabel.setText(text)
-        self.ui.hintLabel.setVisible(bool(text))
-
-    def _updateRegisterButton(self):
-        button = self.ui.registerButton
-        if self._run is not None:
-            button.setText(_("Cancel"))
-            button.setToolTip(_("Stop after this iteration and keep the best one so far"))
-            button.setEnabled(True)
-            self._say("")
-            return
-        problem = self._settings().problem() if self._parameterNode else ""
-        button.setText(_("Register"))
-        button.setToolTip(problem or _("Align the moving volume with the fixed one"))
-        button.setEnabled(not problem)
-        self._say(problem)
 
     def _settings(self):
         node = self._parameterNode
+        if not node:
+            return None
         masks = {}
         for role in ("fixed", "moving"):
             mask, segment = getattr(node, role + "Mask"), getattr(node, role + "Segment")
@@ -385,7 +301,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _pickInputs(self):
         node = self._parameterNode
-        if not node or self._run is not None or slicer.mrmlScene.IsBatchProcessing():
+        if not node or self._registration.running or slicer.mrmlScene.IsBatchProcessing():
             return
         volumes = inputs.pick_volumes(
             node.fixedVolume, node.movingVolume, (node.outputVolume, node.outputJacobian)
@@ -402,16 +318,10 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if slicer.mrmlScene.IsBatchProcessing():
             return
         for role in ("fixed", "moving"):
-            selector = getattr(self.ui, role + "SegmentSelector")
-            mask = getattr(node, role + "Mask")
-            segments = mask if mask and mask.IsA("vtkMRMLSegmentationNode") else None
-            selector.setVisible(segments is not None)
-            segment = getattr(node, role + "Segment")
-            selector.setCurrentNode(segments)
-            selector.setCurrentSegmentID(segment)
-        if self._run is None:
+            self._showSegment(role)
+        if not self._registration.running:
             self._followOutput()
-            self._updateRegisterButton()
+            self._registration.refresh()
 
     def _followOutput(self):
         """Show the iterations of the chosen output transform."""
@@ -431,16 +341,23 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._evaluation.set_session(None)
         self._iterations.set_session(session)
 
-    def _dropSession(self):
-        """Forget the session of a run that left nothing; show what was there before."""
-        self._session = None
-        self._setSession(None)
-        if self._parameterNode:
-            self._followOutput()
-
     def _onIteration(self):
-        if self._run is None:
+        if not self._registration.running:
             self._evaluation.update_soon()
+
+    def _showSegment(self, role):
+        selector = getattr(self.ui, role + "SegmentSelector")
+        mask = getattr(self._parameterNode, role + "Mask")
+        mask = mask if mask and mask.IsA("vtkMRMLSegmentationNode") else None
+        segment = getattr(self._parameterNode, role + "Segment")
+        if mask and segment and not mask.GetSegmentation().GetSegment(segment):
+            segment = ""  # another segmentation was chosen
+        blocked = selector.blockSignals(True)
+        selector.setCurrentNode(mask)
+        selector.setCurrentSegmentID(segment)
+        selector.setVisible(mask is not None)
+        selector.blockSignals(blocked)
+        setattr(self._parameterNode, role + "Segment", segment)
 
     def _onSegment(self, role):
         selector = getattr(self.ui, role + "SegmentSelector")
@@ -478,11 +395,6 @@ def _fill(combo, choices, chosen):
         combo.addItem(text, value)
     combo.setCurrentIndex([value for value, _text in choices].index(chosen))
     combo.blockSignals(blocked)
-
-
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):

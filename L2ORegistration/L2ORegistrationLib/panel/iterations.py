@@ -115,12 +115,12 @@ class IterationsPanel:
             parts = [_("Before the registration")]
         elif metrics.get("stage") == "start":
             parts.append(_("the start"))
-        if index == history.result:
-            parts[0] += _(" (the result)")
+        if history.description and index == history.result:  # described once it is finished
+            parts[0] += _(" (result)")
         if "dissimilarity" in metrics:
             parts.append(_("dissimilarity {value:.4f}").format(value=metrics["dissimilarity"]))
         if "error" in metrics:
-            parts.append(_("landmark error {value:.2f} mm").format(value=metrics["error"]))
+            parts.append(_("error {value:.2f} mm").format(value=metrics["error"]))
         return " \u00b7 ".join(parts)
 
     def _on_slider(self, index):

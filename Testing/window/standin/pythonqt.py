@@ -82,8 +82,6 @@ def module() -> types.ModuleType:
         for name in dir(source):
             if name.startswith("Q"):
                 setattr(qt, name, getattr(source, name))
-    for name in ("QTimer", "QAction", "QShortcut"):
-        setattr(qt, name, properties_as_attributes(getattr(qt, name)))
     for name, cls in widgets.items():
         if name.startswith("Q"):
             setattr(qt, name, cls)

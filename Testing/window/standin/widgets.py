@@ -28,7 +28,7 @@ def _value(name, kind, default):
 
 
 class ctkCollapsibleButton(QWidget):  # noqa: N801 (ctk's name)
-    """A titled frame that folds its contents away."""
+    """A titled frame that folds its contents away (clips them: they do not know)."""
 
     contentsCollapsed = Signal(bool)
 
@@ -46,21 +46,9 @@ class ctkCollapsibleButton(QWidget):  # noqa: N801 (ctk's name)
         changed = collapsed != self._collapsed
         self._collapsed = collapsed
         self._header.setArrowType(QtCore.Qt.RightArrow if collapsed else QtCore.Qt.DownArrow)
-        for child in self.findChildren(QtWidgets.QWidget, options=QtCore.Qt.FindDirectChildrenOnly):
-            if child is not self._header:
-                if collapsed:
-                    child.setProperty("shownBefore", not child.isHidden())
-                    child.hide()
-                elif child.property("shownBefore") is not False:
-                    child.show()
         self.setMaximumHeight(_HEADER if collapsed else 16777215)
         if changed:
             self.contentsCollapsed.emit(collapsed)
-
-    def childEvent(self, event):  # noqa: N802 (Qt's name)
-        super().childEvent(event)
-        if event.added() and self.__dict__.get("_collapsed") and event.child().isWidgetType():
-            event.child().hide()
 
     def resizeEvent(self, event):  # noqa: N802 (Qt's name)
         self._header.setGeometry(0, 0, self.width, _HEADER)

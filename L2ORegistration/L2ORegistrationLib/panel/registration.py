@@ -1,0 +1,137 @@
+"""The Register button, which says why it is disabled and becomes Cancel, and the progress below."""
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ..job import Failed, Finished
+from . import requirements
+from .messages import errors_shown, show_error
+
+_POLL_MS = 20
+
+
+class RegistrationPanel:
+    """Runs one registration at a time; the window stays free, because the work is on a thread."""
+
+    def __init__(self, ui, logic, settings, began, stepped, ended):
+        """ui: the widgets of the .ui file; settings(): the Settings now, None when there are none;
+        began(session), stepped(), ended(outcome): called when the first iteration is in the scene,
+        when more are, and after the last; outcome is None where nothing came of it."""
+        self.ui, self.logic = ui, logic
+        self._settings = settings
+        self._began, self._stepped, self._ended = began, stepped, ended
+        self._run = None
+        self._session = None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_POLL_MS)
+        self._timer.timeout.connect(self._poll)
+        ui.registerButton.clicked.connect(lambda *_: self.start_or_cancel())
+
+    @property
+    def running(self):
+        """Whether a registration is in progress."""
+        return self._run is not None
+
+    def start_or_cancel(self):
+        """What the button does."""
+        if self._run is not None:
+            self.cancel()
+        elif requirements.ensure_torch():
+            with errors_shown(_("The registration could not be started.")):
+                self._run = self.logic.start(self._settings())
+                self._timer.start()
+            self.refresh()
+
+    def cancel(self):
+        """End the registration in progress, if there is one, after its iteration; its best stays."""
+        if self._run is not None:
+            self._run.cancel()
+            self.ui.registerButton.setEnabled(False)
+            self.ui.registerButton.setText(_("Cancelling..."))
+
+    def abandon(self):
+        """End it at once and without a result, because the scene goes away."""
+        if self._run is not None:
+            self._run.abandon()
+            self._end(None)
+
+    def refresh(self):
+        """Bring the button up to date with the settings."""
+        button, running = self.ui.registerButton, self._run is not None
+        self.ui.progressBar.setVisible(running)
+        self.ui.progressLabel.setVisible(running)
+        if running:
+            button.setText(_("Cancel"))
+            button.setToolTip(_("Stop after this iteration and keep the best one so far"))
+            button.setEnabled(True)
+            self._say("")
+            self._show_progress()
+            return
+        settings = self._settings()
+        problem = settings.problem() if settings else ""
+        button.setText(_("Register"))
+        button.setToolTip(problem or _("Align the moving volume with the fixed one"))
+        button.setEnabled(settings is not None and not problem)
+        self._say(problem)
+
+    def _poll(self):
+        run = self._run
+        events = run.poll()
+        if run.session is not None and run.session is not self._session:
+            self._session = run.session
+            self._began(run.session)
+        if events and run.session is not None:
+            self._stepped()
+        if run.active:
+            self._show_progress()
+            return
+        self._end(run.outcome)
+        for event in events:
+            if isinstance(event, Failed):
+                self._say(_("The last registration failed; the scene is as it was before."))
+                show_error(event.message, event.details)
+            elif isinstance(event, Finished):
+                self._say(_summary(run.outcome))
+
+    def _end(self, outcome):
+        self._timer.stop()
+        self._run = self._session = None
+        self.refresh()
+        self._ended(outcome)
+
+    def _show_progress(self):
+        progress = self._run.progress
+        steps = self._session.history.metrics() if self._session else []
+        parts = [_("Preparing")]
+        if steps:
+            parts = [
+                _("Iteration {n} of {all}").format(n=progress.done, all=progress.total),
+                _("dissimilarity {value:.4f}").format(value=steps[-1]["dissimilarity"]),
+            ]
+        parts.append(_("{time} elapsed").format(time=_duration(progress.elapsed)))
+        if progress.remaining is not None:
+            parts.append(_("about {time} left").format(time=_duration(progress.remaining)))
+        self.ui.progressBar.setMaximum(progress.total)  # 0, before the first step: busy
+        self.ui.progressBar.setValue(progress.done)
+        self.ui.progressLabel.setText(" \u00b7 ".join(parts))
+
+    def _say(self, text):
+        self.ui.hintLabel.setText(text)
+        self.ui.hintLabel.setVisible(bool(text))
+        slicer.util.showStatusMessage(text, 5000)
+
+
+def _summary(outcome):
+    if outcome is None:
+        return _("Cancelled before the first iteration: nothing was changed.")
+    if outcome.cancelled:
+        text = _("Cancelled. The best iteration so far, number {best}, is the result.")
+    else:
+        text = _("Done in {time}. The best iteration, number {best}, is the result.")
+    return text.format(time=_duration(outcome.result.seconds), best=outcome.result.best)
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    return _("{m} min {s} s").format(m=minutes, s=seconds) if minutes else f"{seconds} s"

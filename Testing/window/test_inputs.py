@@ -1,0 +1,216 @@
+"""What the panel picks by itself, and every reason that it gives for a disabled Register button."""
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from conftest import process_events
+
+
+def add(kind, name):
+    return slicer.mrmlScene.AddNewNodeByClass(kind, name)
+
+
+def volume(name, shape=(6, 6, 6)):
+    node = add("vtkMRMLScalarVolumeNode", name)
+    slicer.util.updateVolumeFromArray(node, np.zeros(shape, np.float32))
+    return node
+
+
+def markups(name, count):
+    node = add("vtkMRMLMarkupsFiducialNode", name)
+    slicer.util.updateMarkupsControlPointsFromArray(node, np.arange(3.0 * count).reshape(-1, 3))
+    return node
+
+
+def reason(panel):
+    process_events()
+    assert panel.ui.registerButton.enabled == (panel.ui.hintLabel.text == "")
+    if panel.ui.hintLabel.text:
+        assert panel.ui.registerButton.toolTip == panel.ui.hintLabel.text
+    return panel.ui.hintLabel.text
+
+
+def test_the_panel_opens_empty(panel):
+    assert reason(panel) == "Choose a fixed volume."
+    assert not panel.ui.progressBar.visible
+    assert panel.ui.iterationsHintLabel.visible and not panel.ui.iterationSlider.enabled
+
+
+def test_volumes_and_landmarks_are_picked_by_name(panel, phantom):
+    assert reason(panel) == ""
+    node = panel._parameterNode
+    assert (node.fixedVolume, node.movingVolume) == (phantom["fixed"], phantom["moving"])
+    assert node.fixedLandmarks is phantom["fixedLandmarks"]
+    assert node.movingLandmarks is phantom["movingLandmarks"]
+    assert panel.ui.fixedVolumeSelector.currentNode() is phantom["fixed"]
+
+
+def test_volumes_without_telling_names_are_picked_in_order(panel):
+    first = volume("CT 1")
+    assert reason(panel) == "Choose a moving volume."
+    second = volume("CT 2")
+    assert reason(panel) == ""
+    node = panel._parameterNode
+    assert (node.fixedVolume, node.movingVolume) == (first, second)
+
+
+def test_label_maps_are_not_picked(panel):
+    label = add("vtkMRMLLabelMapVolumeNode", "moving lungs")
+    slicer.util.updateVolumeFromArray(label, np.zeros((6, 6, 6), np.uint8))
+    assert reason(panel) == "Choose a fixed volume."
+
+
+def test_what_the_user_chose_stays(panel, phantom):
+    process_events()
+    panel.ui.fixedVolumeSelector.setCurrentNode(phantom["moving"])
+    panel.ui.movingVolumeSelector.setCurrentNode(phantom["fixed"])
+    volume("a fixed one")
+    assert reason(panel) == ""
+    assert panel._parameterNode.fixedVolume is phantom["moving"]
+
+
+def same_volume(panel, phantom):
+    panel.ui.movingVolumeSelector.setCurrentNode(phantom["fixed"])
+    return "Fixed and moving volume are the same: choose two different volumes."
+
+
+def no_image(panel, phantom):
+    panel._parameterNode.fixedVolume = add("vtkMRMLScalarVolumeNode", "hollow")
+    return "'hollow' has no image: load it again or choose another volume."
+
+
+def non_linear_parent(panel, phantom):
+    bend = add("vtkMRMLTransformNode", "bend")
+    bend.SetAndObserveTransformFromParent(vtk.vtkThinPlateSplineTransform())
+    phantom["moving"].SetAndObserveTransformNodeID(bend.GetID())
+    panel._parameterNode.parameterNode.Modified()
+    return "non-linear"
+
+
+def sheared(panel, phantom):
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 1, 0.3)
+    tilt = add("vtkMRMLLinearTransformNode", "tilt")
+    tilt.SetMatrixTransformToParent(matrix)
+    phantom["fixed"].SetAndObserveTransformNodeID(tilt.GetID())
+    panel._parameterNode.parameterNode.Modified()
+    return "shear"
+
+
+def half_the_landmarks(panel, phantom):
+    panel.ui.movingLandmarksSelector.setCurrentNode(None)
+    return "Choose the moving landmarks, too, or none at all."
+
+
+def no_landmarks_placed(panel, phantom):
+    panel.ui.fixedLandmarksSelector.setCurrentNode(markups("none yet", 0))
+    return "'none yet' has no landmarks: place some in the image first."
+
+
+def landmarks_that_do_not_match(panel, phantom):
+    panel.ui.fixedLandmarksSelector.setCurrentNode(markups("three", 3))
+    panel.ui.movingLandmarksSelector.setCurrentNode(markups("five", 5))
+    return "landmarks"
+
+
+def start_without_landmarks(panel, phantom):
+    panel.ui.fixedLandmarksSelector.setCurrentNode(None)
+    panel.ui.movingLandmarksSelector.setCurrentNode(None)
+    panel.ui.startComboBox.setCurrentIndex(2)
+    assert panel._parameterNode.start.name == "landmarks"
+    return "Choose fixed and moving landmarks to start from them."
+
+
+def output_is_the_initial_transform(panel, phantom):
+    both = add("vtkMRMLTransformNode", "both")
+    panel.ui.initialTransformSelector.setCurrentNode(both)
+    panel.ui.outputTransformSelector.setCurrentNode(both)
+    return "The output transform is the initial one: choose another output."
+
+
+def fixed_under_the_output(panel, phantom):
+    output = add("vtkMRMLTransformNode", "output")
+    phantom["fixed"].SetAndObserveTransformNodeID(output.GetID())
+    panel.ui.outputTransformSelector.setCurrentNode(output)
+    return "The fixed volume is under the output transform 'output': take it out."
+
+
+def output_under_another(panel, phantom):
+    output, parent = add("vtkMRMLTransformNode", "output"), add("vtkMRMLTransformNode", "parent")
+    output.SetAndObserveTransformNodeID(parent.GetID())
+    panel.ui.outputTransformSelector.setCurrentNode(output)
+    return "The output transform 'output' is under another: take it out."
+
+
+def moving_under_the_initial(panel, phantom):
+    rough = add("vtkMRMLLinearTransformNode", "rough")
+    phantom["moving"].SetAndObserveTransformNodeID(rough.GetID())
+    panel.ui.initialTransformSelector.setCurrentNode(rough)
+    return "The moving volume is already under the initial transform 'rough': take it out"
+
+
+def output_overwrites_an_input(panel, phantom):
+    panel.ui.outputVolumeSelector.setCurrentNode(phantom["moving"])
+    return "The output volume would overwrite an input: choose another."
+
+
+def outputs_are_the_same(panel, phantom):
+    output = add("vtkMRMLScalarVolumeNode", "output")
+    panel.ui.outputVolumeSelector.setCurrentNode(output)
+    panel.ui.outputJacobianSelector.setCurrentNode(output)
+    return "The warped volume and the Jacobian need two different outputs."
+
+
+REASONS = [
+    *(same_volume, no_image, non_linear_parent, sheared, half_the_landmarks, no_landmarks_placed),
+    *(landmarks_that_do_not_match, start_without_landmarks, output_is_the_initial_transform),
+    *(fixed_under_the_output, output_under_another, moving_under_the_initial),
+    *(output_overwrites_an_input, outputs_are_the_same),
+]
+
+
+@pytest.mark.parametrize("wrong", REASONS, ids=lambda wrong: wrong.__name__)
+def test_a_disabled_button_says_why(panel, phantom, wrong):
+    assert reason(panel) == ""
+    expected = wrong(panel, phantom)
+    found = reason(panel)
+    assert expected in found and found.endswith(".")
+
+
+def test_the_initial_transform_may_be_linear(panel, phantom):
+    rough = add("vtkMRMLLinearTransformNode", "rough")
+    process_events()
+    panel.ui.initialTransformSelector.setCurrentNode(rough)
+    assert panel._settings().initialTransform is rough and reason(panel) == ""
+
+
+def test_a_segment_can_be_a_mask(panel, phantom):
+    lungs = add("vtkMRMLSegmentationNode", "lungs")
+    left, right = (lungs.GetSegmentation().AddEmptySegment("", name) for name in ("left", "right"))
+    process_events()
+    selector = panel.ui.fixedSegmentSelector
+    assert not selector.isVisibleTo(panel.parent)
+    panel.ui.fixedMaskSelector.setCurrentNode(lungs)
+    assert panel._settings().fixedMask is lungs  # all segments
+    assert not selector.isHidden()
+    selector.setCurrentSegmentID(right)
+    assert panel._settings().fixedMask == (lungs, right)
+    other = add("vtkMRMLSegmentationNode", "other")
+    other.GetSegmentation().AddEmptySegment("another", "another")
+    panel.ui.fixedMaskSelector.setCurrentNode(other)
+    assert panel._settings().fixedMask is other  # not the segment of that name order
+    panel.ui.fixedMaskSelector.setCurrentNode(None)
+    assert panel._settings().fixedMask is None and selector.isHidden()
+
+
+def test_choices_survive_leaving_and_coming_back(panel, phantom):
+    process_events()
+    panel.ui.methodComboBox.setCurrentIndex(1)
+    panel.ui.iterationsSpinBox.setValue(7)
+    panel.exit()
+    panel.enter()
+    settings = panel._settings()
+    assert (settings.method, settings.iterations) == ("adam", 7)
+    panel.ui.iterationsSpinBox.setValue(0)
+    assert panel._settings().iterations is None

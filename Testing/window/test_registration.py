@@ -1,0 +1,222 @@
+"""From the click on Register to the result: progress, live iterations, cancelling, failing."""
+
+import time
+
+import pytest
+import slicer
+from conftest import SteeredEngine, grid_magnitude, process_events, wait_for
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.scene import run as scene_run
+
+
+def node_ids():
+    scene = slicer.mrmlScene
+    return {scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes())}
+
+
+def finish(panel):
+    wait_for(lambda: not panel._registration.running)
+
+
+def test_three_clicks(panel, phantom, engine, dialogs):
+    process_events()  # the volumes were picked by themselves
+    steered = engine()
+    panel.ui.registerButton.click()
+    finish(panel)
+    assert panel.ui.hintLabel.text == "Done in 2 s. The best iteration, number 5, is the result."
+    transform = panel._parameterNode.outputTransform
+    assert transform.GetName() == "CT moving to CT fixed"
+    true = steered.seen[-1].field
+    assert grid_magnitude(transform) == pytest.approx(abs(true.array).max(), abs=1e-3)
+    assert steered.arguments["fixed"].array.shape == true.grid.shape or steered.arguments
+    assert dialogs == []
+
+
+def test_every_iteration_is_shown_live(panel, phantom, engine):
+    steered = engine(free=False)
+    panel.ui.registerButton.click()
+    process_events(0.1)
+    assert panel.ui.registerButton.text == "Cancel"
+    assert panel.ui.progressBar.visible and panel.ui.progressBar.maximum == 0  # busy
+    assert panel.ui.progressLabel.text.startswith("Preparing")
+    shown = []
+    for index in range(6):
+        steered.go()
+        wait_for(lambda: panel._session and len(panel._session.history) == index + 1)  # noqa: B023
+        shown.append(grid_magnitude(panel._session.history.transform))
+        assert panel.ui.iterationSlider.value == panel.ui.iterationSlider.maximum == index
+        if index < 5:
+            assert panel.ui.progressBar.value == index and panel.ui.progressBar.maximum == 5
+            assert panel.ui.progressLabel.text.startswith(f"Iteration {index} of 5 \u00b7 dissim")
+            assert "elapsed" in panel.ui.progressLabel.text
+        composite = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+        assert composite.GetBackgroundVolumeID() == phantom["fixed"].GetID()
+        assert composite.GetForegroundVolumeID() == panel._session.preview.volume.GetID()
+        assert panel._session.curve.table.GetNumberOfRows() == index + 1
+    assert shown[0] == 0 and shown == sorted(set(shown))
+    finish(panel)
+    assert not panel.ui.progressBar.visible
+
+
+def test_remaining_time_appears(panel, phantom, engine):
+    steered = engine(free=False)
+    panel.ui.registerButton.click()
+    steered.go(4)
+    wait_for(lambda: "left" in panel.ui.progressLabel.text)
+    steered.go(2)
+    finish(panel)
+
+
+def test_cancel_keeps_the_best_so_far(panel, phantom, engine, dialogs):
+    steered = engine(free=False)
+    panel.ui.registerButton.click()
+    steered.go(3)
+    wait_for(lambda: panel._session and len(panel._session.history) == 3)
+    panel.ui.registerButton.click()
+    assert panel.ui.registerButton.text == "Cancelling..."
+    assert not panel.ui.registerButton.enabled
+    steered.go()  # the iteration that was in progress
+    finish(panel)
+    assert panel.ui.hintLabel.text.startswith("Cancelled. The best iteration so far, number 3")
+    assert panel.ui.registerButton.text == "Register" and panel.ui.registerButton.enabled
+    assert grid_magnitude(panel._parameterNode.outputTransform) > 0
+    assert dialogs == []
+
+
+def test_cancel_before_the_first_iteration_changes_nothing(panel, phantom, engine, monkeypatch):
+    before = node_ids()
+
+    class Dawdling(SteeredEngine):
+        def __call__(self, **arguments):
+            time.sleep(0.3)
+            return super().__call__(**arguments)
+
+    steered = Dawdling(engine().pair, free=False)
+    monkeypatch.setattr(panel.logic, "start", lambda s: scene_run.Run(s, factory=steered))
+    panel.ui.registerButton.click()
+    panel.ui.registerButton.click()
+    steered.go()
+    finish(panel)
+    assert panel.ui.hintLabel.text.startswith("Cancelled before the first iteration")
+    assert node_ids() == before
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_failure_leaves_the_scene_as_it_was(panel, phantom, engine, dialogs, at):
+    process_events()
+    before = node_ids()
+    engine(fail={at: RuntimeError("out of luck")})
+    panel.ui.registerButton.click()
+    finish(panel)
+    assert dialogs == ["The registration failed (RuntimeError: out of luck)."]
+    assert panel.ui.hintLabel.text.startswith("The last registration failed")
+    assert node_ids() == before
+    assert not panel.ui.iterationSlider.enabled and panel.ui.registerButton.enabled
+
+
+def test_what_the_user_did_wrong_is_said_in_their_words(panel, phantom, engine, dialogs):
+    engine(fail={0: InputError("The mask is empty: draw it or leave it automatic.")})
+    panel.ui.registerButton.click()
+    finish(panel)
+    assert dialogs == ["The mask is empty: draw it or leave it automatic."]
+
+
+def test_failure_after_success_shows_the_earlier_result_again(registered, engine, dialogs):
+    magnitude = grid_magnitude(registered._parameterNode.outputTransform)
+    engine(fail={2: RuntimeError("out of luck")})
+    registered.ui.registerButton.click()
+    finish(registered)
+    assert len(dialogs) == 1
+    assert registered.ui.iterationSlider.maximum == 5 and registered.ui.iterationSlider.enabled
+    assert grid_magnitude(registered._parameterNode.outputTransform) == magnitude
+
+
+def test_register_again_replaces_the_iterations(registered, engine):
+    engine(steps=4)
+    registered.ui.registerButton.click()
+    finish(registered)
+    assert registered.ui.iterationSlider.maximum == 3
+    assert len(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")) == 1
+
+
+def test_inputs_that_cannot_be_read_are_refused_at_the_click(panel, phantom, engine, dialogs):
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Nothing")
+    engine()
+    panel._parameterNode.fixedMask = empty
+    panel.ui.registerButton.click()
+    process_events()
+    assert dialogs == ["The segmentation 'Nothing' has no segments: add one first."]
+    assert not panel._registration.running and panel.ui.registerButton.text == "Register"
+
+
+def test_deleting_an_input_stops_the_run(panel, phantom, engine, dialogs):
+    steered = engine(free=False)
+    panel.ui.registerButton.click()
+    steered.go(2)
+    wait_for(lambda: panel._session and len(panel._session.history) == 2)
+    slicer.mrmlScene.RemoveNode(phantom["moving"])
+    finish(panel)
+    assert dialogs == ["The registration stopped: 'CT moving' was taken from the scene."]
+    assert slicer.util.getNodesByClass("vtkMRMLSequenceNode") == []
+    steered.go(9)
+
+
+def test_closing_the_scene_stops_the_run(panel, phantom, engine, dialogs):
+    steered = engine(free=False)
+    panel.ui.registerButton.click()
+    steered.go(2)
+    wait_for(lambda: panel._session and len(panel._session.history) == 2)
+    slicer.mrmlScene.Clear()
+    steered.go(9)
+    process_events(0.1)
+    assert not panel._registration.running and dialogs == []
+    assert panel.ui.registerButton.text == "Register"
+    assert panel.ui.hintLabel.text == "Choose a fixed volume."
+    assert slicer.util.getNodesByClass("vtkMRMLTransformNode") == []
+
+
+def test_opening_another_module_ends_the_run_and_keeps_its_best(panel, phantom, engine, dialogs):
+    process_events()
+    steered = engine(free=False)
+    panel.ui.registerButton.click()
+    steered.go(3)
+    wait_for(lambda: panel._session and len(panel._session.history) == 3)
+    panel.parent.isEntered = False
+    panel.exit()
+    steered.go(9)
+    finish(panel)
+    assert dialogs == []
+    panel.parent.isEntered = True
+    panel.enter()
+    assert panel._parameterNode.outputTransform is not None
+    assert panel.ui.iterationSlider.enabled and panel.ui.iterationSlider.maximum >= 2
+
+
+def test_outputs_are_filled(panel, phantom, engine):
+    process_events()
+    for selector in (panel.ui.outputVolumeSelector, panel.ui.outputJacobianSelector):
+        selector.combo.setCurrentIndex(selector.combo.count() - 1)  # "Create new ..."
+        selector._onActivated(selector.combo.count() - 1)
+    assert panel._parameterNode.outputVolume.GetName() == "Warped"
+    engine()
+    panel.ui.registerButton.click()
+    finish(panel)
+    shape = slicer.util.arrayFromVolume(phantom["fixed"]).shape
+    warped = slicer.util.arrayFromVolume(panel._parameterNode.outputVolume)
+    assert warped.shape == shape
+    fixed, moving = (slicer.util.arrayFromVolume(phantom[role]) for role in ("fixed", "moving"))
+    assert abs(warped - fixed).mean() < abs(moving - fixed).mean()
+    jacobian = slicer.util.arrayFromVolume(panel._parameterNode.outputJacobian)
+    assert 0 < jacobian.mean() < 2
+
+
+def test_the_window_stays_responsive(panel, phantom, engine):
+    """The longest time between two moments at which the window could react, all included."""
+    engine(steps=12)
+    beats = [time.monotonic()]
+    panel.ui.registerButton.click()
+    while panel._registration.running:
+        process_events()
+        beats.append(time.monotonic())
+    pauses = [after - before for before, after in zip(beats, beats[1:], strict=False)]
+    assert max(pauses) < 0.25  # a loaded machine; about 0.03 on a free one
