@@ -1,9 +1,8 @@
-"""The iterations live in the scene: exact, independent of the shown node, and kept in saved files."""
+"""The iterations live in the scene: exact, apart from the shown node, and kept in saved files."""
 
 import numpy as np
 import pytest
 import slicer
-
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.scene import transforms
 from L2ORegistrationLib.scene.curve import Curve

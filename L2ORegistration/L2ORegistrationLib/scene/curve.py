@@ -6,7 +6,10 @@ Both are drawn relative to iteration 0, so that they share one axis; the table h
 from __future__ import annotations
 
 import slicer
+import vtk
 
+from .. import evaluation
+from ..landmarks import Landmarks
 from . import nodes
 from .history import PREFIX, History
 
@@ -48,22 +51,33 @@ class Curve:
                 columns[numbers] = values
                 columns[drawn] = [100 * value / (values[0] or 1.0) for value in values]
         nodes.fill_table(self.table, columns)
-        self._columns = columns
         self.mark()
         self._draw([metric for metric in _LINES if _LINES[metric][1] in columns])
 
     def mark(self) -> None:
         """Move the marker to the iteration that the output transform shows. Cheap."""
-        i = self.history.index
-        row = {name: [values[i]] for name, values in self._columns.items() if i < len(values)}
-        nodes.fill_table(self._node("markTable", "vtkMRMLTableNode", "shown iteration"), row)
+        row, table = vtk.vtkTable(), self.table.GetTable()
+        row.DeepCopy(table)
+        row.SetNumberOfRows(0)
+        if self.history.index < table.GetNumberOfRows():
+            row.InsertNextRow(table.GetRow(self.history.index))
+        mark = self._node("markTable", "vtkMRMLTableNode", "shown iteration")
+        mark.SetAndObserveTable(row)
+
+    def show_errors(self, fixed: Landmarks, moving: Landmarks) -> None:
+        """Add the mean error at these landmarks to every iteration and to the chart."""
+        errors = [
+            evaluation.target_registration_error(
+                self.history.field(index), fixed.points, moving.points
+            ).mean()
+            for index in range(len(self.history))
+        ]
+        self.history.add_metric("error", errors)
+        self.update()
 
     def remove(self) -> None:
         """Take all nodes of the curve out of the scene."""
-        for role in _ROLES:
-            node = self.history.browser.GetNodeReference(PREFIX + role)
-            if node is not None and node.GetScene() is not None:
-                node.GetScene().RemoveNode(node)
+        nodes.remove(*(self.history.browser.GetNodeReference(PREFIX + role) for role in _ROLES))
 
     def _draw(self, metrics: list[str]) -> None:
         chart = self.chart

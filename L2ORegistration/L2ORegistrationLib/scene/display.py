@@ -96,13 +96,10 @@ def setGridVisible(transform, visible: bool = True, mode: str = "grid") -> None:
 
 def show_jacobian(node, jacobian: Volume) -> None:
     """Put a Jacobian determinant into a volume node: blue below 1, white at 1, red above."""
-    volumes.set_volume(node, jacobian)
+    volumes.set_volume(node, jacobian, window=(2.0, 1.0))
     display = node.GetDisplayNode()
     colour = nodes.colours(node.GetScene(), "Jacobian determinant", _DIVERGING)
     display.SetAndObserveColorNodeID(colour.GetID())
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevel(2.0, 1.0)
-    display.SetInterpolate(True)
 
 
 def checkerboard(fixed, warped: Volume, node, squares: int = 8) -> None:
@@ -111,8 +108,8 @@ def checkerboard(fixed, warped: Volume, node, squares: int = 8) -> None:
     images = [sitk.Cast(volume.to_image(), sitk.sitkFloat32) for volume in (first, warped)]
     images[1].CopyInformation(images[0])
     mixed = Volume.of_image(sitk.CheckerBoard(*images, [squares] * 3))
-    volumes.set_volume(node, Volume(mixed.array, first.grid), like=fixed)
-    volumes.copy_window(node, fixed)
+    window = volumes.window_of(fixed)
+    volumes.set_volume(node, Volume(mixed.array, first.grid), like=fixed, window=window)
 
 
 def _composites(scene=None) -> list:

@@ -154,15 +154,8 @@ class History:
 
     def remove(self) -> None:
         """Take the iterations out of the scene; the output transform stays and shows the last."""
-        browser, sequence = self.browser, self.sequence
-        scene = browser.GetScene()
-        if scene is None:
-            return
-        if sequence is not None:
-            browser.RemoveSynchronizedSequenceNode(sequence.GetID())
-        scene.RemoveNode(browser)
-        if sequence is not None:
-            scene.RemoveNode(sequence)
+        sequence = self.sequence
+        nodes.remove(self.browser, sequence)  # in this order: without items it would still act
 
     def _item(self, index: int):
         item = self.sequence.GetNthDataNode(index) if 0 <= index < len(self) else None

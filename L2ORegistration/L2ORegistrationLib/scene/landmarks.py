@@ -100,7 +100,7 @@ def evaluate(
     nodes.fill_table(
         summary,
         {
-            "": list(_ROWS),
+            "Statistic": list(_ROWS),
             **{
                 name: [one[row] for row in _ROWS.values()]
                 for name, one in zip(columns, described, strict=True)

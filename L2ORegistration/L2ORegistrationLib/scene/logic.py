@@ -12,6 +12,7 @@ from .. import evaluation
 from ..errors import InputError
 from ..job import Failed, Finished
 from . import display, landmarks, nodes, transforms, volumes
+from .curve import Curve
 from .history import History
 from .run import Outcome, Run
 from .session import Session
@@ -63,7 +64,7 @@ class SceneLogic:
         run = Run(settings, preview=False)
         try:
             while run.active:
-                for event in run.poll():
+                for event in run.poll(most=1):
                     if isinstance(event, Failed):
                         raise _exception(event) from event.error
                     if not isinstance(event, Finished) and onStep and onStep(event) is False:
@@ -111,7 +112,9 @@ class SceneLogic:
         """Iteration `index` (None: the shown one) becomes the result; returns a copy that stays."""
         history = self._history(transform)
         kept = history.keep(index)
-        history.result = history.index if index is None else index
+        if index is not None:
+            history.index = index
+        history.result = history.index
         return kept
 
     def updateOutputs(self, transform, outputVolume=None, outputJacobian=None) -> None:
@@ -121,8 +124,8 @@ class SceneLogic:
             fixed, moving = self._images(transform)
             source = volumes.to_volume(moving, below=transform)
             warped = volumes.warp(source, field, volumes.grid_of(fixed))
-            volumes.set_volume(outputVolume, warped, like=fixed)
-            volumes.copy_window(outputVolume, moving)
+            window = volumes.window_of(moving)
+            volumes.set_volume(outputVolume, warped, like=fixed, window=window)
         if outputJacobian is not None:
             display.show_jacobian(outputJacobian, evaluation.jacobian_determinant(field))
 
@@ -138,6 +141,9 @@ class SceneLogic:
         pairs = landmarks.pairs(fixedLandmarks, movingLandmarks, below=transform)
         moving = transforms.roles(transform)[1]
         grid = None if moving is None else volumes.grid_of(moving, below=transform)
+        history = History.of(transform)
+        if history is not None:
+            Curve(history).show_errors(*pairs)
         return landmarks.evaluate(transforms.field_of(transform), *pairs, transform, grid)
 
     def quality(self, transform, mask=None) -> dict[str, float]:

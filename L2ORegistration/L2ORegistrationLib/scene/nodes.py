@@ -17,6 +17,23 @@ def unique(scene, class_name: str, name: str):
     return scene.AddNewNodeByClass(class_name, scene.GenerateUniqueName(name))
 
 
+def remove(*unwanted) -> None:
+    """Take nodes out of their scene together with their display and storage nodes; None is fine."""
+    for node in unwanted:
+        scene = node.GetScene() if node is not None else None
+        if scene is None:
+            continue
+        helpers = []
+        if hasattr(node, "GetDisplayNode"):
+            helpers += [node.GetNthDisplayNode(i) for i in range(node.GetNumberOfDisplayNodes())]
+        if hasattr(node, "GetStorageNode"):
+            helpers += [node.GetNthStorageNode(i) for i in range(node.GetNumberOfStorageNodes())]
+        scene.RemoveNode(node)
+        for helper in helpers:
+            if helper is not None and helper.GetScene() is scene:
+                scene.RemoveNode(helper)
+
+
 def fill_table(node, columns: dict) -> None:
     """Replace the content of a table node: {column name: numbers or words}, all equally long."""
     table = vtk.vtkTable()

@@ -42,9 +42,7 @@ class Preview:
     def remove(self) -> None:
         """Take what the preview made out of the scene; fine after the scene was closed, too."""
         self.transform.RemoveObserver(self._observed)
-        for node in (self.volume, self._scaled):
-            if node is not None and node.GetScene() is not None:
-                node.GetScene().RemoveNode(node)
+        nodes.remove(self.volume, self._scaled)
 
     def _follow(self, *_) -> None:
         source = transforms.displacement_grid(self.transform)

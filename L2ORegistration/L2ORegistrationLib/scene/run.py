@@ -83,10 +83,11 @@ class Run:
             factory, after=lambda result: _products(result, moving, fixed, *wanted), **arguments
         )
 
-    def poll(self) -> list:
+    def poll(self, most: int | None = None) -> list:
         """The job's events since the last call (Step, Finished, Failed), when the scene shows them.
 
-        Never raises: whatever goes wrong is a Failed, after the scene is as it was before.
+        most: leave further events for the next call. Never raises: whatever goes wrong is a
+        Failed, after the scene is as it was before.
         """
         if not self.active:
             return []
@@ -99,7 +100,7 @@ class Run:
         self._pending += self.job.poll()
         events = []
         until = time.monotonic() + _POLL_SECONDS
-        while self._pending and self.active and time.monotonic() < until:
+        while self._pending and self.active and time.monotonic() < until and len(events) != most:
             event = self._pending.pop(0)
             try:
                 self._take(event)
@@ -181,8 +182,10 @@ class Run:
         history.result = result.best
         self.session.select(result.best)
         if settings.outputVolume is not None:
-            volumes.set_volume(settings.outputVolume, products["warped"], like=settings.fixed)
-            volumes.copy_window(settings.outputVolume, settings.moving)
+            window = volumes.window_of(settings.moving)
+            volumes.set_volume(
+                settings.outputVolume, products["warped"], like=settings.fixed, window=window
+            )
         if settings.outputJacobian is not None:
             display.show_jacobian(settings.outputJacobian, products["jacobian"])
         if self._earlier is not None:  # the iterations of a run that this one replaces
@@ -205,11 +208,12 @@ class Run:
         self.job.cancel()
         if self.session is not None:
             self.session.close()
+            shown = self.session.history.transform
             self.session.history.remove()
+            if shown is not self._before.transform:  # a browser replaces a deleted proxy
+                nodes.remove(shown)
             self.session = None
-        for node in reversed(self._made):
-            if node.GetScene() is not None:
-                node.GetScene().RemoveNode(node)
+        nodes.remove(*reversed(self._made))
         self._made = []
         _put_back(self._before, self._scene)
 

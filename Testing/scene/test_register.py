@@ -1,0 +1,328 @@
+"""A registration from nodes to nodes: what it leaves in the scene, and what it never touches."""
+
+import threading
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import slicer
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.job import Failed, Finished
+from L2ORegistrationLib.scene import run, transforms, volumes
+from L2ORegistrationLib.scene.history import History
+from L2ORegistrationLib.scene.logic import SceneLogic
+from L2ORegistrationLib.scene.run import Run
+from L2ORegistrationLib.scene.settings import Settings
+
+
+@pytest.fixture
+def nodes(kit, add_volume, add_linear, askew):
+    """Fixed and moving volume of different geometry, the moving one under a transform."""
+    fixed = add_volume(kit.image_on(kit.GRIDS["oblique"]), "fixed")
+    moving = add_volume(kit.image_on(kit.GRIDS["anisotropic"]), "moving", add_linear(askew))
+    return fixed, moving
+
+
+@pytest.fixture
+def logic(kit, monkeypatch):
+    """The logic on the small registration of the conftest."""
+    monkeypatch.setattr(run, "RegistrationJob", partial(_job, kit.Trial))
+    return SceneLogic()
+
+
+def _job(trial, factory, **arguments):
+    from L2ORegistrationLib.job import RegistrationJob
+
+    return RegistrationJob(factory or trial, **arguments)
+
+
+def finish(one):
+    events = []
+    until = time.monotonic() + 10
+    while one.active:
+        assert time.monotonic() < until
+        events += one.poll()
+        time.sleep(0.002)
+    return events
+
+
+def listing(scene):
+    return sorted(scene.GetNthNode(i).GetID() for i in range(scene.GetNumberOfNodes()))
+
+
+class TestRegister:
+    def test_leaves_a_transform_with_its_iterations(self, logic, nodes, kit):
+        fixed, moving = nodes
+        seen = []
+        outcome = logic.register(fixed, moving, onStep=seen.append)
+        assert [step.index for step in seen] == [0, 1, 2, 3, 4]
+        field = transforms.field_of(outcome.transform)
+        expected = kit.field_over(kit.GRIDS["oblique"])
+        np.testing.assert_array_equal(field.array, expected.array)
+        assert transforms.roles(outcome.transform) == (fixed, moving)
+        assert outcome.transform.GetName() == "moving to fixed"
+        assert outcome.transform.GetAttribute("L2ORegistration.method") == "trial"
+        assert [m["dissimilarity"] for m in outcome.metrics] == pytest.approx(
+            [1, 0.8, 0.6, 0.4, 0.2]
+        )
+        assert outcome.browser.GetNumberOfItems() == 5
+        assert set(outcome.quality) == {"sdlogj", "folding", "min"}
+        assert not outcome.cancelled
+
+    def test_the_warped_volume_equals_simpleitk(self, logic, nodes, scene):
+        fixed, moving = nodes
+        out = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "warped")
+        jacobian = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "jacobian")
+        outcome = logic.register(fixed, moving, outputVolume=out, outputJacobian=jacobian)
+        source = volumes.to_volume(moving)
+        expected = sitk.Resample(
+            source.to_image(),
+            volumes.to_volume(fixed).to_image(),
+            outcome.result.field.to_transform(),
+            sitk.sitkLinear,
+            float(source.array.min()),
+        )
+        np.testing.assert_array_equal(
+            slicer.util.arrayFromVolume(out), sitk.GetArrayFromImage(expected)
+        )
+        assert volumes.to_volume(out).grid.matches(volumes.grid_of(fixed))
+        lowest = slicer.util.arrayFromVolume(jacobian).min()
+        assert lowest == pytest.approx(outcome.quality["min"], abs=0.01)
+
+    def test_the_warped_volume_is_what_slicer_shows(self, logic, nodes, scene):
+        fixed, moving = nodes
+        out = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "warped")
+        outcome = logic.register(fixed, moving, outputVolume=out)
+        logic.applyTo([moving], outcome.transform)
+        seen = slicer.vtkSlicerVolumesLogic.ResampleVolumeToReferenceVolume(moving, fixed)
+        ours, theirs = (slicer.util.arrayFromVolume(n).astype(float) for n in (out, seen))
+        inside = (theirs != 0) & (ours != ours.min())
+        assert inside.mean() > 0.3
+        assert np.abs(ours - theirs)[inside].max() <= 1  # both round to whole numbers
+
+    def test_nothing_else_changes(self, logic, nodes, scene):
+        fixed, moving = nodes
+        before = [volumes.to_volume(node) for node in nodes]
+        parents = [node.GetParentTransformNode() for node in nodes]
+        logic.register(fixed, moving)
+        assert [node.GetParentTransformNode() for node in nodes] == parents
+        for node, volume in zip(nodes, before, strict=True):
+            np.testing.assert_array_equal(volumes.to_volume(node).array, volume.array)
+        assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 2
+
+    def test_landmarks_are_measured_at_each_iteration(self, logic, nodes, kit, add_points):
+        fixed, moving = nodes
+        field = kit.field_over(kit.GRIDS["oblique"])
+        points = kit.GRIDS["oblique"].to_world(np.random.default_rng(0).uniform(3, 18, (9, 3)))
+        pair = add_points(points), add_points(field.transform_points(points))
+        outcome = logic.register(fixed, moving, fixedLandmarks=pair[0], movingLandmarks=pair[1])
+        errors = [m["error"] for m in outcome.metrics]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[-1] == pytest.approx(0, abs=1e-5)
+        logic.applyTo([pair[1]], outcome.transform)
+        found = logic.evaluate(outcome.transform, *pair)
+        assert found.summary["after"]["max"] == pytest.approx(0, abs=1e-5)
+        assert found.summary["before"]["mean"] == pytest.approx(errors[0])
+
+    def test_into_the_same_transform_again(self, logic, nodes, scene):
+        fixed, moving = nodes
+        first = logic.register(fixed, moving)
+        logic.applyTo([moving], first.transform)
+        count = scene.GetNumberOfNodes()
+        second = logic.register(fixed, moving, outputTransform=first.transform)
+        assert second.transform is first.transform
+        assert scene.GetNumberOfNodes() == count
+        assert History.of(first.transform).browser is second.browser
+
+    def test_stopped_by_its_caller_it_keeps_the_best_so_far(self, logic, nodes):
+        outcome = logic.register(*nodes, onStep=lambda step: step.index < 2)
+        assert outcome.cancelled or len(outcome.metrics) == 5
+        assert len(outcome.metrics) >= 3
+
+    def test_an_error_of_its_caller_puts_the_scene_back(self, logic, nodes, scene):
+        before = listing(scene)
+
+        def stumble(step):
+            raise KeyError("oops")
+
+        with pytest.raises(KeyError):
+            logic.register(*nodes, onStep=stumble)
+        assert listing(scene) == before
+
+    def test_a_failing_engine_raises_and_puts_the_scene_back(
+        self, logic, nodes, kit, scene, monkeypatch
+    ):
+        monkeypatch.setattr(run, "RegistrationJob", partial(_job, partial(kit.Trial, fail_at=2)))
+        before = listing(scene)
+        with pytest.raises(RuntimeError, match="no luck"):
+            logic.register(*nodes)
+        assert listing(scene) == before
+
+
+class TestRun:
+    def test_the_scene_follows_step_by_step(self, nodes, kit, scene):
+        gate = threading.Semaphore(0)
+        one = Run(Settings(*nodes), factory=partial(kit.Trial, gate=gate))
+        before = scene.GetNumberOfNodes()
+        one.poll()
+        assert scene.GetNumberOfNodes() == before and one.session is None
+        for done in range(1, 4):
+            gate.release()
+            while not one.poll():
+                time.sleep(0.001)
+            assert len(one.session.history) == done
+            assert one.session.history.index == done - 1
+        assert one.session.preview.volume.GetName() == "moving warped"
+        one.cancel()
+        gate.release(9)
+        (last,) = [event for event in finish(one) if isinstance(event, Finished)]
+        assert last.cancelled and one.outcome.cancelled
+        assert one.session.history.result == one.session.history.index
+
+    def test_views_show_the_preview_and_get_back_what_they_showed(
+        self, nodes, kit, scene, add_volume
+    ):
+        composite = scene.AddNode(slicer.vtkMRMLSliceCompositeNode())
+        composite.SetBackgroundVolumeID(nodes[1].GetID())
+        gate = threading.Semaphore(2)
+        one = Run(Settings(*nodes), factory=partial(kit.Trial, gate=gate, fail_at=2))
+        while one.session is None:
+            one.poll()
+        assert composite.GetBackgroundVolumeID() == nodes[0].GetID()
+        assert composite.GetForegroundVolumeID() == one.session.preview.volume.GetID()
+        gate.release(9)
+        assert isinstance(finish(one)[-1], Failed)
+        assert composite.GetBackgroundVolumeID() == nodes[1].GetID()
+        assert composite.GetForegroundVolumeID() is None
+
+    def test_a_failed_run_leaves_everything_as_it_was(self, nodes, kit, scene):
+        out = scene.AddNewNodeByClass("vtkMRMLTransformNode", "mine")
+        earlier = SceneLogic()
+        first = Run(Settings(*nodes, outputTransform=out), factory=kit.Trial, preview=False)
+        finish(first)
+        first.session.select(2)
+        before, field = listing(scene), transforms.field_of(out).array
+        attributes = {name: out.GetAttribute(name) for name in out.GetAttributeNames()}
+        second = Run(Settings(*nodes, outputTransform=out), factory=partial(kit.Trial, fail_at=1))
+        assert isinstance(finish(second)[-1], Failed)
+        assert listing(scene) == before
+        np.testing.assert_array_equal(transforms.field_of(out).array, field)
+        assert {name: out.GetAttribute(name) for name in out.GetAttributeNames()} == attributes
+        session = earlier.restore(out)
+        session.select(4)
+        assert not np.array_equal(transforms.field_of(out).array, field)
+
+    @pytest.mark.parametrize("which", ["fixed", "moving", "transform", "browser"])
+    def test_a_deleted_node_ends_it_cleanly(self, nodes, kit, scene, which):
+        gate = threading.Semaphore(2)
+        before = [*listing(scene), "and one more"]
+        one = Run(Settings(*nodes), factory=partial(kit.Trial, gate=gate))
+        while one.session is None or len(one.session.history) < 2:
+            one.poll()
+        history = one.session.history
+        node = {
+            "fixed": nodes[0],
+            "moving": nodes[1],
+            "transform": history.transform,
+            "browser": history.browser,
+        }[which]
+        scene.RemoveNode(node)
+        (event,) = one.poll()
+        gate.release(9)
+        assert isinstance(event, Failed) and "was taken from the scene" in event.message
+        assert not one.active
+        assert set(listing(scene)) < set(before)
+
+    def test_closing_the_scene_ends_it_cleanly(self, nodes, kit, scene):
+        gate = threading.Semaphore(2)
+        one = Run(Settings(*nodes), factory=partial(kit.Trial, gate=gate))
+        while one.session is None:
+            one.poll()
+        scene.Clear(1)
+        (event,) = one.poll()
+        gate.release(9)
+        assert isinstance(event, Failed) and not one.active
+        assert one.poll() == []
+
+    def test_cancelled_before_the_first_step_nothing_is_there(self, nodes, kit, scene):
+        gate = threading.Semaphore(0)
+        before = listing(scene)
+        one = Run(Settings(*nodes), factory=partial(kit.Trial, gate=gate, fail_at=0))
+        one.cancel()
+        gate.release(9)
+        finish(one)
+        assert listing(scene) == before and one.outcome is None
+
+
+class TestIterations:
+    @pytest.fixture
+    def outcome(self, logic, nodes):
+        return logic.register(*nodes)
+
+    def test_keep_one(self, logic, outcome, kit):
+        kept = logic.keepIteration(outcome.transform, 2)
+        full = kit.field_over(kit.GRIDS["oblique"])
+        np.testing.assert_allclose(
+            transforms.field_of(kept).array, full.scaled(0.5).array, atol=1e-6
+        )
+        history = History.of(outcome.transform)
+        assert history.result == 2 and history.index == 2
+        with pytest.raises(InputError, match="run Register first"):
+            logic.keepIteration(kept)
+
+    def test_outputs_of_another_one(self, logic, outcome, nodes, scene):
+        out = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "warped")
+        jacobian = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "jacobian")
+        session = logic.restore(outcome.transform)
+        session.select(0)
+        logic.updateOutputs(outcome.transform, out, jacobian)
+        assert (slicer.util.arrayFromVolume(jacobian) == 1).all()
+        zero = volumes.warp(
+            volumes.to_volume(nodes[1]),
+            outcome.result.field.scaled(0),
+            volumes.grid_of(nodes[0]),
+        )
+        np.testing.assert_array_equal(slicer.util.arrayFromVolume(out), zero.array)
+        session.close()
+
+    def test_landmarks_placed_afterwards_join_the_curve(self, logic, outcome, kit, add_points):
+        field = kit.field_over(kit.GRIDS["oblique"])
+        points = np.zeros((1, 3))
+        session = logic.restore(outcome.transform)
+        pair = add_points(points), add_points(field.transform_points(points))
+        logic.evaluate(outcome.transform, *pair)
+        errors = [m["error"] for m in session.history.metrics()]
+        assert errors[0] > errors[-1] == pytest.approx(0, abs=1e-5)
+        session.close()
+
+    def test_quality_in_a_mask(self, logic, outcome, nodes):
+        found = logic.quality(outcome.transform, nodes[0])
+        assert found["folding"] == 0 and found["sdlogj"] > 0
+
+
+class TestApply:
+    def test_a_linear_parent_stays_in_between(self, logic, scene, kit, nodes, add_points, askew):
+        outcome = logic.register(*nodes)
+        moving = nodes[1]
+        rigid = moving.GetParentTransformNode()
+        free = add_points(np.ones((2, 3)))
+        assert logic.applyTo([moving, free], outcome.transform) == [moving, free]
+        assert free.GetParentTransformNode() is outcome.transform
+        between = moving.GetParentTransformNode()
+        assert between is not rigid and rigid.GetParentTransformNode() is None
+        assert between.GetParentTransformNode() is outcome.transform
+        np.testing.assert_allclose(
+            transforms.world_matrix(moving, outcome.transform), askew, atol=1e-9
+        )
+        assert logic.applyTo([moving, free], outcome.transform) == []
+
+    def test_under_another_deformation_it_is_refused(self, logic, scene, kit, nodes, add_points):
+        outcome = logic.register(*nodes)
+        other = scene.AddNewNodeByClass("vtkMRMLTransformNode", "bent")
+        transforms.set_field(other, kit.field_over(kit.GRIDS["straight"]))
+        points = add_points(np.ones((2, 3)))
+        points.SetAndObserveTransformNodeID(other.GetID())
+        with pytest.raises(InputError, match="non-linear transform 'bent'"):
+            logic.applyTo([points], outcome.transform)
