@@ -63,7 +63,7 @@ def test_transforms_that_would_count_twice(fixed, moving, add_linear, output):
 
 def test_options(fixed, moving):
     assert "choose l2o or adam" in Settings(fixed, moving, method="magic").problem()
-    assert "affine, box" in Settings(fixed, moving, start="magic").problem()
+    assert "search, affine" in Settings(fixed, moving, start="magic").problem()
     assert "1 or more" in Settings(fixed, moving, iterations=0).problem()
 
 

@@ -12,7 +12,7 @@ from ..geometry import Grid
 from . import landmarks, transforms, volumes
 
 METHODS = ("l2o", "adam")
-STARTS = ("affine", "box", "none", "landmarks")
+STARTS = ("search", "affine", "box", "none", "landmarks")
 _INITIAL_SPACING = 4.0  # mm, of a non-linear initial transform
 _INITIAL_MARGIN = 20.0
 
@@ -40,8 +40,9 @@ class Settings:
     movingLandmarks: Any = None
     outputJacobian: Any = None
     model: str | None = None
-    start: str = "affine"
+    start: str = "search"
     threads: int | None = None
+    spacing: float | None = None
 
     def problem(self) -> str:
         """Why the registration cannot start, as a sentence, or "". No voxels are read."""
@@ -98,6 +99,8 @@ class Settings:
             "device": self.device,
             "threads": self.threads,
         }
+        if self.spacing is not None:
+            arguments["spacing"] = self.spacing
         if self.start == "landmarks":
             arguments["landmarks"] = tuple(one.points for one in self.landmark_pairs())
         return arguments
