@@ -5,7 +5,6 @@ import time
 from types import SimpleNamespace
 
 import pytest
-
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.job import Failed, Finished, RegistrationJob
 

@@ -1,7 +1,7 @@
 """Registration between nodes of a MRML scene: no Qt, no application, testable anywhere.
 
 Everything outside this package is in LPS; only ``transforms.ras_lps`` crosses over. What Slicer's
-console sees is camelCase, the rest PEP 8. Wrong input raises InputError with a sentence for the user.
+console sees is camelCase, the rest PEP 8. Wrong input raises InputError with a sentence for users.
 
 settings    Settings: nodes and options; problem() says why Register is disabled
 logic       SceneLogic: the module's logic; start(), register(), applyTo(), evaluate(), ...

@@ -70,12 +70,13 @@ class Run:
         self.outcome: Outcome | None = None
         self.active = True
         self._preview = preview
-        self._scene = settings.fixed and settings.fixed.GetScene()
         arguments = settings.engine_arguments()
+        self._scene = settings.fixed.GetScene()
         self._landmarks = settings.landmark_pairs()
         self._must_stay = settings.inputs()
         self._made: list = []
         self._before = _Before()
+        self._earlier: History | None = None  # the iterations of a run that this one replaces
         self._pending: list = []
         moving, fixed = arguments["moving"], arguments["fixed"].grid
         wanted = settings.outputVolume is not None, settings.outputJacobian is not None
@@ -188,7 +189,7 @@ class Run:
             )
         if settings.outputJacobian is not None:
             display.show_jacobian(settings.outputJacobian, products["jacobian"])
-        if self._earlier is not None:  # the iterations of a run that this one replaces
+        if self._earlier is not None:
             Curve(self._earlier).remove()
             self._earlier.remove()
         self.active = False
