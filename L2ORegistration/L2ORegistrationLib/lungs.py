@@ -134,7 +134,7 @@ def _hounsfield(array: np.ndarray, blocks: _Blocks) -> tuple[np.ndarray, np.ndar
         padding |= values < _PADDING
         hu += np.clip(values, -1024, 300)
     hu = blocks.orient(hu / len(samples))
-    # Some files pad with the value of the emptiest air.
+    # Some files pad with the value of the emptiest air, which the smallest bulla may have too.
     padding = blocks.orient(padding) | ndimage.binary_dilation(_reaching_sides(hu <= -1024))
     hu = ndimage.gaussian_filter(hu, [1.5 / s for s in blocks.spacing], truncate=2)
     return hu, padding
@@ -154,10 +154,12 @@ def _sides(array: np.ndarray) -> np.ndarray:
 
 
 def _reaching_sides(mask: np.ndarray) -> np.ndarray:
-    """The connected parts of a mask that reach the left, right, front or back face."""
-    labels, _ = ndimage.label(mask)
-    at_sides = np.unique(_sides(labels))
-    return np.isin(labels, at_sides[at_sides > 0])
+    """The parts of a mask, each > 0.2 % of the image, at the left, right, front or back face."""
+    labels, count = ndimage.label(mask)
+    at_sides = np.zeros(count + 1, bool)
+    at_sides[_sides(labels)] = True
+    at_sides[0] = False
+    return (at_sides & (np.bincount(labels.ravel()) > 0.002 * mask.size))[labels]
 
 
 def _find_lungs(
