@@ -2,6 +2,7 @@
 
 import enum
 import os
+import sys
 from typing import Annotated, Union
 
 import qt
@@ -36,6 +37,7 @@ _PAPER = (
     "Learning iterative optimisation for deformable image registration with recurrent "
     "convolutional networks"
 )
+_Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007 (Slicer 5.8)
 _HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
 
 
@@ -135,8 +137,8 @@ class L2ORegistrationParameterNode:
 
     fixedVolume: vtkMRMLScalarVolumeNode
     movingVolume: vtkMRMLScalarVolumeNode
-    fixedMask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007 (Slicer 5.8)
-    movingMask: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007
+    fixedMask: _Mask
+    movingMask: _Mask
     fixedSegment: str = ""
     movingSegment: str = ""
     fixedLandmarks: vtkMRMLMarkupsFiducialNode
@@ -239,6 +241,12 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         print(code)
         slicer.util.showStatusMessage(_("Copied; paste it into the Python console."), 5000)
 
+    def onReload(self):
+        """For developers: Slicer reads only the module's file again, this the library as well."""
+        for name in [name for name in sys.modules if name.startswith("L2ORegistrationLib")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
     def _onBegan(self, session):
         self._setSession(session)
         slicer.util.resetSliceViews()
@@ -314,7 +322,6 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onModified(self, caller=None, event=None):
         """Something was chosen: follow it."""
-        node = self._parameterNode
         if slicer.mrmlScene.IsBatchProcessing():
             return
         for role in ("fixed", "moving"):
@@ -408,10 +415,11 @@ class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):
         from L2ORegistrationLib.engine.devices import available_devices
         from L2ORegistrationLib.engine.models import available_models
 
-        devices = [
-            (name, _("{device}, {free} MB free").format(device=text, free=round(free)))
-            for name, text, free in available_devices()
-        ]
+        devices = []
+        for name, text, free in available_devices():
+            if free is not None:
+                text = _("{device} \u00b7 {free} MB free").format(device=text, free=free)
+            devices.append((name, text))
         return devices, [(card.name, card.name) for card in available_models()]
 
 

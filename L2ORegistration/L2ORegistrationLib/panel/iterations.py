@@ -68,13 +68,12 @@ class IterationsPanel:
         """End everything that runs on its own: playback, flicker, reveal, the shown grid."""
         for button in ("play", "flicker", "reveal", "grid", "arrows"):
             getattr(self.ui, button + "Button").setChecked(False)
-        _set(self.ui.strengthSlider, 1.0)
+        self.ui.strengthSlider.value = 1.0
 
     def refresh(self):
         """Bring the widgets to what the browser shows, whoever moved it."""
         ui, session = self.ui, self.session
-        there = session is not None and session.history.sequence is not None
-        count = len(session.history) if there else 0
+        count = len(session.history) if self._transform() is not None else 0
         for name in (
             *("previousButton", "playButton", "nextButton", "iterationSlider", "gridButton"),
             *("arrowsButton", "curveButton", "keepButton", "applyToButton", "applyToSelector"),
@@ -106,6 +105,11 @@ class IterationsPanel:
         """The warped volume half transparent over the fixed one."""
         self._stop_comparing()
         display.showBlend(self.fixed, self.session.preview.volume)
+
+    def _transform(self):
+        """The output transform, None without a session or after its nodes were removed."""
+        there = self.session is not None and self.session.history.sequence is not None
+        return self.session.history.transform if there else None
 
     def _description(self, index):
         history = self.session.history
@@ -185,8 +189,9 @@ class IterationsPanel:
         if on:
             other = self.ui.arrowsButton if mode == "grid" else self.ui.gridButton
             other.setChecked(False)
-        if self.session is not None and self.session.history.transform is not None:
-            display.setGridVisible(self.session.history.transform, on, mode)
+        transform = self._transform()
+        if transform is not None:
+            display.setGridVisible(transform, on, mode)
 
     def _show_curve(self):
         slicer.modules.plots.logic().ShowChartInLayout(self.session.curve.chart)
@@ -218,9 +223,3 @@ def _timer(interval, slot):
     timer.setInterval(interval)
     timer.timeout.connect(slot)
     return timer
-
-
-def _set(widget, value):
-    blocked = widget.blockSignals(True)
-    widget.value = value
-    widget.blockSignals(blocked)

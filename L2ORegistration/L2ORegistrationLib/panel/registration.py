@@ -44,7 +44,7 @@ class RegistrationPanel:
             self.refresh()
 
     def cancel(self):
-        """End the registration in progress, if there is one, after its iteration; its best stays."""
+        """End the registration in progress, if any, after its iteration; its best is kept."""
         if self._run is not None:
             self._run.cancel()
             self.ui.registerButton.setEnabled(False)

@@ -105,6 +105,7 @@ def start() -> Application:
     if hasattr(slicer, "app"):
         return slicer.app
     QtWidgets.QApplication.instance() or QtWidgets.QApplication([])
+    pythonqt.keep_singletons_alive()
     sys.modules["ctk"] = widgets.ctk_module()
     widgets.add_to_slicer()
     sys.modules["qt"] = pythonqt.module()

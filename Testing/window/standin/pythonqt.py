@@ -1,5 +1,6 @@
 """PySide6 dressed as PythonQt's `qt`: properties read and write as attributes, .ui files load."""
 
+import ctypes
 import sys
 import traceback
 import types
@@ -73,6 +74,17 @@ class UiLoader(QtUiTools.QUiLoader):
         widget = super().load(buffer, parent)
         widget.sceneReceivers = [widget.findChild(QtWidgets.QWidget, name) for name in receivers]
         return widget
+
+
+def keep_singletons_alive() -> None:
+    """PySide6 6.12.0 gives away None, True and False as if they were immortal.
+
+    They are since Python 3.12; before, Python aborts some thousand signals later. So here they
+    become nearly so, by raising their reference counts, which is what an object begins with.
+    """
+    if sys.version_info < (3, 12):
+        for value in (None, True, False):
+            ctypes.c_ssize_t.from_address(id(value)).value += 1 << 40
 
 
 def module() -> types.ModuleType:

@@ -111,8 +111,11 @@ def _plain(kind):
 
 
 def _is_node(kind):
-    kinds = typing.get_args(kind) or (kind,)
-    return all(isinstance(k, type) and issubclass(k, slicer.vtkMRMLNode) for k in kinds)
+    return all(isinstance(k, type) and issubclass(k, slicer.vtkMRMLNode) for k in _kinds(kind))
+
+
+def _kinds(kind):
+    return [k for k in typing.get_args(kind) or (kind,) if k is not type(None)]
 
 
 def _parameter(name, kind, default):
@@ -148,8 +151,7 @@ class _Binding:
         self.busy = False
         types_ = {cls.__name__ for cls in type(widget).__mro__}
         if _is_node(self.kind):
-            kinds = typing.get_args(self.kind) or (self.kind,)
-            widget.nodeTypes = [k.__name__ for k in kinds]
+            widget.nodeTypes = [k.__name__ for k in _kinds(self.kind)]
             self.signal, self.get, self.set = (
                 widget.currentNodeChanged,
                 widget.currentNode,

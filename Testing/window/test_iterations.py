@@ -1,0 +1,237 @@
+"""Walking through the iterations afterwards, and what can be seen and kept on the way."""
+
+import time
+
+import numpy as np
+import pytest
+import slicer
+from conftest import grid_magnitude, process_events, wait_for
+from L2ORegistrationLib.scene import transforms
+from PySide6 import QtCore, QtTest
+
+COMPOSITES = "vtkMRMLSliceCompositeNode"
+
+
+def shown(panel):
+    """The largest displacement of the output transform, as a share of the last iteration's."""
+    history = panel._session.history
+    last = abs(history.field(len(history) - 1).array).max()
+    return grid_magnitude(history.transform) / last
+
+
+def composites():
+    return slicer.util.getNodesByClass(COMPOSITES)
+
+
+def test_the_slider_moves_transform_preview_and_marker(registered):
+    ui, session = registered.ui, registered._session
+    assert ui.iterationSlider.value == 5 and shown(registered) == pytest.approx(1)
+    for index in (0, 3, 1):
+        ui.iterationSlider.setValue(index)
+        assert shown(registered) == pytest.approx(index / 5, abs=1e-6)
+        assert session.history.browser.GetSelectedItemNumber() == index
+        marked = session.curve._node("markTable", "vtkMRMLTableNode", "").GetTable()
+        assert marked.GetValue(0, 0).ToFloat() == index
+    assert session.preview.volume.GetParentTransformNode() is session.history.transform
+
+
+def test_each_iteration_tells_its_metrics(registered):
+    ui = registered.ui
+    assert ui.iterationLabel.text.startswith(
+        "Iteration 5 of 5 (result) \u00b7 dissimilarity 0.1000"
+    )
+    ui.iterationSlider.setValue(0)
+    assert ui.iterationLabel.text.startswith("Before the registration \u00b7 dissimilarity 1.0000")
+    ui.iterationSlider.setValue(1)
+    assert "the start" in ui.iterationLabel.text and "mm" in ui.iterationLabel.text
+
+
+def test_buttons_and_arrow_keys_step(registered):
+    ui = registered.ui
+    ui.previousButton.click()
+    assert ui.iterationSlider.value == 4
+    ui.nextButton.click()
+    assert ui.iterationSlider.value == 5
+    for key, value in ((QtCore.Qt.Key_Left, 4), (QtCore.Qt.Key_Left, 3), (QtCore.Qt.Key_Right, 4)):
+        QtTest.QTest.keyClick(ui.iterationSlider, key)
+        assert ui.iterationSlider.value == value and registered._session.history.index == value
+
+
+def test_the_sequence_browser_moves_the_slider(registered):
+    registered._session.history.browser.SetSelectedItemNumber(2)
+    assert registered.ui.iterationSlider.value == 2
+
+
+def test_play_runs_from_the_start_and_stops_at_the_end(registered):
+    ui = registered.ui
+    registered._iterations._play_timer.setInterval(5)
+    ui.playButton.click()
+    assert ui.playButton.text == "Stop" and ui.iterationSlider.value == 0
+    wait_for(lambda: not ui.playButton.checked)
+    assert ui.iterationSlider.value == 5 and ui.playButton.text == "Play"
+    ui.playButton.click()
+    ui.playButton.click()
+    process_events(0.02)
+    assert ui.iterationSlider.value == 0
+
+
+def test_a_step_takes_less_than_a_tenth_of_a_second(registered):
+    seconds = []
+    for index in (4, 3, 2, 1, 0, 5):
+        began = time.monotonic()
+        registered.ui.iterationSlider.setValue(index)
+        process_events()
+        seconds.append(time.monotonic() - began)
+    assert np.median(seconds) < 0.1
+
+
+def test_strength_fades_the_preview_only(registered):
+    session = registered._session
+    registered.ui.strengthSlider.setValue(0.5)
+    assert session.strength == 0.5 and shown(registered) == pytest.approx(1)
+    parent = session.preview.volume.GetParentTransformNode()
+    assert parent is not session.history.transform
+    point = session.history.field(5).grid.to_world([4, 4, 4])
+    half, full = (
+        np.subtract(_from_world(node, transforms.ras_lps(point)), transforms.ras_lps(point))
+        for node in (parent, session.history.transform)
+    )
+    assert half == pytest.approx(0.5 * full, abs=1e-4)
+
+
+def _from_world(node, point):
+    return node.GetTransformFromParent().TransformPoint(point)
+
+
+def test_blend_and_side_by_side(registered, phantom):
+    warped = registered._session.preview.volume.GetID()
+    registered.ui.blendButton.click()
+    assert {node.GetForegroundVolumeID() for node in composites()} == {warped}
+    assert {node.GetForegroundOpacity() for node in composites()} == {0.5}
+    registered.ui.sideBySideButton.click()
+    backgrounds = {node.GetLayoutName(): node.GetBackgroundVolumeID() for node in composites()}
+    assert backgrounds["Yellow"] == warped and backgrounds["Red"] == phantom["fixed"].GetID()
+    assert all(node.GetLinkedControl() for node in composites())
+
+
+def test_flicker_alternates_until_something_else_is_chosen(registered):
+    ui = registered.ui
+    registered._iterations._flicker_timer.setInterval(5)
+    ui.flickerButton.click()
+    seen = set()
+    wait_for(lambda: seen.add(composites()[0].GetForegroundOpacity()) or len(seen) == 2)
+    assert seen == {0.0, 1.0}
+    ui.blendButton.click()
+    assert not ui.flickerButton.checked
+    process_events(0.03)
+    assert composites()[0].GetForegroundOpacity() == 0.5
+
+
+def test_checkerboard_is_one_volume_that_is_used_again(registered, phantom):
+    registered.ui.checkerboardButton.click()
+    board = slicer.util.getNode("Checkerboard")
+    assert composites()[0].GetBackgroundVolumeID() == board.GetID()
+    fixed = slicer.util.arrayFromVolume(phantom["fixed"])
+    assert np.mean(slicer.util.arrayFromVolume(board) == fixed) > 0.4
+    registered.ui.checkerboardButton.click()
+    assert len(slicer.util.getNodes("Checkerboard*")) == 1
+
+
+def test_reveal_is_offered_where_compare_volumes_exists(registered):
+    assert registered.ui.revealButton.isHidden()  # not in this stand-in
+
+
+def test_grid_and_arrows_exclude_each_other(registered):
+    ui, display = registered.ui, slicer.vtkMRMLTransformDisplayNode
+    ui.gridButton.click()
+    node = registered._session.history.transform.GetDisplayNode()
+    assert node.GetVisibility2D() and node.GetVisualizationMode() == display.VIS_MODE_GRID
+    ui.arrowsButton.click()
+    assert not ui.gridButton.checked
+    assert node.GetVisibility2D() and node.GetVisualizationMode() == display.VIS_MODE_GLYPH
+    ui.arrowsButton.click()
+    assert not node.GetVisibility2D()
+
+
+def test_the_curve_opens_in_a_plot_view(registered):
+    registered.ui.curveButton.click()
+    (view,) = slicer.util.getNodesByClass("vtkMRMLPlotViewNode") or [None]
+    chart = registered._session.curve.chart
+    assert view is None or view.GetPlotChartNodeID() == chart.GetID()
+    assert chart.GetNumberOfPlotSeriesNodes() == 4
+
+
+def test_keep_makes_an_iteration_the_result(registered):
+    ui = registered.ui
+    volume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Warped")
+    registered._parameterNode.outputVolume = volume
+    ui.iterationSlider.setValue(3)
+    ui.keepButton.click()
+    assert ui.iterationLabel.text.startswith("Iteration 3 of 5 (result)")
+    kept = slicer.util.getNode("*iteration 3*")
+    ui.iterationSlider.setValue(5)
+    assert grid_magnitude(kept) == pytest.approx(
+        0.6 * grid_magnitude(registered._session.history.transform), rel=1e-5
+    )
+    assert volume.GetImageData() is not None
+
+
+def test_apply_to_puts_what_is_ticked_under_the_transform(registered, phantom):
+    ui = registered.ui
+    ui.applyToButton.click()
+    assert slicer.app.window.statusBar().currentMessage().startswith("Tick what shall follow")
+    dose = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "dose")
+    ui.applyToSelector.setCheckState(phantom["movingLandmarks"], 2)
+    ui.applyToSelector.setCheckState(dose, 2)
+    ui.applyToButton.click()
+    transform = registered._session.history.transform
+    for node in (dose, phantom["movingLandmarks"]):
+        assert node.GetParentTransformNode() is transform
+    assert phantom["moving"].GetParentTransformNode() is None
+    assert "dose" in slicer.app.window.statusBar().currentMessage()
+
+
+def test_what_cannot_follow_is_said(registered, phantom, dialogs):
+    bend = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bend")
+    transforms.set_field(bend, registered._session.history.field(3))
+    phantom["movingLandmarks"].SetAndObserveTransformNodeID(bend.GetID())
+    registered.ui.applyToSelector.setCheckState(phantom["movingLandmarks"], 2)
+    registered.ui.applyToButton.click()
+    assert len(dialogs) == 1 and "bend" in dialogs[0]
+
+
+def test_comparing_without_the_moving_volume_is_refused(registered, phantom, dialogs):
+    slicer.mrmlScene.RemoveNode(phantom["moving"])
+    registered.ui.checkerboardButton.click()
+    assert len(dialogs) == 1 and "no longer in the scene" in dialogs[0]
+
+
+def test_another_output_transform_shows_its_own_iterations(registered, engine):
+    first = registered._parameterNode.outputTransform
+    registered.ui.outputTransformSelector.setCurrentNode(None)
+    assert not registered.ui.iterationSlider.enabled
+    engine(steps=3)
+    registered.ui.registerButton.click()
+    wait_for(lambda: not registered._registration.running)
+    assert registered.ui.iterationSlider.maximum == 2
+    registered.ui.outputTransformSelector.setCurrentNode(first)
+    assert registered.ui.iterationSlider.maximum == 5
+
+
+def test_leaving_the_module_stops_what_moves(registered):
+    registered.ui.playButton.click()
+    registered.ui.flickerButton.click()
+    registered.exit()
+    assert not registered.ui.playButton.checked and not registered.ui.flickerButton.checked
+    registered.enter()
+    assert registered.ui.iterationSlider.maximum == 5
+
+
+def test_a_new_registration_starts_from_a_clean_view(registered, engine):
+    registered.ui.gridButton.click()
+    registered.ui.strengthSlider.setValue(0.2)
+    engine(fail={2: RuntimeError("out of luck")})
+    registered.ui.registerButton.click()
+    wait_for(lambda: not registered._registration.running)
+    assert not registered.ui.gridButton.checked and registered.ui.strengthSlider.value == 1
+    assert registered._session.strength == 1

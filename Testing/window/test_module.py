@@ -1,0 +1,209 @@
+"""The module in its application: help, sample data, PyTorch, console, scenes, reloading."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import slicer
+from conftest import grid_magnitude, process_events, wait_for
+from standin import application, widgets
+
+READY = "L2ORegistrationLib.panel.requirements.torch_ready"
+
+
+def test_slicer_can_list_it(app):
+    application.load_module()
+    described = app.module("L2ORegistration")
+    assert described.title == "L2O Registration" and described.categories == ["Registration"]
+    assert "Three clicks" in described.helpText and "research" in described.helpText
+    assert "Learning iterative optimisation" in described.acknowledgementText
+
+
+def test_sample_data_are_offered_and_made_here(panel, monkeypatch):
+    offered = []
+    logic = types.SimpleNamespace(
+        registerCustomSampleDataCategory=lambda name, title: offered.append(title),
+        registerCustomSampleDataSource=lambda **source: offered.append(source),
+    )
+    monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
+    slicer.app.emit("startupCompleted()")
+    title, source = offered[-2:]
+    assert title == "L2O Registration" and open(source["thumbnailFileName"], "rb").read(4)
+    nodes = source["customDownloader"](source)
+    process_events()
+    assert len(nodes) == 4 and all(node.GetScene() for node in nodes)
+    assert panel.ui.registerButton.enabled  # volumes and landmarks were picked
+    assert panel._parameterNode.fixedLandmarks and panel._parameterNode.movingLandmarks
+
+
+@pytest.fixture
+def no_torch(monkeypatch):
+    monkeypatch.setattr(READY, lambda: False)
+    monkeypatch.delitem(sys.modules, "PyTorchUtils", raising=False)
+
+
+def offer_torch(monkeypatch, install):
+    """A PyTorch extension whose installTorch is `install`."""
+    logic = types.SimpleNamespace(installTorch=install)
+    module = types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic)
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
+
+
+def test_without_the_pytorch_extension_the_user_is_told(panel, engine, dialogs, no_torch):
+    engine()
+    panel.ui.registerButton.click()
+    assert len(dialogs) == 1 and "Install the 'PyTorch' extension" in dialogs[0]
+    assert not panel._registration.running and panel.ui.registerButton.enabled
+
+
+def test_torch_is_installed_on_register_after_asking(panel, engine, dialogs, no_torch, monkeypatch):
+    asked = []
+
+    def install(**given):
+        asked.append(given)
+        monkeypatch.setattr(READY, lambda: True)
+        return object()
+
+    offer_torch(monkeypatch, install)
+    engine()
+    assert asked == []
+    panel.ui.registerButton.click()
+    assert asked == [{"askConfirmation": True, "torchVersionRequirement": ">=2.4"}]
+    wait_for(lambda: not panel._registration.running)
+    assert panel.ui.iterationSlider.enabled and dialogs == []
+
+
+def test_declining_torch_starts_nothing(panel, engine, dialogs, no_torch, monkeypatch):
+    offer_torch(monkeypatch, lambda **given: None)
+    engine()
+    panel.ui.registerButton.click()
+    assert not panel._registration.running and dialogs == []
+
+
+def test_a_failing_installation_is_shown(panel, engine, dialogs, no_torch, monkeypatch):
+    def install(**given):
+        raise TypeError("corrupt")
+
+    offer_torch(monkeypatch, install)
+    engine()
+    panel.ui.registerButton.click()
+    assert len(dialogs) == 1 and "PyTorch could not be installed" in dialogs[0]
+    assert "corrupt" in dialogs[0] and not panel._registration.running
+
+
+def test_the_console_reaches_the_logic(panel, phantom, pair, engine, monkeypatch):
+    logic = slicer.util.getModuleLogic("L2ORegistration")
+    assert logic is panel.logic
+    steered = engine()
+    monkeypatch.setattr("L2ORegistrationLib.job._engine_registration", steered)
+    seen = []
+    outcome = logic.register(phantom["fixed"], phantom["moving"], onStep=seen.append)
+    assert [step.index for step in seen] == list(range(6))
+    assert len(outcome.metrics) == 6 and grid_magnitude(outcome.transform) > 0
+
+
+def test_copy_as_python_is_the_call_that_repeats_it(panel, phantom, engine, monkeypatch):
+    process_events()
+    panel._parameterNode.outputVolume = slicer.mrmlScene.AddNewNodeByClass(
+        "vtkMRMLScalarVolumeNode", "Warped"
+    )
+    panel.ui.iterationsSpinBox.setValue(3)
+    panel.ui.copyAsPythonButton.click()
+    code = slicer.app.clipboard().text()
+    called = {}
+    monkeypatch.setattr(panel.logic, "register", lambda *a, **k: called.update(args=a, **k))
+    exec(code, {"slicer": slicer})
+    assert called.pop("args") == (phantom["fixed"], phantom["moving"])
+    assert called["outputVolume"] is panel._parameterNode.outputVolume
+    assert called["iterations"] == 3 and called["fixedLandmarks"] is phantom["fixedLandmarks"]
+
+
+def test_devices_and_models_are_listed_when_advanced_is_opened(panel, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        panel.logic,
+        "devicesAndModels",
+        lambda: asked.append(1) or ([("cuda:0", "A GPU, 8000 MB free")], [("big", "big")]),
+    )
+    process_events()
+    assert asked == [] and panel.ui.deviceComboBox.count == 1
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    assert asked == [1]
+    texts = [panel.ui.deviceComboBox.itemText(i) for i in range(panel.ui.deviceComboBox.count)]
+    assert texts == ["Automatic", "A GPU, 8000 MB free"]
+    panel.ui.deviceComboBox.setCurrentIndex(1)
+    panel.ui.modelComboBox.setCurrentIndex(1)
+    settings = panel._settings()
+    assert (settings.device, settings.model) == ("cuda:0", "big")
+    panel.ui.advancedCollapsibleButton.collapsed = True
+    panel.exit()
+    panel.enter()
+    assert panel._settings().device == "cuda:0"
+
+
+def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path):
+    scene = slicer.mrmlScene
+    registered.ui.iterationSlider.setValue(4)
+    before = grid_magnitude(registered._parameterNode.outputTransform)
+    for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
+        if node.GetSaveWithScene() and node.AddDefaultStorageNode():
+            storage = node.GetStorageNode()
+            name = f"{node.GetID()}.{storage.GetDefaultWriteFileExtension()}"
+            storage.SetFileName(str(tmp_path / name))
+            assert storage.WriteData(node)
+    scene.SetRootDirectory(str(tmp_path))
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Commit()
+    scene.Clear()
+    process_events()
+    assert not registered.ui.iterationSlider.enabled
+    scene.SetURL(str(tmp_path / "scene.mrml"))
+    assert scene.Import()
+    process_events(0.3)
+    assert registered.ui.iterationSlider.enabled and registered.ui.iterationSlider.maximum == 5
+    assert registered.ui.iterationSlider.value == 4
+    assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
+    assert registered.ui.iterationLabel.text.startswith("Iteration 4 of 5")
+    assert not registered.ui.evaluationTable.isHidden()
+
+
+def test_the_panel_can_be_thrown_away_and_made_again(registered):
+    scene = registered._session.history.browser.GetScene()
+    registered.exit()
+    registered.cleanup()
+    again = application.open_panel()
+    process_events()
+    assert again.ui.iterationSlider.maximum == 5
+    previews = [
+        n
+        for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode", scene)
+        if "warped" in n.GetName()
+    ]
+    assert len(previews) == 1
+    again.exit()
+    again.cleanup()
+
+
+def test_dialogs_have_details(panel, engine, dialogs, monkeypatch):
+    details = []
+    monkeypatch.setattr(
+        widgets.ctkMessageBox, "answer", staticmethod(lambda box: details.append(box.detailedText))
+    )
+    engine(fail={1: RuntimeError("out of luck")})
+    panel.ui.registerButton.click()
+    wait_for(lambda: not panel._registration.running)
+    assert "Traceback" in details[0] and "out of luck" in details[0]
+
+
+def test_inputs_are_left_alone(panel, phantom, engine):
+    before = {
+        role: (slicer.util.arrayFromVolume(phantom[role]).copy(), phantom[role].GetMTime())
+        for role in ("fixed", "moving")
+    }
+    engine()
+    panel.ui.registerButton.click()
+    wait_for(lambda: not panel._registration.running)
+    for role, (voxels, _) in before.items():
+        assert np.array_equal(slicer.util.arrayFromVolume(phantom[role]), voxels)
+        assert phantom[role].GetParentTransformNode() is None
