@@ -1,0 +1,76 @@
+"""`l2o-registration`: the command line, put together from the files in commands/."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from . import __version__
+from .commands.console import messages, print_json
+from .commands.demo import demo
+from .commands.evaluate import evaluate
+from .commands.listing import devices, models
+from .commands.register import register
+from .commands.train import train
+from .errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line (default: the program's own) and return its exit code.
+
+    0: done; 1: an unexpected error; 2: something given cannot be used, one sentence on stderr says
+    what and why (with --json: {"error": ...} on stdout); 130: stopped by Ctrl-C.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _application()(args=arguments, prog_name="l2o-registration")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except InputError as error:
+        if "--json" in arguments:
+            print_json({"error": str(error)})
+        else:
+            messages.print(str(error), style="red", markup=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def _application() -> typer.Typer:
+    application = typer.Typer(
+        help="Register two CTs of the same lungs with a learned optimiser.",
+        epilog="For research; not a medical device.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    application.callback()(_options)
+    for command in (demo, register, evaluate, models, devices, train):
+        application.command()(command)
+    if find_spec("L2ORegistrationLib.benchmark.command"):
+        import_module("L2ORegistrationLib.benchmark.command").add_to(application)
+    return application
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""What all commands share: checks before the work, progress during it, tables or JSON after it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ..assessment import Pairs
+from ..errors import InputError
+from ..evaluation import (
+    check_landmarks_inside,
+    match_landmarks,
+    summarise,
+    target_registration_error,
+)
+from ..files import read_landmarks
+from ..geometry import Grid
+from ..paths import checked_suffix
+
+if TYPE_CHECKING:
+    from ..engine.registration import Registration, Result
+
+_LINES = 30  # of progress, about, that one run prints at most
+
+output = Console(highlight=False)
+messages = Console(stderr=True, highlight=False)
+
+
+class Verbosity(Enum):
+    """How much is told on the way: nothing, a line per iteration, or what was used as well."""
+
+    quiet = 0
+    normal = 1
+    verbose = 2
+
+    @classmethod
+    def of(cls, quiet: bool, verbose: bool) -> Verbosity:
+        """From the two options. Raises InputError for both at once."""
+        if quiet and verbose:
+            raise InputError("--quiet and --verbose exclude each other: leave one out.")
+        return cls.quiet if quiet else cls.verbose if verbose else cls.normal
+
+
+def checked_file(path: Path, suffixes: tuple[str, ...], what: str) -> Path:
+    """The path of a file that can be written. Raises InputError, before hours of work, if not."""
+    path = path.expanduser()
+    checked_suffix(path, suffixes, what)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file.")
+    _check_writable(path.parent)
+    return path
+
+
+def checked_folder(path: Path) -> Path:
+    """The path of a folder that exists, or that can be made in one that exists, and be written to.
+
+    Raises InputError if not; the folder is made only by `made`.
+    """
+    path = path.expanduser()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: give the name of a folder.")
+    _check_writable(path if path.exists() else path.absolute().parent)
+    return path
+
+
+def made(folder: Path) -> Path:
+    """The folder, made if it was missing. Raises InputError when that fails."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be made ({error.strerror}).") from error
+    return folder
+
+
+def read_pairs(
+    fixed: Path | None, moving: Path | None, fixed_grid: Grid | None, moving_grid: Grid | None
+) -> Pairs | None:
+    """Landmark pairs, points (N, 3) LPS mm, of two files; None without files.
+
+    Raises InputError for one file alone, counts that differ and points outside a given grid.
+    """
+    if fixed is None and moving is None:
+        return None
+    if fixed is None or moving is None:
+        raise InputError("Landmarks come in pairs: give --fixed-landmarks and --moving-landmarks.")
+    of_fixed, of_moving = match_landmarks(
+        read_landmarks(fixed, fixed_grid), read_landmarks(moving, moving_grid)
+    )
+    for landmarks, grid, name in (
+        (of_fixed, fixed_grid, "fixed"),
+        (of_moving, moving_grid, "moving"),
+    ):
+        if grid is not None:
+            check_landmarks_inside(landmarks.points, grid, name)
+    return of_fixed.points, of_moving.points
+
+
+def follow(registration: Registration, pairs: Pairs | None = None, *, shown: bool = True) -> Result:
+    """Run a registration to its end, or to Ctrl-C, with a line per iteration on stderr.
+
+    After Ctrl-C the result (the best field so far) has `cancelled` set; before the first step
+    there is none, and KeyboardInterrupt goes on.
+    """
+    started = False
+    try:
+        with _progress(registration.total, shown, pairs is not None) as tell:
+            for step in registration:
+                started = True
+                error = None
+                if pairs is not None:
+                    error = summarise(target_registration_error(step.field, *pairs))["mean"]
+                tell(step, error)
+    except KeyboardInterrupt:
+        if not started:
+            messages.print("[yellow]Stopped[/] before the first step: there is nothing to keep.")
+            raise
+        messages.print("[yellow]Stopped:[/] the best field so far is kept.")
+    return registration.result()
+
+
+def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) -> Table:
+    """A table of what `assessment.table` returns; without the columns that no row has."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("")
+    tre = any("tre" in row for row in rows.values())
+    columns = {
+        **({f"TRE {key}": ("tre", key) for key in ("mean", "median", "p95")} if tre else {}),
+        "folding %": ("jacobian", "folding"),
+        "SDlogJ": ("jacobian", "sdlogj"),
+        "seconds": ("seconds", None),
+    }
+    present = {
+        name: where for name, where in columns.items() if any(where[0] in r for r in rows.values())
+    }
+    for name in present:
+        table.add_column(name, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(_cell(column, row, *where) for column, where in present.items()))
+    return table
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout; numbers that JSON cannot hold become null."""
+    print(json.dumps(_plain(document), indent=1, allow_nan=False))
+
+
+def _cell(column: str, row: dict[str, Any], group: str, key: str | None) -> str:
+    value = row.get(group) if key is None else row.get(group, {}).get(key)
+    if value is None:
+        return ""
+    if column == "folding %":
+        return f"{100 * value:.3g}"
+    return f"{value:.1f}" if column == "seconds" else f"{value:.3f}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str | None) else str(value)
+
+
+def _check_writable(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"The folder {folder} does not exist: create it or choose another one.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {folder} cannot be written to: choose another one.")
+
+
+@contextmanager
+def _progress(total: int, shown: bool, with_tre: bool) -> Iterator:
+    """A function that prints a line per step, above a bar where stderr is a terminal.
+
+    Of long runs only some of the steps get a line of their own; the bar shows every one.
+    """
+    if not shown:
+        yield lambda step, error: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    bar = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
+    head = f"{'step':>5}  {'stage':<8}{'level':>5}  {'dissimilarity':>13}"
+    messages.print(f"[bold]{head}{'  TRE mm' if with_tre else ''}  seconds")
+    with bar:
+        task = bar.add_task("", total=total)
+        stride = max(1, total // _LINES)
+
+        def tell(step, error: float | None) -> None:
+            level = "" if step.stage == "initial" else step.level
+            line = f"{step.index:>5}  {step.stage:<8}{level:>5}  {step.dissimilarity:>13.5f}"
+            if error is not None:
+                line += f"  {error:>6.2f}"
+            if step.index % stride == 0 or step.index in (1, step.total):
+                messages.print(f"{line}  {step.seconds:>7.1f}")
+            bar.update(task, completed=step.index, total=step.total, description=line)
+
+        yield tell

@@ -1,0 +1,95 @@
+"""`evaluate`: how good a transform is, from a file of any program that SimpleITK can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import SimpleITK as sitk
+import typer
+
+from ..errors import InputError
+from ..evaluation import jacobian_summary, summarise, target_registration_error
+from ..files import read_mask, read_transform, read_volume
+from ..geometry import DisplacementField, Grid, Volume
+from .console import measures_table, print_json, read_pairs
+from .console import output as out
+
+_NODE_MM = 2.0  # between the points at which a transform that is no field is looked at
+
+
+def evaluate(
+    transform: Annotated[
+        Path, typer.Argument(metavar="TRANSFORM", help="Fixed point -> moving point; any format.")
+    ],
+    fixed_landmarks: Annotated[
+        Path | None, typer.Option(help="Points in fixed: .csv (LPS) .mrk.json .fcsv .txt")
+    ] = None,
+    moving_landmarks: Annotated[Path | None, typer.Option(help="Their partners.")] = None,
+    fixed_mask: Annotated[
+        Path | None, typer.Option(help="Where folding and SDlogJ count, such as the lungs.")
+    ] = None,
+    fixed: Annotated[
+        Path | None, typer.Option(help="The fixed image: to check the landmarks; for .txt.")
+    ] = None,
+    moving: Annotated[
+        Path | None, typer.Option(help="The moving image: likewise, and for the snapped error.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Measure a transform: landmark errors before and after it, folding and SDlogJ."""
+    motion = read_transform(transform)
+    mask = read_mask(fixed_mask) if fixed_mask else None
+    grids = [read_volume(path).grid if path else None for path in (fixed, moving)]
+    pairs = read_pairs(fixed_landmarks, moving_landmarks, *grids)
+
+    rows: dict[str, dict] = {"Initial": {}, "Transform": {}}
+    if pairs is not None:
+        for name, one in zip(rows, (sitk.Transform(3, sitk.sitkIdentity), motion), strict=True):
+            errors = target_registration_error(one, *pairs)
+            rows[name]["tre"] = summarise(errors)
+            if grids[1] is not None:
+                snapped = target_registration_error(one, *pairs, snap_to=grids[1])
+                rows[name]["snapped"] = summarise(snapped)
+    field = _field(motion, mask.grid if mask else grids[0], mask)
+    if field is not None:
+        rows["Transform"]["jacobian"] = jacobian_summary(field, mask)
+    if not any(rows.values()):
+        raise InputError(
+            "There is nothing to measure a transform without a grid at: "
+            "give landmarks, --fixed-mask or --fixed."
+        )
+    if as_json:
+        print_json(
+            {
+                "transform": str(transform),
+                "landmarks": None if pairs is None else len(pairs[0]),
+                "initial": rows["Initial"],
+                "measures": rows["Transform"],
+            }
+        )
+        return
+    out.print(measures_table({name: row for name, row in rows.items() if row}))
+
+
+def _field(
+    transform: sitk.Transform, grid: Grid | None, mask: Volume | None
+) -> DisplacementField | None:
+    """The transform as a field: on its own nodes where it has some, else over the mask or image."""
+    if transform.GetTransformEnum() == sitk.sitkComposite:
+        composite = sitk.CompositeTransform(transform)
+        if composite.GetNumberOfTransforms() == 1:
+            transform = composite.GetNthTransform(0)
+    if transform.GetTransformEnum() == sitk.sitkDisplacementField:
+        image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+        return DisplacementField.of_image(image)
+    if grid is None:
+        return None
+    corners = grid.corners()
+    if mask is not None:
+        index = np.argwhere(mask.array)[:, ::-1]
+        corners = grid.to_world(np.stack([index.min(axis=0), index.max(axis=0)]))
+        corners = np.array(np.meshgrid(*corners.T)).reshape(3, -1).T
+    nodes = Grid.covering(corners, _NODE_MM, margin=2 * _NODE_MM)
+    return DisplacementField.of_transform(transform, nodes)

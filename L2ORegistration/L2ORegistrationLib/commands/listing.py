@@ -1,0 +1,61 @@
+"""`models` and `devices`: what there is to choose from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from .console import output as out
+from .console import print_json
+
+_Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def models(as_json: _Json = False) -> None:
+    """List the packaged weights and what is known of them."""
+    from ..engine.models import DEFAULT, available_models
+
+    cards = available_models()
+    if as_json:
+        print_json({"default": DEFAULT["l2o"], "models": [asdict(card) for card in cards]})
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("name", "version", "network", "parameters", "iterations a level", "licence"):
+        table.add_column(name)
+    for card in cards:
+        default = " (default)" if card.name == DEFAULT["l2o"] else ""
+        iterations = " + ".join(map(str, card.iterations))
+        table.add_row(
+            card.name + default,
+            card.version,
+            card.variant,
+            f"{card.parameters:,}",
+            iterations,
+            card.licence,
+        )
+    out.print(table)
+    for card in cards:
+        for key, value in card.facts.items():
+            out.print(f"{card.name}: {key}: {value}", soft_wrap=True)
+
+
+def devices(as_json: _Json = False) -> None:
+    """List what `--device` can be here."""
+    from ..engine.devices import available_devices
+
+    found = available_devices()
+    if as_json:
+        keys = ("name", "description", "free_mb")
+        print_json({"devices": [dict(zip(keys, device, strict=True)) for device in found]})
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("name")
+    table.add_column("description")
+    table.add_column("free memory", justify="right")
+    for name, description, free in found:
+        table.add_row(name, description, "unknown" if free is None else f"{free / 1024:.1f} GB")
+    out.print(table)

@@ -1,0 +1,184 @@
+"""`register`: two images in, one transform out."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import assessment
+from ..errors import InputError
+from ..files import (
+    WRITABLE_IMAGES,
+    WRITABLE_TRANSFORMS,
+    read_volume,
+    write_volume,
+)
+from .console import (
+    Verbosity,
+    checked_file,
+    checked_folder,
+    follow,
+    made,
+    measures_table,
+    messages,
+    print_json,
+    read_pairs,
+)
+from .console import output as out
+
+
+class Method(str, Enum):
+    """The optimiser, as the engine names it."""
+
+    l2o = "l2o"
+    adam = "adam"
+
+
+class Start(str, Enum):
+    """What happens before the first iteration, as the engine names it."""
+
+    search = "search"
+    affine = "affine"
+    box = "box"
+    none = "none"
+    landmarks = "landmarks"
+
+
+NAMES = {"l2o": "L2O", "adam": "Adam"}
+
+
+def register(
+    fixed: Annotated[
+        Path, typer.Argument(metavar="FIXED", help="Image that stays: a file or a DICOM folder.")
+    ],
+    moving: Annotated[
+        Path, typer.Argument(metavar="MOVING", help="Image that is to be brought onto it.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Transform: .h5 .tfm .nrrd .mha .nii.gz")
+    ],
+    fixed_mask: Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")] = None,
+    moving_mask: Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")] = None,
+    initial_transform: Annotated[
+        Path | None, typer.Option(help="Start from this transform (fixed to moving points).")
+    ] = None,
+    fixed_landmarks: Annotated[
+        Path | None, typer.Option(help="Points to measure: .csv (LPS) .mrk.json .fcsv .txt")
+    ] = None,
+    moving_landmarks: Annotated[Path | None, typer.Option(help="Their partners.")] = None,
+    start: Annotated[
+        Start | None, typer.Option(help="Before the first iteration; search if left out.")
+    ] = None,
+    method: Annotated[Method, typer.Option(help="The optimiser.")] = Method.l2o,
+    model: Annotated[
+        str | None, typer.Option(help="Weights by name (see `models`) or a .pt file.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="On each level; as trained if left out.")
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(min=0.1, help="Working resolution in mm (coarser: faster).")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")] = None,
+    warped: Annotated[
+        Path | None, typer.Option(help="Also write the moving image in the fixed geometry.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="Also write every step's field and measures here.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML report here.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was used.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Register MOVING to FIXED and write the transform: fixed point -> where to sample in moving.
+
+    Ctrl-C stops early, keeps the best field so far and exits with code 130.
+    """
+    verbosity = Verbosity.of(quiet, verbose)
+    output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
+    if warped:
+        warped = checked_file(warped, WRITABLE_IMAGES, "an image")
+    folders = [checked_folder(folder) if folder else None for folder in (history, report)]
+    if start and initial_transform:
+        raise InputError("--start and --initial-transform exclude each other: leave one out.")
+    if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
+        raise InputError("--start landmarks needs --fixed-landmarks and --moving-landmarks.")
+
+    fixed_volume, moving_volume = read_volume(fixed), read_volume(moving)
+    pairs = read_pairs(fixed_landmarks, moving_landmarks, fixed_volume.grid, moving_volume.grid)
+    options = {
+        "fixed_mask": fixed_mask,
+        "moving_mask": moving_mask,
+        "initial_transform": initial_transform,
+        "landmarks": pairs if start is Start.landmarks else None,
+        "method": method.value,
+        "model": model,
+        "iterations": iterations,
+        "device": device,
+        "threads": threads,
+    }
+    if start:
+        options["start"] = start.value
+    if spacing is not None:
+        options["spacing"] = spacing
+
+    from ..engine.registration import Registration  # imports torch, which takes seconds
+
+    registration = Registration(fixed_volume, moving_volume, **options)
+    result = follow(registration, pairs, shown=verbosity is not Verbosity.quiet)
+
+    name = NAMES[method.value]
+    result.save(output)
+    written = [output]
+    if warped:
+        write_volume(result.warped(), warped)
+        written.append(warped)
+    history, report = (made(folder) if folder else None for folder in folders)
+    if history:
+        written += assessment.write_history(result, history, pairs)[-1:]
+    if report:
+        from ..report import write_report
+
+        details = {"fixed image": str(fixed), "moving image": str(moving)}
+        warnings = _warnings(result, start)
+        written += write_report(
+            {name: result}, report, pairs, title=f"{fixed.name} and {moving.name}",
+            details=details, warnings=warnings,
+        )[:1]  # fmt: skip
+    rows = assessment.table({name: result}, pairs)
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "written": [str(path) for path in written],
+                "cancelled": result.cancelled,
+                "seconds": result.seconds,
+                "best": result.best,
+                "measures": rows,
+                "steps": assessment.by_step(result, pairs, regularity=False),
+                "provenance": result.provenance,
+            }
+        )
+    else:
+        out.print(measures_table(rows))
+        for path in written:
+            out.print(f"Wrote {path}", soft_wrap=True)
+    if verbosity is Verbosity.verbose:
+        for key, value in result.provenance.items():
+            messages.print(f"{key}: {value}", style="dim", soft_wrap=True)
+    if result.cancelled:
+        raise typer.Exit(130)
+
+
+def _warnings(result, start: Start | None) -> tuple[str, ...]:
+    found = []
+    if result.cancelled:
+        found.append("The registration was stopped early: this is the best field until then.")
+    if start is Start.landmarks:
+        found.append("The start was fitted to the same landmarks that the error is measured at.")
+    return tuple(found)

@@ -1,0 +1,227 @@
+"""What a registration looks like: overlays, maps of the deformation and curves, with matplotlib.
+
+Pictures are drawn on planes of the world (LPS mm), so that oblique and anisotropic images look as
+they are. No window is opened and no global state of matplotlib is touched.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, LogLocator, NullLocator
+
+from .assessment import Pairs, by_step
+from .evaluation import jacobian_determinant
+from .geometry import Volume
+
+if TYPE_CHECKING:
+    from .engine.registration import Result
+
+_WINDOW = -1100.0, 150.0  # HU shown as black and white
+_AIR = -1000.0
+_MARGIN = 20.0  # mm around the lungs
+_PIXELS = 300  # along the longer side of a plane, at most
+_FIXED, _MOVING = np.array([1.0, 0.5, 0.0]), np.array([0.0, 0.5, 1.0])  # they add up to white
+_COLOURS = ("#0a6ebd", "#d9730d", "#5b8c2a", "#8a4fbf")
+_INK = "#333333"
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A picture's plane: points (h, w, 3) in LPS mm, row 0 on top; pixels are square."""
+
+    name: str
+    points: np.ndarray
+
+
+def lung_planes(mask: Volume) -> list[Plane]:
+    """Axial, coronal and sagittal plane where each cuts most of the mask; as radiologists look.
+
+    Patient right is on the left of axial and coronal pictures, anterior on the left of sagittal
+    ones; anterior or superior is on top.
+    """
+    inside = mask.grid.to_world(np.argwhere(mask.array)[:, ::-1])
+    low, high = inside.min(axis=0) - _MARGIN, inside.max(axis=0) + _MARGIN
+    pixel = max((high - low).max() / _PIXELS, 0.5)
+    axes = [np.arange(a, b, pixel) for a, b in zip(low, high, strict=True)]
+    planes = []
+    for name, normal, across, down in (
+        ("axial", 2, 0, 1),
+        ("coronal", 1, 0, 2),
+        ("sagittal", 0, 1, 2),
+    ):
+        rows = axes[down] if name == "axial" else axes[down][::-1]
+        points = np.empty((len(rows), len(axes[across]), 3))
+        points[..., across], points[..., down] = np.meshgrid(axes[across], rows)
+        points[..., normal] = _fullest(inside[:, normal])
+        planes.append(Plane(name, points))
+    return planes
+
+
+def overview(result: Result) -> Figure:
+    """Fixed, moving and warped moving image, and the overlays before and after, on three planes."""
+    planes = lung_planes(result.fixed_mask)
+    columns = ("fixed", "moving", "moving, registered", "both, before", "both, after")
+    figure, axes = _panels(planes, len(columns))
+    for row, plane in zip(axes, planes, strict=True):
+        fixed, moving, warped = (
+            _shades(volume.sample(points, outside=_AIR))
+            for volume, points in (
+                (result.fixed, plane.points),
+                (result.moving, plane.points),
+                (result.moving, result.field.transform_points(plane.points)),
+            )
+        )
+        overlays = (_overlay(fixed, other) for other in (moving, warped))
+        for axis, picture in zip(row, (fixed, moving, warped, *overlays), strict=True):
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        row[0].set_ylabel(plane.name, color=_INK)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=10, color=_INK)
+    return figure
+
+
+def deformation(result: Result) -> Figure:
+    """Inside the lungs: how far each point moves, and how the volume there changes (Jacobian)."""
+    planes = lung_planes(result.fixed_mask)
+    length = Volume(np.linalg.norm(result.field.array, axis=-1), result.field.grid)
+    jacobian = jacobian_determinant(result.field)
+    inside = result.fixed_mask.sample(length.grid.points(), order=0, outside=0.0) > 0
+    longest = np.percentile(length.array[inside], 99.5) if inside.any() else 1.0
+    norms = Normalize(0, max(longest, 1.0)), LogNorm(0.4, 2.5)
+    maps = "viridis", "RdBu_r"
+    figure, axes = _panels(planes, 2, transpose=True)
+    for row, values, norm, name in zip(axes, (length, jacobian), norms, maps, strict=True):
+        for axis, plane in zip(row, planes, strict=True):
+            _draw_map(axis, plane, result, values, norm, name, folds=values is jacobian)
+    for axis, plane in zip(axes[0], planes, strict=True):
+        axis.set_title(plane.name, fontsize=10, color=_INK)
+    labels, ends = ("displacement (mm)", "volume in moving / in fixed"), ("max", "both")
+    for row, norm, name, label, end in zip(axes, norms, maps, labels, ends, strict=True):
+        bar = figure.colorbar(ScalarMappable(norm, name), ax=list(row), shrink=0.85, extend=end)
+        bar.set_label(label, color=_INK)
+        if isinstance(norm, LogNorm):
+            bar.ax.yaxis.set_major_locator(FixedLocator([0.4, 0.6, 1.0, 1.6, 2.5]))
+            bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+            bar.ax.yaxis.set_minor_locator(NullLocator())
+    return figure
+
+
+def curves(results: dict[str, Result], pairs: Pairs | None = None) -> Figure:
+    """Dissimilarity and, with landmark pairs, mean error over iterations and over seconds."""
+    runs = {name: by_step(result, pairs, regularity=False) for name, result in results.items()}
+    quantities = [("mean dissimilarity in the lungs", lambda row: row["dissimilarity"])]
+    if pairs is not None:
+        quantities.append(("mean landmark error (mm)", lambda row: row["tre"]["mean"]))
+    figure = Figure(figsize=(11, 3.1 * len(quantities)), layout="constrained")
+    axes = figure.subplots(len(quantities), 2, sharey="row", sharex="col", squeeze=False)
+    for line, (label, value) in zip(axes, quantities, strict=True):
+        for (name, rows), colour in zip(runs.items(), cycle(_COLOURS), strict=False):
+            _draw_run(line, rows, value, colour, name)
+        line[0].set_ylabel(label, color=_INK)
+        for axis in line:
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+    if pairs is not None:
+        initial = quantities[1][1](next(iter(runs.values()))[0])
+        for axis in axes[1]:
+            axis.axhline(initial, color="0.5", lw=0.8, ls="--")
+        where = axes[1, 0].get_yaxis_transform()  # x as a fraction of the axis, y in mm
+        axes[1, 0].text(0.98, initial, "initial", transform=where, ha="right", va="bottom")
+        axes[1, 0].set_yscale("log")
+        axes[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[1, 0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes[1, 0].yaxis.set_minor_locator(NullLocator())
+    counts = [len(rows) for rows in runs.values()]
+    if max(counts) > 3 * min(counts):
+        axes[0, 0].set_xscale("symlog", linthresh=10, linscale=0.6)
+        axes[0, 0].set_xlim(-0.5, max(counts) * 1.1)
+        axes[0, 0].xaxis.set_major_locator(FixedLocator([0, 2, 5, 10, 20, 50, 100, 200, 500, 1000]))
+        axes[0, 0].xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes[0, 0].legend(frameon=False)
+    axes[-1, 0].set_xlabel("iteration (0: start)", color=_INK)
+    axes[-1, 1].set_xlabel("seconds", color=_INK)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as the content of a .png file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _fullest(positions: np.ndarray) -> float:
+    """The position (mm) around which most of the positions lie."""
+    counts, edges = np.histogram(positions, max(int(np.ptp(positions) / 6), 1))
+    peak = int(np.argmax(counts))
+    return float((edges[peak] + edges[peak + 1]) / 2)
+
+
+def _panels(planes: list[Plane], count: int, transpose: bool = False):
+    """A figure with one row per plane and `count` columns (or transposed), panels to scale."""
+    heights = [plane.points.shape[0] for plane in planes]
+    widths = [plane.points.shape[1] for plane in planes]
+    if transpose:
+        ratios = {"width_ratios": [w / h for w, h in zip(widths, heights, strict=True)]}
+        shape, size = (count, len(planes)), (sum(ratios["width_ratios"]) * 3.2 + 1.2, 3.3 * count)
+    else:
+        ratios = {"height_ratios": [h / w for h, w in zip(heights, widths, strict=True)]}
+        shape = len(planes), count
+        size = (count * 2.6, sum(ratios["height_ratios"]) * 2.6 + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(*shape, squeeze=False, gridspec_kw=ratios)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _shades(values: np.ndarray) -> np.ndarray:
+    low, high = _WINDOW
+    return np.clip((values - low) / (high - low), 0, 1)
+
+
+def _overlay(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """Orange where only fixed is bright, blue where only moving is, grey where both agree."""
+    return fixed[..., None] * _FIXED + moving[..., None] * _MOVING
+
+
+def _draw_run(axes, rows: list[dict], value: Callable, colour: str, name: str) -> None:
+    """One run over iterations and over seconds, from the start on; the kept step in a circle."""
+    ran = rows[1:] or rows
+    values = [value(row) for row in ran]
+    iterations = [row["index"] - ran[0]["index"] for row in ran]
+    for axis, x in zip(axes, (iterations, [row["seconds"] for row in ran]), strict=True):
+        axis.plot(x, values, marker="o" if len(ran) < 60 else "", ms=3, color=colour, label=name)
+        for i, row in enumerate(ran):
+            if row["best"]:
+                axis.plot(x[i], values[i], "o", ms=8, mfc="none", color=colour)
+            if i > 1 and row["level"] != ran[i - 1]["level"]:
+                axis.axvline((x[i - 1] + x[i]) / 2, color=colour, lw=0.7, ls=":", alpha=0.7)
+
+
+def _draw_map(axis, plane: Plane, result, values: Volume, norm, name: str, folds: bool) -> None:
+    axis.imshow(
+        _shades(result.fixed.sample(plane.points, outside=_AIR)), cmap="gray", vmin=0, vmax=1
+    )
+    inside = result.fixed_mask.sample(plane.points, order=0, outside=0.0) > 0
+    sampled = values.sample(plane.points)
+    axis.imshow(np.ma.masked_where(~inside, sampled), cmap=name, norm=norm, interpolation="nearest")
+    if folds and (inside & (sampled <= 0)).any():
+        axis.imshow(
+            np.ma.masked_where(~(inside & (sampled <= 0)), np.ones(inside.shape)),
+            cmap="autumn",
+            vmin=1,
+            vmax=2,
+            interpolation="nearest",
+        )
