@@ -23,7 +23,7 @@ def channel_last(features: torch.Tensor) -> torch.Tensor:
 def sampled_dissimilarity(
     fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared feature difference at displacement + offset for each offset, and what follows.
+    """Mean squared feature difference at displacement + offset, for each offset, and its system.
 
     fixed, moving: features on the same lattice, (D, H, W, C); displacement: (N, 3), components
     (x, y, z) in voxels of that lattice, one row for each voxel; voxels: (N,) flat indices into

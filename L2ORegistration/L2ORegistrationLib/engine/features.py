@@ -21,37 +21,84 @@ _PAIRS = tuple(
 
 
 def mind_ssc(
-    image: torch.Tensor, *, radius: int = 1, dilation: int = 2, floor: float = 1e-6
+    image: torch.Tensor,
+    *,
+    radius: int = 1,
+    dilation: int = 2,
+    floor: float = 1e-6,
+    factor: int = 1,
 ) -> torch.Tensor:
     """The descriptor of image (D, H, W): (12, D, H, W), values in (0, 1], float32.
 
     radius: of the patches that are compared; dilation: voxels from the centre to the neighbours;
     floor: the smallest mean patch distance (image units squared) that counts as structure: where
-    an image is flatter than that, the descriptor goes to 1 instead of amplifying noise.
-    Borders repeat the edge value.
+    an image is flatter than that, the descriptor goes to 1 instead of amplifying noise; factor:
+    average the descriptor over blocks of factor^3 voxels (sizes must divide). Borders repeat the
+    edge value. Works slab by slab, so the whole descriptor at full resolution is never in memory.
     """
     reach = dilation + radius
     padded = F.pad(image[None, None].float(), (reach,) * 6, mode="replicate")[0, 0]
-    depth, height, width = image.shape
+    result = image.new_empty((CHANNELS, *(n // factor for n in image.shape)), dtype=torch.float32)
+    slab = 16 * factor
+    for first in range(0, image.shape[0], slab):
+        last = min(first + slab, image.shape[0])
+        part = _mind(padded[first : last + 2 * reach], radius, dilation, floor)
+        result[:, first // factor : last // factor] = pool(part, factor)
+    return result
+
+
+def _mind(padded: torch.Tensor, radius: int, dilation: int, floor: float) -> torch.Tensor:
+    """The descriptor of the part of an image that is radius + dilation voxels from its edges."""
+    depth, height, width = (n - 2 * dilation for n in padded.shape)
 
     def shifted(offset):
         z, y, x = (dilation + dilation * o for o in offset)
-        return padded[
-            z : z + depth + 2 * radius, y : y + height + 2 * radius, x : x + width + 2 * radius
-        ]
+        return padded[z : z + depth, y : y + height, x : x + width]
 
-    distances = torch.empty((CHANNELS, *image.shape), device=image.device)
-    for channel, (a, b) in enumerate(_PAIRS):
-        squared = (shifted(a) - shifted(b)).square_()
-        distances[channel] = _patch_mean(squared, radius)
+    distances = torch.stack(
+        [_patch_mean((shifted(a) - shifted(b)).square_(), radius) for a, b in _PAIRS]
+    )
     distances -= distances.amin(dim=0)
     mean = distances.mean(dim=0).clamp_(min=floor)
     return distances.div_(mean).neg_().exp_()
 
 
+def local_contrast(
+    image: torch.Tensor, weight: torch.Tensor, *, sigma: float = 1.5, floor: float = 0.02
+) -> torch.Tensor:
+    """Image minus local mean over local standard deviation, (1, D, H, W).
+
+    image, weight (D, H, W): only voxels with weight count in the statistics, so that the ribs
+    don't drown the lung beside them; sigma: of the Gaussian window, in blocks of 2x2x2 voxels;
+    floor: the standard deviation (image units) that counts as structure. Sizes must be even.
+    Comparing it between two images is what normalised cross-correlation does.
+    """
+    weight = weight + 1e-3
+    moments = torch.stack((weight, weight * image, weight * image.square()))
+    moments = _blurred(F.avg_pool3d(moments[None], 2), sigma)
+    moments = F.interpolate(moments, size=image.shape, mode="trilinear", align_corners=False)[0]
+    mean = moments[1] / moments[0]
+    variance = (moments[2] / moments[0] - mean.square()).clamp_(min=0)
+    return ((image - mean) / (variance + floor**2).sqrt_())[None]
+
+
 def pool(features: torch.Tensor, factor: int) -> torch.Tensor:
     """Features (C, D, H, W) averaged over blocks of factor^3 voxels; sizes must divide."""
     return features if factor == 1 else F.avg_pool3d(features[None], factor)[0]
+
+
+def _blurred(values: torch.Tensor, sigma: float) -> torch.Tensor:
+    """values (1, C, D, H, W) under a Gaussian window of sigma voxels, edges repeated."""
+    radius = round(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, device=values.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    for axis in (2, 3, 4):
+        pad = [0] * 6
+        pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
+        padded, size = F.pad(values, pad, mode="replicate"), values.shape[axis]
+        values = sum(k * padded.narrow(axis, i, size) for i, k in enumerate(kernel.tolist()))
+    return values
 
 
 def _patch_mean(values: torch.Tensor, radius: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from .gauss_newton import gauss_newton_step
 from .pyramid import Level
 from .update_network import PyramidNetwork
 
-STIFFNESS = 3e-4  # of the Gauss-Newton step, see gauss_newton.py
+STIFFNESS = 1e-3  # of the Gauss-Newton step at 6 mm field spacing, see gauss_newton.py
 DISPLACEMENT_SCALE = 0.25  # brings displacements of a few field voxels to the size of the costs
 COST_SCALE = 10.0
 
@@ -52,7 +52,9 @@ def observe(
     """
     with torch.no_grad():
         costs, system = level.look(field)
-        step = gauss_newton_step(level, field, system, STIFFNESS) / level.spacing
+        # A finer field can bend over fewer millimetres, so its bends must cost more.
+        stiffness = STIFFNESS * (6.0 / level.spacing) ** 2
+        step = gauss_newton_step(level, field, system, stiffness) / level.spacing
         step.clamp_(-PyramidNetwork.MAX_STEP, PyramidNetwork.MAX_STEP)
         stacked = costs.new_zeros((level.distance.numel(), 73))
         stacked[level.blocks, :64] = costs.flatten(1)

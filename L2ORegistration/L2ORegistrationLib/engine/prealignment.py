@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import optimize
+from scipy import interpolate, optimize
 
 from ..errors import InputError
-from ..geometry import Grid, Volume
+from ..geometry import DisplacementField, Grid, Volume
 
 SURFACE_SPACING_MM = 3.0
 BAND_MM = 15.0  # how far from the lung surface the distance maps are compared
@@ -42,7 +42,7 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
 
 
 def box_alignment(fixed: Volume, moving: Volume) -> sitk.AffineTransform:
-    """The scaling and shift that map the fixed lungs' extent onto the moving lungs' (robust box)."""
+    """The scaling and shift that map the fixed lungs' (robust) extent onto the moving lungs'."""
     low_f, high_f = _extent(fixed)
     low_m, high_m = _extent(moving)
     scale = np.clip((high_m - low_m) / (high_f - low_f), 0.5, 2.0)
@@ -111,11 +111,26 @@ def lung_alignment(
     return affine(matrix, centre, shift)
 
 
-def landmark_alignment(fixed_points: np.ndarray, moving_points: np.ndarray) -> sitk.AffineTransform:
-    """The affine that best maps fixed points (N, 3) onto moving points, LPS mm, least squares."""
-    centre_f, centre_m = fixed_points.mean(axis=0), moving_points.mean(axis=0)
-    solution, *_ = np.linalg.lstsq(fixed_points - centre_f, moving_points - centre_m, rcond=None)
-    return affine(solution.T, centre_f, centre_m)
+def landmark_alignment(
+    fixed_points: np.ndarray, moving_points: np.ndarray, grid: Grid
+) -> sitk.DisplacementFieldTransform:
+    """The thin-plate spline that takes fixed points (N, 3) to moving points, LPS mm.
+
+    N >= 4 points, not all in one plane (InputError otherwise). The spline is sampled on `grid`.
+    """
+    try:
+        # In three dimensions the thin-plate (biharmonic) kernel is the distance itself.
+        spline = interpolate.RBFInterpolator(
+            fixed_points, moving_points - fixed_points, kernel="linear", degree=1
+        )
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            "The landmarks don't determine a motion: place at least four, not all in one plane "
+            "and none twice."
+        ) from error
+    points = grid.points()
+    field = spline(points.reshape(-1, 3)).reshape(points.shape)
+    return DisplacementField(field.astype(np.float32), grid).to_transform()
 
 
 def affine(matrix: np.ndarray, centre: np.ndarray, image: np.ndarray) -> sitk.AffineTransform:

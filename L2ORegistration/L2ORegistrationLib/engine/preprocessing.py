@@ -23,7 +23,7 @@ HU_RANGE = (-1000.0, 300.0)
 class Pair:
     """Both images on the working grid; moving is already resampled through the start.
 
-    fixed, moving: (z, y, x) float32, HU clamped and scaled so that 1 is 1000 HU; mask: fixed lungs, bool;
+    fixed, moving: (z, y, x) float32, HU clamped, 1 is 1000 HU; mask: fixed lungs, bool;
     fixed_distance, moving_distance: signed distance (mm, negative inside) to the lung surface;
     grid: the working grid; start: fixed point -> moving point, LPS mm.
     """
@@ -87,10 +87,8 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarra
 
 
 def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
-    """HU on the working grid, finer images averaged first so that they don't alias; 1 is 1000 HU."""
+    """HU on the working grid, 1 is 1000 HU; finer images are averaged first, against aliasing."""
     shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in volume.grid.spacing]
     if max(shrink) > 1:
         volume = Volume.of_image(sitk.BinShrink(volume.to_image(), shrink))
     return np.clip(resample(volume, grid, transform), *HU_RANGE) / np.float32(1000)
-
-

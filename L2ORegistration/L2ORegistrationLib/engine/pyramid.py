@@ -1,86 +1,45 @@
 """One level of the pyramid: features, lung surfaces and the lattice on which the field lives.
 
 A level has features with spacing h (a multiple of the working spacing) and a field with spacing
-r h: each field voxel sits over exactly r x r x r feature voxels (r = 2 for the networks). Fields here are torch tensors
-(3, D, H, W), components (x, y, z) in LPS mm on the world-aligned field grid of the level.
+r h: each field voxel sits over exactly r x r x r feature voxels (r = 2 for the networks). Fields
+here are torch tensors (3, d, h, w), components (x, y, z) in LPS mm on the world-aligned field grid
+of the level.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..geometry import Grid
+from .contrast import sampled_system, with_gradient
 from .dissimilarity import channel_last, sampled_dissimilarity
-from .features import mind_ssc, pool
+from .features import local_contrast, mind_ssc, pool
+from .preprocessing import Pair
 
 ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
+CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
 DISTANCE_RANGE_MM = (-30.0, 15.0)
 
 
 @dataclass
-class Level:
-    """What an optimiser sees of a pair at one resolution, all on one device.
+class Lattice:
+    """Where a level's field lives and which of its voxels are worked on, all on one device.
 
-    fixed, moving: features (D, H, W, 12) on the feature grid; distance: signed distance to the
-    fixed lungs (1, d, h, w) and surface: the same of moving with its gradient (4, d, h, w), mm, on
-    the field grid; spacing: of the field grid, mm; origin: LPS mm of its first voxel; blocks: flat indices of the active field voxels;
-    voxels: (M, r^3) flat feature indices of the voxels under each.
+    distance: signed distance (mm) to the fixed lungs at the field voxels, (1, d, h, w); spacing: of
+    the field grid, mm; origin: LPS mm of its first voxel; blocks: (M,) flat indices of the active
+    field voxels; voxels: (M, r^3) flat indices of the feature voxels under each.
     """
 
-    fixed: torch.Tensor
-    moving: torch.Tensor
     distance: torch.Tensor
-    surface: torch.Tensor
     spacing: float
     origin: tuple[float, float, float]
     blocks: torch.Tensor
     voxels: torch.Tensor
-
-    @classmethod
-    def of(cls, fixed, moving, fixed_distance, moving_distance, spacing, origin) -> Level:
-        """From features (C, D, H, W) on the feature grid and distances on the field grid.
-
-        fixed_distance, moving_distance: (d, h, w) mm; spacing, origin: of the field grid.
-        """
-        distance = fixed_distance.clamp(*DISTANCE_RANGE_MM)
-        moved = moving_distance.clamp(*DISTANCE_RANGE_MM)
-        gradient = torch.stack(torch.gradient(moved, spacing=spacing)[::-1])
-        active = distance < ACTIVE_MM + spacing / 2
-        blocks = active.flatten().nonzero().squeeze(1)
-        voxels = torch.arange(fixed[0].numel(), device=fixed.device).view(1, *fixed.shape[1:])
-        voxels = _blocks(voxels, fixed.shape[1] // distance.shape[0])[blocks, :, 0]
-        return cls(
-            channel_last(fixed),
-            channel_last(moving),
-            distance[None],
-            torch.cat((moved[None], gradient)),
-            spacing,
-            tuple(origin),
-            blocks,
-            voxels,
-        )
-
-    def cropped(self, crop: tuple[slice, slice, slice]) -> Level:
-        """The part under these field voxels (z, y, x); its field may still point beyond it."""
-        number = torch.full((self.distance.numel(),), -1, device=self.blocks.device)
-        number[self.blocks] = torch.arange(len(self.blocks), device=self.blocks.device)
-        number = number.view(self.shape)[crop].flatten()
-        blocks = (number >= 0).nonzero().squeeze(1)
-        return Level(
-            self.fixed,
-            self.moving,
-            self.distance[(slice(None), *crop)],
-            self.surface[(slice(None), *crop)],
-            self.spacing,
-            tuple(o + s.start * self.spacing for o, s in zip(self.origin, crop[::-1])),
-            blocks,
-            self.voxels[number[blocks]],
-        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,23 +56,93 @@ class Level:
         """The field grid."""
         return Grid(self.shape[::-1], (self.spacing,) * 3, self.origin)
 
+    def sample_field(self, field: torch.Tensor) -> torch.Tensor:
+        """A field of another level (3, ., ., .) in mm, nested with this one, on this field grid."""
+        return F.interpolate(field[None], size=self.shape, mode="trilinear", align_corners=False)[0]
+
+    def displacements(self, field: torch.Tensor) -> torch.Tensor:
+        """A field in mm at the feature voxels of the active blocks, (M r^3, 3), in those voxels."""
+        ratio = self.ratio
+        fine = field[None]
+        fine = F.interpolate(fine, scale_factor=ratio, mode="trilinear", align_corners=False)[0]
+        return _blocks(fine, ratio)[self.blocks].flatten(0, 1) / (self.spacing / ratio)
+
+    def system(self, rows: torch.Tensor) -> torch.Tensor:
+        """Gauss-Newton systems (M r^3, 9) per feature voxel, in voxels: (M, 9) per block, in mm."""
+        system = rows.view(len(self.blocks), -1, 9).mean(dim=1)
+        spacing = self.spacing / self.ratio
+        return torch.cat((system[:, :6] / spacing**2, system[:, 6:] / spacing), dim=1)
+
+
+def active_voxels(distance: torch.Tensor, size, reach: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The field voxels (M,) nearer to the lungs than reach (mm) and the feature voxels under them.
+
+    distance: (d, h, w) mm on the field grid; size: (D, H, W) of the features.
+    """
+    blocks = (distance < reach).flatten().nonzero().squeeze(1)
+    ratio = size[0] // distance.shape[0]
+    voxels = torch.arange(math.prod(size), device=distance.device).view(1, *size)
+    return blocks, _blocks(voxels, ratio)[blocks, :, 0]
+
+
+@dataclass
+class Level(Lattice):
+    """A lattice with MIND, what the optimisers see of a pair at one resolution.
+
+    fixed, moving: features (D, H, W, 12) on the feature grid; surface: signed distance to the
+    moving lungs (mm) and its gradient, (4, d, h, w) on the field grid.
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    surface: torch.Tensor
+
+    @classmethod
+    def of(cls, fixed, moving, fixed_distance, moving_distance, spacing, origin) -> Level:
+        """From features (C, D, H, W) on the feature grid and distances on the field grid.
+
+        fixed_distance, moving_distance: (d, h, w) mm; spacing, origin: of the field grid.
+        """
+        distance = fixed_distance.clamp(*DISTANCE_RANGE_MM)
+        moved = moving_distance.clamp(*DISTANCE_RANGE_MM)
+        gradient = torch.stack(torch.gradient(moved, spacing=spacing)[::-1])
+        return cls(
+            distance[None],
+            spacing,
+            tuple(origin),
+            *active_voxels(distance, fixed.shape[1:], ACTIVE_MM + spacing / 2),
+            channel_last(fixed),
+            channel_last(moving),
+            torch.cat((moved[None], gradient)),
+        )
+
+    def cropped(self, crop: tuple[slice, slice, slice]) -> Level:
+        """The part under these field voxels (z, y, x); its field may still point beyond it."""
+        number = torch.full((self.distance.numel(),), -1, device=self.blocks.device)
+        number[self.blocks] = torch.arange(len(self.blocks), device=self.blocks.device)
+        number = number.view(self.shape)[crop].flatten()
+        blocks = (number >= 0).nonzero().squeeze(1)
+        return Level(
+            self.distance[(slice(None), *crop)],
+            self.spacing,
+            tuple(o + s.start * self.spacing for o, s in zip(self.origin, crop[::-1])),
+            blocks,
+            self.voxels[number[blocks]],
+            self.fixed,
+            self.moving,
+            self.surface[(slice(None), *crop)],
+        )
+
     def look(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the images say about a field in mm.
 
         Returns the dissimilarities of the active blocks (M, r^3 voxels, 8 offsets), and their
         Gauss-Newton systems (M, 9) for a step in mm (see `sampled_dissimilarity`).
         """
-        ratio = self.ratio
-        fine = field[None]
-        fine = F.interpolate(fine, scale_factor=ratio, mode="trilinear", align_corners=False)[0]
-        spacing = self.spacing / ratio
-        displacement = _blocks(fine, ratio)[self.blocks].flatten(0, 1) / spacing
-        voxels = self.voxels.flatten()
-        costs, system = sampled_dissimilarity(self.fixed, self.moving, displacement, voxels)
-        system = system.view(-1, ratio**3, 9).mean(dim=1)
-        system[:, :6] /= spacing**2
-        system[:, 6:] /= spacing
-        return costs.view(-1, ratio**3, 8), system
+        costs, rows = sampled_dissimilarity(
+            self.fixed, self.moving, self.displacements(field), self.voxels.flatten()
+        )
+        return costs.view(len(self.blocks), -1, 8), self.system(rows)
 
     def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
         """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
@@ -121,45 +150,76 @@ class Level:
         difference = ((self.distance - sampled[:1]) / self.spacing).clamp(-3, 3)
         return difference * sampled[1:]
 
-    def sample_field(self, field: torch.Tensor) -> torch.Tensor:
-        """A field of another level (3, ., ., .) in mm, nested with this one, on this field grid."""
-        return F.interpolate(field[None], size=self.shape, mode="trilinear", align_corners=False)[0]
 
+@dataclass
+class ContrastLevel(Lattice):
+    """A lattice with local contrast and its gradient: one plain sample a voxel, no offsets.
 
-def build_levels(pair, factors, device) -> list[Level]:
-    """The levels of a `preprocessing.Pair`, coarse to fine, feature spacing = factor x working.
-
-    factors: even numbers; MIND is computed at half a level's feature spacing and averaged over
-    2x2x2 voxels (as the paper does), on images averaged to that spacing.
+    fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M r^3,)
     """
-    images = [torch.from_numpy(a).to(device) for a in (pair.fixed, pair.moving)]
-    distances = [torch.from_numpy(a).to(device) for a in (pair.fixed_distance, pair.moving_distance)]
-    spacing = pair.grid.spacing[0]
-    levels = []
-    with torch.no_grad():
-        for factor in factors:
-            features = [feature_map(image, factor) for image in images]
-            origin = np.asarray(pair.grid.origin) + (2 * factor - 1) / 2 * spacing
-            levels.append(
-                Level.of(
-                    *features,
-                    *(pool(d[None], 2 * factor)[0] for d in distances),
-                    spacing * 2 * factor,
-                    origin,
-                )
-            )
-    return levels
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    weight: torch.Tensor
+
+    def look(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared contrast differences (M, r^3) for a field in mm, Gauss-Newton systems (M, 9)."""
+        costs, rows = sampled_system(
+            self.fixed, self.moving, self.displacements(field), self.voxels.flatten(), self.weight
+        )
+        return costs.view(len(self.blocks), -1), self.system(rows)
+
+
+class Scans:
+    """A `preprocessing.Pair` on a device, from which levels are built one at a time."""
+
+    def __init__(self, pair: Pair, device: torch.device | str = "cpu"):
+        self.grid = pair.grid
+        self.images = [torch.from_numpy(a).to(device) for a in (pair.fixed, pair.moving)]
+        distances = (pair.fixed_distance, pair.moving_distance)
+        self.distances = [torch.from_numpy(a).to(device) for a in distances]
+
+    def mind_level(self, factor: int) -> Level:
+        """MIND at `factor` times the working spacing (even factors), field twice as coarse.
+
+        MIND is computed at half that spacing and averaged over 2x2x2 voxels, as in the paper.
+        """
+        return self._level([feature_map(image, factor) for image in self.images], 2 * factor)
+
+    def contrast_level(self, factor: int = 4) -> ContrastLevel:
+        """Local contrast at the working spacing, for a field `factor` times as coarse."""
+        near = [(d < CONTRAST_MM).float() for d in self.distances]
+        fixed, moving = (with_gradient(local_contrast(i, w)) for i, w in zip(self.images, near))
+        distance = pool(self.distances[0][None], factor)
+        blocks, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
+        weight = near[0].flatten()[voxels.flatten()]
+        spacing, origin = self._lattice(factor)
+        return ContrastLevel(distance, spacing, origin, blocks, voxels, fixed, moving, weight)
+
+    def paper_level(self) -> Level:
+        """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
+        maps = [mind_ssc(i) * (d < 0) for i, d in zip(self.images, self.distances)]
+        return self._level([pool(m, 2) for m in maps], 2)
+
+    def _level(self, features, factor: int) -> Level:
+        distances = (pool(d[None], factor)[0] for d in self.distances)
+        return Level.of(*features, *distances, *self._lattice(factor))
+
+    def _lattice(self, factor: int) -> tuple[float, tuple[float, float, float]]:
+        """Spacing and origin of the grid whose voxels are blocks of factor^3 working voxels."""
+        spacing = self.grid.spacing[0]
+        return spacing * factor, tuple(o + (factor - 1) / 2 * spacing for o in self.grid.origin)
 
 
 def feature_map(image: torch.Tensor, factor: int) -> torch.Tensor:
     """MIND (12, D, H, W) of an image (D, H, W), at `factor` times its spacing."""
     if factor == 1:
         return mind_ssc(image, floor=NOISE_FLOOR)
-    return pool(mind_ssc(pool(image[None], factor // 2)[0], floor=NOISE_FLOOR), 2)
+    return mind_ssc(pool(image[None], factor // 2)[0], floor=NOISE_FLOOR, factor=2)
 
 
 def sample(values: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
-    """values (C, d, h, w) at each voxel + displacement (3, d, h, w), (x, y, z) in voxels; edges repeat."""
+    """values (C, d, h, w) at each voxel + displacement (3, d, h, w), in voxels; edges repeat."""
     size = values.shape[1:]
     axes = [torch.arange(n, device=values.device, dtype=values.dtype) for n in size]
     z, y, x = torch.meshgrid(*axes, indexing="ij")

@@ -18,7 +18,7 @@ COUPLING = (6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2)  # dissimilarity per squared fea
 
 
 def discrete_search(level: Level) -> torch.Tensor:
-    """The field (3, d, h, w) in mm on the level's field grid, from zero; smooth, defined everywhere."""
+    """The field (3, d, h, w) in mm on the level's field grid; smooth, defined everywhere."""
     with torch.no_grad():
         spacing = level.spacing / 2
         steps = [torch.arange(-r, r + 1, device=level.fixed.device) for r in RADIUS]

@@ -30,9 +30,7 @@ class PaperNetwork(nn.Module):
         down, up, last = (16, 24, 24, 32), (32, 24, 24, 24), (24, 16)
         self.down = nn.ModuleList(_block(i, o) for i, o in zip((self.inputs, *down), down))
         skips = (0, *down[:0:-1])
-        self.up = nn.ModuleList(
-            _block(i + s, o) for i, s, o in zip((down[-1], *up), skips, up)
-        )
+        self.up = nn.ModuleList(_block(i + s, o) for i, s, o in zip((down[-1], *up), skips, up))
         self.last = nn.Sequential(
             *(_block(i, o) for i, o in zip((up[-1] + down[0], *last), last)),
             nn.Conv3d(last[-1], 32, 3, padding=1),
@@ -73,6 +71,7 @@ class PyramidNetwork(nn.Module):
 
     def __init__(self, width: int = 32):
         super().__init__()
+        self.width = width
         w0, w1, w2 = width, width * 3 // 2, width * 2
         self.stem = _unit(self.inputs, w0, 1)
         self.encode0 = _unit(w0, w0, 3)
@@ -88,7 +87,7 @@ class PyramidNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 99, D, H, W) -> correction in voxels (N, 3, D, H, W), hidden state (N, 16, D, H, W)."""
+        """(N, 99, D, H, W) -> correction in voxels (N, 3, ...), hidden state (N, 16, ...)."""
         x0 = self.encode0(self.stem(inputs))
         x1 = self.encode1(F.avg_pool3d(x0, 2, ceil_mode=True))
         x2 = self.encode2(F.avg_pool3d(x1, 2, ceil_mode=True))
@@ -106,9 +105,7 @@ def smooth(field: torch.Tensor) -> torch.Tensor:
         size = field.shape[axis]
         first, last = field.narrow(axis, 0, 1), field.narrow(axis, size - 1, 1)
         padded = torch.cat((first, field, last), dim=axis)
-        field = (
-            0.25 * (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)) + 0.5 * field
-        )
+        field = 0.25 * (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)) + 0.5 * field
     return field
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from .prepared import PreparedPair
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One experiment. Rates are shares of the steps spent on each level (whole, crop, fine crop)."""
+    """One experiment; rates: shares of the steps on each level (whole, crop, fine crop)."""
 
     steps: int = 4000
     learning_rate: float = 1e-3
@@ -101,7 +102,7 @@ def save_checkpoint(path: Path, network, optimiser, step: int, config: TrainingC
 def _schedule(step: int, config: TrainingConfig) -> float:
     """Linear warm-up, then a cosine down to 2 %."""
     warm = min(1.0, (step + 1) / config.warmup)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * step / config.steps)))
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
 def _rollout(network, pairs, config: TrainingConfig, rng, device):
@@ -141,7 +142,7 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
 
 
 def _coarse_start(pair: PreparedPair, level: Level, rng) -> torch.Tensor:
-    """Zero, the search's result, or noisy mixtures of it, nothing and the truth (paper, section 3)."""
+    """Zero, the search's result, or noisy mixtures of it with nothing and with the truth."""
     choice = rng.random()
     zero = torch.zeros_like(pair.search)
     if choice < 0.4:
@@ -155,7 +156,7 @@ def _coarse_start(pair: PreparedPair, level: Level, rng) -> torch.Tensor:
 
 
 def _fine_start(network, pair: PreparedPair, level: Level, rng) -> torch.Tensor:
-    """The coarse level's own result, the search's, or a mixture with the truth, and smooth noise."""
+    """The coarse level's result, the search's, or a mixture with the truth, and smooth noise."""
     choice = rng.random()
     if choice < 0.6:
         coarse = pair.level(0)

@@ -1,4 +1,4 @@
-"""Deep keypoint supervision: the error at keypoints after every iteration, later ones count more."""
+"""Deep keypoint supervision: the error at keypoints after every iteration, later ones more."""
 
 from __future__ import annotations
 

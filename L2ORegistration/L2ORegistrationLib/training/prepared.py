@@ -55,7 +55,9 @@ class PreparedPair:
     def level(self, index: int) -> Level:
         """The stored level `index` (0: coarsest)."""
         factor = FACTORS[index]
-        pooled = [torch.nn.functional.avg_pool3d(d.float()[None], factor)[0] for d in self.distances]
+        pooled = [
+            torch.nn.functional.avg_pool3d(d.float()[None], factor)[0] for d in self.distances
+        ]
         features = (unpacked(f) for f in self.features[index])
         return Level.of(*features, *pooled, *self._lattice(2 * factor, (0, 0, 0)))
 
@@ -77,7 +79,7 @@ class PreparedPair:
         )
 
     def _lattice(self, factor: int, first) -> tuple[float, tuple[float, float, float]]:
-        """Spacing and origin of the field grid of `factor` working voxels whose first index is given."""
+        """Spacing and origin of a field grid of `factor` working voxels from its first index on."""
         spacing = self.spacing * factor
         return spacing, tuple((i + 0.5) * spacing - self.spacing / 2 for i in reversed(first))
 

@@ -1,0 +1,59 @@
+"""Which devices torch can compute on here, and how much memory they have free."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+
+
+def available_devices() -> list[tuple[str, str, int | None]]:
+    """(name, description, free megabytes or None where unknown), the preferred one first."""
+    devices = []
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            free, _ = torch.cuda.mem_get_info(i)
+            devices.append((f"cuda:{i}", torch.cuda.get_device_name(i), free >> 20))
+    if torch.backends.mps.is_available():
+        devices.append(("mps", "Apple GPU", free_memory_mb()))
+    devices.append(("cpu", f"CPU, {torch.get_num_threads()} threads", free_memory_mb()))
+    return devices
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of this name; "auto" takes CUDA, else MPS, else the CPU. InputError if absent."""
+    names = [device for device, _, _ in available_devices()]
+    if name == "auto":
+        return torch.device(names[0])
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted not in names:
+        raise InputError(
+            f"The device '{name}' is not available here: choose one of {', '.join(names)} or auto."
+        )
+    return torch.device(wanted)
+
+
+def free_memory_mb() -> int | None:
+    """Memory that a process can still take, in megabytes; None where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) >> 10
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def check_memory(device: torch.device, needed_mb: int) -> None:
+    """InputError where the device has less free memory than a registration is expected to need."""
+    free = next((f for name, _, f in available_devices() if name == str(device)), None)
+    if free is not None and free < needed_mb:
+        raise InputError(
+            f"This registration needs about {needed_mb} MB on {device}, but only {free} MB are "
+            "free: choose a coarser spacing, another device, or close other programs."
+        )

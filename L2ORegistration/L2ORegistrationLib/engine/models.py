@@ -1,0 +1,118 @@
+"""The packaged weights: listed, checked and loaded, never downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..paths import atomic
+from .update_network import PaperNetwork, PyramidNetwork
+
+# Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
+_BESIDE = Path(__file__).parents[2] / "Resources" / "Models"
+FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "weights"
+DEFAULT = {"l2o": "pyramid"}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a set of weights is; kept as JSON beside them.
+
+    variant: "pyramid" or "paper"; iterations: on each level; trained_iterations: fewest and most
+    that training unrolled; facts: data, seed, commit, hours, device, results, limits.
+    """
+
+    name: str
+    variant: str
+    version: str
+    licence: str
+    sha256: str
+    parameters: int
+    iterations: tuple[int, ...]
+    trained_iterations: tuple[int, int]
+    width: int | None = None
+    facts: dict = field(default_factory=dict)
+
+
+def available_models(folder: Path = FOLDER) -> list[ModelCard]:
+    """The cards of all packaged weights, by name."""
+    return [_card(path) for path in sorted(folder.glob("*.json"))]
+
+
+def load_model(name: str | Path = "pyramid") -> tuple[ModelCard, nn.Module]:
+    """The card and the network (on the CPU, evaluation mode) of packaged weights or of a .pt file.
+
+    InputError: no such weights, damaged weights (checksum), or weights of another network.
+    """
+    path = Path(name)
+    if path.suffix != ".pt":
+        path = FOLDER / f"{name}.pt"
+    if not path.exists():
+        names = ", ".join(card.name for card in available_models()) or "none"
+        raise InputError(
+            f"There are no weights '{name}': packaged are {names}; or give a .pt file."
+        )
+    card = _card(path.with_suffix(".json"))
+    if _sha256(path) != card.sha256:
+        raise InputError(
+            f"The weights {path.name} are damaged (their checksum is not the model card's): "
+            "install the extension again."
+        )
+    network = _network(card)
+    try:
+        network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except Exception as error:
+        raise InputError(
+            f"The weights {path.name} don't fit the '{card.variant}' network: "
+            "give weights that this version's train command exported."
+        ) from error
+    return card, network.eval()
+
+
+def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
+    """Write weights (.pt) and their card (.json, same name); the rest of the card as keywords."""
+    path = Path(path)
+    state = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+    card = ModelCard(
+        name=path.stem,
+        sha256=_sha256(path),
+        parameters=sum(p.numel() for p in network.parameters()),
+        width=getattr(network, "width", None),
+        variant="paper" if isinstance(network, PaperNetwork) else "pyramid",
+        **card,
+    )
+    with atomic(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
+    return card
+
+
+def _network(card: ModelCard) -> nn.Module:
+    if card.variant == "paper":
+        return PaperNetwork()
+    if card.variant == "pyramid":
+        return PyramidNetwork(card.width)
+    raise InputError(f"The model card of '{card.name}' names an unknown network: {card.variant}.")
+
+
+def _card(path: Path) -> ModelCard:
+    try:
+        content = json.loads(path.read_text())
+        content["iterations"] = tuple(content["iterations"])
+        content["trained_iterations"] = tuple(content["trained_iterations"])
+        return ModelCard(**content)
+    except FileNotFoundError as error:
+        raise InputError(f"The model card {path.name} is missing beside the weights.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"The model card {path.name} is damaged: {error}.") from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,419 @@
+"""The one road from two images to a displacement field; everybody who registers walks it.
+
+images -> lung masks -> start -> pair on the working grid -> features -> optimiser steps -> field.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from .. import __version__
+from ..errors import InputError
+from ..files import checked_volume, read_mask, read_transform, read_volume, write_transform
+from ..geometry import DisplacementField, Volume
+from ..lungs import lung_mask
+from .adam import AdamOptimiser
+from .devices import check_memory, choose_device
+from .dissimilarity import sampled_dissimilarity
+from .gauss_newton import GaussNewtonOptimiser
+from .learned import LearnedOptimiser
+from .models import DEFAULT, load_model
+from .paper import PaperOptimiser
+from .prealignment import box_alignment, distance_map, landmark_alignment, lung_alignment
+from .preprocessing import WORKING_SPACING_MM, Pair, make_pair, working_grid
+from .pyramid import Level, Scans, sample_points
+from .search import discrete_search
+from .world import World, affine_start, start_grid
+
+STARTS = ("search", "affine", "box", "none", "landmarks")
+METHODS = ("l2o", "adam")
+ADAM_ITERATIONS = 50
+REFINEMENT_ITERATIONS = 3
+REFINEMENT_STIFFNESS = 4e-3
+BYTES_PER_VOXEL = 110  # peak per voxel of the working grid, measured
+BASE_MB = 500
+MIN_OVERLAP = 0.3
+WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state after one iteration.
+
+    index: 0 before registration, 1 the start, then one for each iteration; total: index of the
+    last planned step; stage: "initial", "start", "l2o", "adam" or "refine"; level: 0 is the
+    coarsest; field: the whole motion fixed -> moving, mm LPS, on a world-aligned grid that all
+    steps share and that covers the fixed image; dissimilarity: mean squared MIND difference in
+    the fixed lungs, comparable between steps; seconds: since the registration began.
+    """
+
+    index: int
+    total: int
+    stage: str
+    level: int
+    field: DisplacementField
+    dissimilarity: float
+    seconds: float
+
+
+@dataclass
+class Result:
+    """A registration's outcome: the chosen step's field, all steps, the inputs and provenance."""
+
+    field: DisplacementField
+    steps: list[Step]
+    best: int
+    fixed: Volume
+    moving: Volume
+    fixed_mask: Volume
+    moving_mask: Volume
+    seconds: float
+    provenance: dict[str, str | int | float]
+    cancelled: bool
+
+    def save(self, path: str | Path) -> None:
+        """Write the field as one transform: .h5, .tfm, .nrrd, .mha or .nii.gz."""
+        write_transform(self.field, path)
+
+    def warped(self) -> Volume:
+        """Moving in the geometry of fixed, linear; its lowest value beyond the moving image."""
+        image = self.moving.to_image()
+        lowest = float(self.moving.array.min())
+        warped = sitk.Resample(
+            image,
+            self.fixed.to_image(),
+            self.field.to_transform(),
+            sitk.sitkLinear,
+            lowest,
+            image.GetPixelID(),
+        )
+        return Volume(sitk.GetArrayFromImage(warped), self.fixed.grid)
+
+
+class Registration:
+    """One registration: iterate over it for its Steps, stop when you like, then take `result()`.
+
+    fixed, moving: path, SimpleITK image or Volume; fixed_mask, moving_mask: the same, lungs
+    marked by any non-zero value (found automatically where not given; a mask file must have its
+    image's grid); initial_transform: path, SimpleITK transform, DisplacementField or 4x4 LPS
+    matrix, fixed -> moving, which replaces `start`; start: "search" (affine of both lungs, then a
+    discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
+    `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o" or "adam";
+    model: name of packaged weights or a .pt file; iterations: on each level, instead of the
+    model's own; refine: end the l2o pyramid with Gauss-Newton steps on local contrast; device:
+    "auto", "cpu", "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
+
+    Raises InputError for anything that cannot be used, before or at the first step.
+    """
+
+    def __init__(
+        self,
+        fixed,
+        moving,
+        *,
+        fixed_mask=None,
+        moving_mask=None,
+        initial_transform=None,
+        start: str = "search",
+        landmarks: tuple[np.ndarray, np.ndarray] | None = None,
+        method: str = "l2o",
+        model: str | Path | None = None,
+        iterations: int | None = None,
+        refine: bool = True,
+        device: str = "auto",
+        threads: int | None = None,
+        spacing: float = WORKING_SPACING_MM,
+    ):
+        if start not in STARTS:
+            raise InputError(f"Unknown start '{start}': use one of {', '.join(STARTS)}.")
+        if method not in METHODS:
+            raise InputError(f"Unknown method '{method}': use one of {', '.join(METHODS)}.")
+        if iterations is not None and not 1 <= iterations <= 1000:
+            raise InputError(f"Iterations must be between 1 and 1000, got {iterations}.")
+        if threads is not None and threads < 1:
+            raise InputError(f"Threads must be at least 1, got {threads}.")
+        if not 0.5 <= spacing <= 6:
+            raise InputError(f"The working spacing must be between 0.5 and 6 mm, got {spacing}.")
+        self._device = choose_device(device)
+        self._threads, self._spacing, self._start_name = threads, spacing, start
+        self._method, self._iterations = method, iterations
+        self._card, self._network = None, None
+        if method == "l2o":
+            self._card, self._network = load_model(model or DEFAULT["l2o"])
+            self._network.to(self._device)
+        self._fixed = _volume(fixed, "The fixed image")
+        self._moving = _volume(moving, "The moving image")
+        self._fixed_mask = _mask(fixed_mask, self._fixed, "fixed")
+        self._moving_mask = _mask(moving_mask, self._moving, "moving")
+        self._given = _transform(initial_transform)
+        self._landmarks = _landmarks(landmarks) if start == "landmarks" else None
+        self._paper = self._card is not None and self._card.variant == "paper"
+        self._refine = refine and method == "l2o" and not self._paper
+        self._plan = self._schedule()
+        self.total = 1 + sum(count for _, _, count in self._plan)
+        self.steps: list[Step] = []
+        self._finished = False
+
+    def __iter__(self) -> Iterator[Step]:
+        """Run from the beginning; yields a Step after the start and after every iteration."""
+        self.steps, self._finished = [], False
+        threads = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                for step in self._run():
+                    self.steps.append(step)
+                    yield step
+            self._finished = True
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise InputError(
+                "The GPU ran out of memory: choose the CPU, or a coarser working spacing."
+            ) from error
+        finally:
+            torch.set_num_threads(threads)
+
+    def result(self) -> Result:
+        """The best field so far; valid any time after the first step."""
+        if not self.steps:
+            raise RuntimeError("The registration has not made a step yet.")
+        best = self._best()
+        return Result(
+            field=self.steps[best].field,
+            steps=list(self.steps),
+            best=best,
+            fixed=self._fixed,
+            moving=self._moving,
+            fixed_mask=self._fixed_mask,
+            moving_mask=self._moving_mask,
+            seconds=self.steps[-1].seconds,
+            provenance=self._provenance(),
+            cancelled=not self._finished,
+        )
+
+    def _schedule(self) -> list[tuple[str, int, int]]:
+        """(stage, level, iterations) in order."""
+        if self._method == "adam":
+            count = self._iterations or ADAM_ITERATIONS
+            return [("adam", 0, count), ("adam", 1, count)]
+        counts = [self._iterations or n for n in self._card.iterations]
+        plan = [("l2o", level, count) for level, count in enumerate(counts)]
+        if self._refine:
+            plan.append(("refine", len(plan), REFINEMENT_ITERATIONS))
+        return plan
+
+    def _run(self) -> Iterator[Step]:
+        begin = time.monotonic()
+        pair = self._prepare()
+        scans = Scans(pair, self._device)
+        finest = scans.paper_level() if self._paper else scans.mind_level(2)
+        world = World(pair, finest, self._fixed.grid)
+        monitor = _Monitor(finest)
+
+        def step(index, stage, level, field):
+            return Step(
+                index,
+                self.total,
+                stage,
+                level,
+                world.identity() if field is None else world.field(finest, field),
+                monitor(finest, world.before() if field is None else field),
+                time.monotonic() - begin,
+            )
+
+        yield step(0, "initial", 0, None)
+        field = torch.zeros((3, *finest.shape), device=self._device)
+        coarse = None
+        if not self._paper or self._searching:
+            coarse = scans.mind_level(4)
+        if self._searching:
+            field = finest.sample_field(discrete_search(coarse))
+        index = 1
+        yield step(index, "start", 0, field)
+        for stage, number, count in self._plan:
+            level = self._level(scans, stage, number, coarse, finest)
+            begun = level.sample_field(field)
+            for field, _ in self._optimiser(stage).iterate(level, begun, count):
+                index += 1
+                yield step(index, stage, number, finest.sample_field(field))
+
+    def _level(self, scans: Scans, stage: str, number: int, coarse, finest) -> Level:
+        if stage == "refine":
+            return scans.contrast_level()
+        return finest if self._paper or number == 1 else coarse
+
+    def _optimiser(self, stage: str):
+        if stage == "refine":
+            return GaussNewtonOptimiser(REFINEMENT_STIFFNESS)
+        if stage == "adam":
+            return AdamOptimiser()
+        return (PaperOptimiser if self._paper else LearnedOptimiser)(self._network)
+
+    @property
+    def _searching(self) -> bool:
+        return self._start_name == "search" and self._given is None
+
+    def _prepare(self) -> Pair:
+        """Masks, start and both images on the working grid."""
+        if self._fixed_mask is None:
+            self._fixed_mask = lung_mask(self._fixed)
+        if self._moving_mask is None:
+            self._moving_mask = lung_mask(self._moving)
+        distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
+        grid = working_grid(distances[0], self._spacing)
+        voxels = int(np.prod(grid.size))
+        check_memory(self._device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
+        start = self._started(*distances)
+        self._check_overlap(distances[0], start)
+        return make_pair(self._fixed, self._moving, *distances, start, self._spacing)
+
+    def _started(self, fixed: Volume, moving: Volume) -> sitk.Transform:
+        if self._given is not None:
+            return self._given
+        if self._start_name == "none":
+            return sitk.Transform(3, sitk.sitkIdentity)
+        if self._start_name == "box":
+            return box_alignment(fixed, moving)
+        if self._start_name == "landmarks":
+            return landmark_alignment(*self._landmarks, start_grid(fixed.grid))
+        return lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
+
+    def _check_overlap(self, distance: Volume, start: sitk.Transform) -> None:
+        points = distance.grid.points()[distance.array < 0][::97]
+        moved = np.array([start.TransformPoint(p) for p in points.tolist()])
+        if self._moving.grid.contains(moved).mean() < MIN_OVERLAP:
+            raise InputError(
+                "The images hardly overlap at the start: most of the fixed lungs fall outside the "
+                "moving image. Start from 'affine' or 'search', or give an initial transform "
+                "from fixed to moving."
+            )
+
+    def _best(self) -> int:
+        """The last step, unless an earlier one matches clearly better."""
+        values = [step.dissimilarity for step in self.steps]
+        good = min(values[1:], default=values[0]) * WORSE
+        return next((i for i in range(len(values) - 1, 0, -1) if values[i] <= good), 0)
+
+    def _provenance(self) -> dict[str, str | int | float]:
+        return {
+            "software": f"L2ORegistration {__version__}",
+            "method": self._method,
+            "model": f"{self._card.name} {self._card.version}" if self._card else "",
+            "model_sha256": self._card.sha256 if self._card else "",
+            "start": "given transform" if self._given is not None else self._start_name,
+            "plan": ", ".join(f"{stage} {count}" for stage, _, count in self._plan),
+            "spacing_mm": self._spacing,
+            "device": str(self._device),
+            "torch": torch.__version__,
+            "seconds": round(self.steps[-1].seconds, 2),
+        }
+
+
+def register(
+    fixed, moving, *, on_step: Callable[[Step], object] | None = None, **options
+) -> Result:
+    """Register two images; see `Registration` for the arguments.
+
+    on_step(step) is called after every step and may return False to stop. Ctrl-C stops, too; the
+    result is then the best field so far, marked as cancelled.
+    """
+    registration = Registration(fixed, moving, **options)
+    try:
+        for step in registration:
+            if on_step is not None and on_step(step) is False:
+                break
+    except KeyboardInterrupt:
+        if not registration.steps:
+            raise
+    return registration.result()
+
+
+class _Monitor:
+    """The dissimilarity at the same points of the finest level's features for every step."""
+
+    COUNT = 20000
+
+    def __init__(self, finest: Level):
+        inside = finest.distance.flatten()[finest.blocks] < 0
+        voxels = finest.voxels[inside].flatten()
+        stride = max(1, len(voxels) // self.COUNT)
+        self._voxels = voxels[::stride]
+        depth, height, width = finest.fixed.shape[:3]
+        z = torch.div(self._voxels, height * width, rounding_mode="floor")
+        y = torch.div(self._voxels, width, rounding_mode="floor") % height
+        index = torch.stack((self._voxels % width, y, z), dim=1).float()
+        self._position = (index + 0.5) / finest.ratio - 0.5
+
+    def __call__(self, finest: Level, field: torch.Tensor) -> float:
+        displacement = sample_points(field, self._position) / (finest.spacing / finest.ratio)
+        costs, _ = sampled_dissimilarity(finest.fixed, finest.moving, displacement, self._voxels)
+        return float(costs.mean())
+
+
+def _volume(image, name: str) -> Volume:
+    if isinstance(image, (str, os.PathLike)):
+        return read_volume(image)
+    if isinstance(image, sitk.Image):
+        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+            raise InputError(f"{name} must be a 3-D image with one value a voxel.")
+        image = Volume.of_image(image)
+    if not isinstance(image, Volume):
+        raise InputError(f"{name} must be a path, a SimpleITK image or a Volume.")
+    return checked_volume(image, name)
+
+
+def _mask(mask, image: Volume, name: str) -> Volume | None:
+    if mask is None:
+        return None
+    if isinstance(mask, (str, os.PathLike)):
+        path, mask = mask, read_mask(mask)
+        if not mask.grid.matches(image.grid, tolerance=0.1):
+            raise InputError(
+                f"The {name} mask {Path(path).name} is on another grid than its image: "
+                "resample it to the image first, or leave it out (lungs are then found)."
+            )
+    if isinstance(mask, sitk.Image):
+        mask = Volume.of_image(mask)
+    marked = Volume(mask.array != 0, mask.grid)
+    if not marked.array.any():
+        raise InputError(f"The {name} mask is empty: mark the lungs, or leave the mask out.")
+    index = np.argwhere(marked.array)[::101, ::-1]
+    if not image.grid.contains(marked.grid.to_world(index)).any():
+        raise InputError(f"The {name} mask lies outside its image: give the mask of this image.")
+    return marked
+
+
+def _transform(transform) -> sitk.Transform | None:
+    if transform is None or isinstance(transform, sitk.Transform):
+        return transform
+    if isinstance(transform, (str, os.PathLike)):
+        return read_transform(transform)
+    if isinstance(transform, DisplacementField):
+        return transform.to_transform()
+    matrix = np.asarray(transform, dtype=float)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
+        raise InputError("An initial transform given as a matrix must be 4x4 and invertible.")
+    return affine_start(matrix)
+
+
+def _landmarks(landmarks) -> tuple[np.ndarray, np.ndarray]:
+    if landmarks is None:
+        raise InputError("The start 'landmarks' needs landmarks in both images.")
+    fixed, moving = (np.asarray(points, dtype=float) for points in landmarks)
+    if fixed.shape != moving.shape or fixed.ndim != 2 or fixed.shape[1] != 3 or len(fixed) < 4:
+        raise InputError(
+            "The start 'landmarks' needs at least four corresponding points in both images, "
+            f"got {len(fixed)} and {len(moving)}."
+        )
+    if not (np.isfinite(fixed).all() and np.isfinite(moving).all()):
+        raise InputError("Some landmarks have no position: remove or place them.")
+    return fixed, moving

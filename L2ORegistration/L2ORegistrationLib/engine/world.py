@@ -1,0 +1,83 @@
+"""From an optimiser's field to the world: one displacement field over the whole fixed image."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..geometry import DisplacementField, Grid
+from .preprocessing import Pair
+from .pyramid import Level
+from .update_network import smooth
+
+START_SPACING_MM = 6.0
+START_MARGIN_MM = 60.0
+TRUSTED_MM = 6.0  # within this distance of the lungs the optimiser's field is used as it is
+
+
+class World:
+    """Turns fields of the finest level into fields fixed -> moving on one grid for all steps.
+
+    Outside the lungs the optimiser's field is continued smoothly from the lungs; beyond the
+    working grid the displacement of its edge continues, so there is no jump.
+    """
+
+    def __init__(self, pair: Pair, finest: Level, fixed: Grid):
+        spacing, self._finest = finest.spacing, finest
+        origin = np.asarray(finest.origin)
+        corners = (fixed.corners() - origin) / spacing
+        first = np.floor(corners.min(axis=0) - 1e-6).astype(int)
+        last = np.ceil(corners.max(axis=0) + 1e-6).astype(int)
+        self.grid = Grid(tuple(last - first + 1), (spacing,) * 3, tuple(origin + first * spacing))
+        size = finest.shape[::-1]
+        self._index = [np.clip(np.arange(a, b + 1), 0, n - 1) for a, b, n in zip(first, last, size)]
+        self._start = DisplacementField.of_transform(pair.start, start_grid(pair.grid))
+        self._points = finest.grid.points()
+        self._trust = torch.sigmoid((TRUSTED_MM - finest.distance) / 2.0)
+
+    def field(self, level: Level, field: torch.Tensor) -> DisplacementField:
+        """The motion of a level's field (3, d, h, w), mm relative to the start, nested in finest."""
+        field = self._continued(self._finest.sample_field(field)).cpu().numpy()
+        moved = self._points + np.moveaxis(field, 0, -1)
+        total = moved + self._start.sample(moved) - self._points
+        x, y, z = self._index
+        total = total.astype(np.float32)[np.ix_(z, y, x)]
+        return DisplacementField(np.ascontiguousarray(total), self.grid)
+
+    def before(self) -> torch.Tensor:
+        """The finest-level field that undoes the start: no motion at all."""
+        undo = np.zeros((*self._finest.shape, 3))
+        for _ in range(20):
+            undo = -self._start.sample(self._points + undo)
+        undo = torch.from_numpy(np.moveaxis(undo, -1, 0).astype(np.float32))
+        return undo.to(self._finest.distance.device)
+
+    def identity(self) -> DisplacementField:
+        """No motion, on the grid of all steps."""
+        return DisplacementField.zeros(self.grid)
+
+    def _continued(self, field: torch.Tensor) -> torch.Tensor:
+        """The field where it is trusted, and what blurring it outwards gives elsewhere."""
+        total = torch.cat((field * self._trust, self._trust))[None]
+        spread = total
+        for step in range(24):
+            spread = smooth(spread)
+            # keep the known values: only what lies outside is filled
+            if step % 4 == 3:
+                spread = spread + total
+        filled = spread[0, :3] / spread[0, 3:].clamp(min=1e-20)
+        return self._trust * field + (1 - self._trust) * filled
+
+
+def start_grid(grid: Grid) -> Grid:
+    """The lattice on which a start is sampled: around another grid, with room for the motion."""
+    return Grid.covering(grid.corners(), START_SPACING_MM, START_MARGIN_MM)
+
+
+def affine_start(matrix: np.ndarray) -> sitk.AffineTransform:
+    """The SimpleITK transform of a 4x4 matrix, fixed point -> moving point, LPS mm."""
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(matrix[:3, 3].tolist())
+    return transform
