@@ -95,7 +95,7 @@ def test_metadata_are_what_the_extensions_index_wants():
         host, _, path = url.partition("/main/")
         assert host.startswith("https://raw.githubusercontent.com/")
         assert path.startswith("Resources/") and path.endswith(".png")
-    assert (ROOT / cmake["ICONURL"].partition("/main/")[2]).read_bytes()[:4] == b"\x89PNG"
+        assert (ROOT / "Resources" / path.partition("/")[2]).read_bytes()[:4] == b"\x89PNG"
     raw = (ROOT / "Resources" / "L2ORegistration.json").read_bytes()
     assert b"\r" not in raw and set(json.loads(raw)) <= {
         *("$schema", "category", "scm_url", "scm_revision", "scm_type", "build_dependencies"),

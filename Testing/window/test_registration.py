@@ -220,3 +220,17 @@ def test_the_window_stays_responsive(panel, phantom, engine):
         beats.append(time.monotonic())
     pauses = [after - before for before, after in zip(beats, beats[1:], strict=False)]
     assert max(pauses) < 0.25  # a loaded machine; about 0.03 on a free one
+
+
+def test_the_phantom_with_the_real_engine(panel, phantom, dialogs):
+    """No part is steered here: the packaged weights, from the click to the table of errors."""
+    process_events()
+    panel.ui.registerButton.click()
+    wait_for(lambda: not panel._registration.running, seconds=120)
+    assert dialogs == [] and panel.ui.hintLabel.text.startswith("Done in")
+    errors = [metrics["error"] for metrics in panel._session.history.metrics()]
+    assert errors[panel._session.history.result] < 0.4 * errors[0]  # voxels of 6 mm
+    assert panel.ui.iterationSlider.maximum == len(errors) - 1 > 3
+    description = panel._session.history.description
+    assert {"model", "device"} <= set(description)
+    assert float(panel.ui.evaluationTable.item(0, 2).text()) < 0.4 * errors[0]
