@@ -168,6 +168,6 @@ DATASETS = {
         learn2reg.pairs,
         "learn2reg.grand-challenge.org and zenodo.org/records/3835682",
     ),
-    "pairs": Dataset("a folder of pairs", _pairs, ""),
-    "phantom": Dataset("the breathing phantom", _phantoms, ""),
+    "pairs": Dataset("Pairs", _pairs, ""),
+    "phantom": Dataset("Breathing phantom", _phantoms, ""),
 }

@@ -1,0 +1,132 @@
+"""`benchmark`: the paper's table on the user's own data, peers beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..commands.console import checked_folder, made, messages, print_json
+from ..commands.console import output as out
+from ..errors import InputError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command with the command line."""
+    app.command()(benchmark)
+
+
+def benchmark(
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="4dct, copd, empire10, learn2reg or pairs and where it is; phantom=SEEDS (0-4).",
+        ),
+    ],
+    methods: Annotated[
+        str, typer.Option(help="Some of initial,start,adam,l2o,keypoints.")
+    ] = "initial,start,adam,l2o",
+    peers: Annotated[bool, typer.Option(help="Also elastix and convexAdam.")] = False,
+    cases: Annotated[
+        str | None, typer.Option(help="Only cases of these names, such as case1,case2.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder for tables, CSV and figure.")
+    ] = Path("l2o-benchmark"),
+    model: Annotated[str | None, typer.Option(help="Packaged weights or a .pt file.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads, of every method alike.")
+    ] = None,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Go on without cases that miss files or are damaged.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Measure accuracy, regularity, time and memory of every method on every case.
+
+    Each registration runs in a process of its own: seconds are those of the registration with its
+    images in memory, GB the peak of its process. Writes table.md, cases.csv, iterations.csv and
+    iterations.png; they are complete up to the last case when the run is stopped.
+    """
+    from . import figure, table
+    from .methods import chosen
+    from .peers import missing
+    from .run import run
+
+    rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
+    if peers and missing():
+        raise InputError(f"--peers needs {' and '.join(missing())}: pip install them.")
+    datasets = _datasets(data, cases, skip)
+    folder = made(checked_folder(folder))
+    options = {"model": model, "device": device, "threads": threads}
+    runs = []
+    for done in run(datasets, rows, options):
+        runs.append(done)
+        if not quiet:
+            _tell(done)
+        if done.method == rows[-1]:
+            table.write(runs, folder)
+            figure.draw(runs, folder / "iterations.png")
+    if as_json:
+        print_json({"folder": str(folder), "results": table.summary(runs)})
+    else:
+        _show(runs, folder)
+    if any("error" in done.result for done in runs):
+        raise typer.Exit(1)
+
+
+def _datasets(data: list[str], cases: str | None, skip: bool) -> dict:
+    """The cases of each column. Raises InputError for data that is not there."""
+    from ..training.datasets import DATASETS, load_dataset
+
+    wanted = [name.strip() for name in cases.split(",")] if cases else None
+    found = {}
+    for item in data:
+        name, _, folder = item.partition("=")
+        if name not in DATASETS or not folder:
+            raise InputError(f"--data needs NAME=FOLDER with a NAME of {', '.join(DATASETS)}.")
+        column = Path(folder).resolve().name if name == "pairs" else DATASETS[name].title
+        if column in found:
+            raise InputError(f"There are two data sets {column}: measure them one after the other.")
+        found[column] = load_dataset(
+            name,
+            folder,
+            "skip" if skip else "stop",
+            cases=wanted,
+            on_skip=lambda text: messages.print(text, style="yellow", markup=False),
+        )
+    return found
+
+
+def _tell(run) -> None:
+    from .table import METHODS, case_row
+
+    row = case_row(run)
+    line = f"{run.dataset} {run.case}  {METHODS[run.method].title}: "
+    if row["error"]:
+        messages.print(line + row["error"], style="red", markup=False, soft_wrap=True)
+        return
+    error = f"TRE {row['tre_mean']:.2f} mm, " if "tre_mean" in row else ""
+    memory = f", {row['peak_gb']:.2f} GB" if "peak_gb" in row else ""
+    messages.print(f"{line}{error}{row['seconds']:.1f} s{memory}", markup=False, soft_wrap=True)
+
+
+def _show(runs: list, folder: Path) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from . import table
+
+    for dataset, methods in table.summary(runs).items():
+        view = Table(title=dataset, box=box.SIMPLE_HEAD, title_justify="left")
+        view.add_column("")
+        for name in table.COLUMNS:
+            view.add_column(name, justify="right")
+        for method, measures in methods.items():
+            view.add_row(table.title(method, measures), *table.cells(measures))
+        out.print(view, width=max(out.width, 120))
+    out.print(f"Wrote {folder}", soft_wrap=True)

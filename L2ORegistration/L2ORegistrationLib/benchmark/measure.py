@@ -1,0 +1,174 @@
+"""One registration in a process of its own: what it took, and how good it is.
+
+Run as ``python -m L2ORegistrationLib.benchmark.measure JOB.json``; the parent writes the job and
+the case's images, this process writes the result beside them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..evaluation import jacobian_summary, summarise, target_registration_error
+from ..files import read_mask, read_volume
+from ..geometry import DisplacementField, Grid, Volume
+from .methods import METHODS
+
+LATTICE_MM = 2.0  # all fields are judged on one lattice, or the coarser would look smoother
+PLEURA_MM = 10.0
+
+
+@dataclass
+class Scan:
+    """A case in memory: images in HU, lung masks (None: automatic), points LPS mm (None: none)."""
+
+    fixed: Volume
+    moving: Volume
+    fixed_mask: Volume | None
+    moving_mask: Volume | None
+    fixed_points: np.ndarray | None
+    moving_points: np.ndarray | None
+
+    @classmethod
+    def load(cls, folder: Path) -> Scan:
+        """What `run.write_scan` wrote."""
+
+        def mask(side: str) -> Volume | None:
+            path = folder / f"{side}_mask.nrrd"
+            return read_mask(path) if path.exists() else None
+
+        points = folder / "points.npy"
+        fixed, moving = np.load(points) if points.exists() else (None, None)
+        images = (read_volume(folder / f"{side}.nrrd") for side in ("fixed", "moving"))
+        return cls(*images, mask("fixed"), mask("moving"), fixed, moving)
+
+    @cached_property
+    def region(self) -> Volume:
+        """The fixed lungs: the given mask or the automatic one."""
+        from ..lungs import lung_mask
+
+        return self.fixed_mask or lung_mask(self.fixed)
+
+    @cached_property
+    def lattice(self) -> Grid:
+        """World-aligned, around the fixed lungs and points; fields are judged on it."""
+        index = np.argwhere(self.region.array)
+        box = np.array(np.meshgrid(*zip(index.min(0), index.max(0), strict=True), indexing="ij"))
+        points = self.region.grid.to_world(box.reshape(3, -1).T[:, ::-1])
+        if self.fixed_points is not None:
+            points = np.concatenate([points, self.fixed_points])
+        return Grid.covering(points, LATTICE_MM, 2 * LATTICE_MM)
+
+
+def measure(scan: Scan, name: str, options: dict[str, Any], born: float) -> dict[str, Any]:
+    """Run the method on the scan and measure it.
+
+    born: time.time() when the process was asked for.
+    """
+    method = METHODS[name]
+    for module in method.modules:
+        importlib.import_module(module)
+    before = _memory_gb("VmRSS")
+    _forget_peak()
+    begin = time.perf_counter()
+    outcome = method.run(scan, options)
+    result: dict[str, Any] = {
+        "seconds": time.perf_counter() - begin,
+        "seconds_process": time.time() - born,
+        "peak_gb": _memory_gb("VmHWM"),
+        "gpu_gb": _gpu_gb(),
+        "provenance": outcome.provenance,
+    }
+    result["added_gb"] = None if before is None else result["peak_gb"] - before
+    result["jacobian"] = jacobian_summary(outcome.field.resampled(scan.lattice), scan.region)
+    if scan.fixed_points is not None:
+        result |= _errors(scan, outcome.field)
+    result["steps"] = [_step(scan, step) for step in outcome.steps]
+    return result
+
+
+def _errors(scan: Scan, field: DisplacementField) -> dict[str, list]:
+    """Errors (mm) at each point, snapped to moving voxels as well; which are near the pleura."""
+    pair = scan.fixed_points, scan.moving_points
+    return {
+        "tre": target_registration_error(field, *pair).tolist(),
+        "snapped": target_registration_error(field, *pair, snap_to=scan.moving.grid).tolist(),
+        "near": near_pleura(scan.fixed_points, scan.region).tolist(),
+    }
+
+
+def near_pleura(points: np.ndarray, lungs: Volume, limit: float = PLEURA_MM) -> np.ndarray:
+    """Which points (N, 3), LPS mm, lie outside the lungs or within `limit` mm of their surface."""
+    from ..engine.prealignment import distance_map
+
+    return distance_map(lungs, spacing=1.5).sample(points) >= -limit
+
+
+def _step(scan: Scan, step) -> dict[str, Any]:
+    row = {
+        "index": step.index,
+        "stage": step.stage,
+        "level": step.level,
+        "dissimilarity": step.dissimilarity,
+        "seconds": step.seconds,
+    }
+    if scan.fixed_points is not None:
+        errors = target_registration_error(step.field, scan.fixed_points, scan.moving_points)
+        row |= {key: summarise(errors)[key] for key in ("mean", "median", "p95")}
+    return row
+
+
+def _memory_gb(key: str) -> float | None:
+    """Memory of this process: "VmRSS" now, "VmHWM" at its peak. None where neither is known.
+
+    Not getrusage on Linux: what it calls the peak starts with that of the parent process.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(row.split()[1]) for row in lines if row.startswith(key)) / 2**20
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _forget_peak() -> None:
+    """Let the peak count from now on (Linux), so that reading the images does not count."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def _gpu_gb() -> float | None:
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+def main(path: str) -> None:
+    """Do the job in this file and write result.json beside it."""
+    job = json.loads(Path(path).read_text())
+    try:
+        result = measure(Scan.load(Path(job["scan"])), job["method"], job["options"], job["born"])
+    except InputError as error:
+        result = {"error": str(error)}
+    Path(job["result"]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,120 @@
+"""The rows of the table: what each method is called and how it registers a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..geometry import DisplacementField
+
+if TYPE_CHECKING:
+    from .measure import Scan
+
+
+@dataclass
+class Outcome:
+    """What a method did: its field, fixed -> moving, and its steps (empty for peers)."""
+
+    field: DisplacementField
+    steps: list
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row: title; group: the name that --methods knows; run(scan, options) registers.
+
+    modules: imported before the clock starts.
+    """
+
+    title: str
+    group: str
+    run: Callable[[Scan, dict[str, Any]], Outcome]
+    modules: tuple[str, ...] = ()
+
+
+def chosen(groups: list[str], peers: bool) -> list[str]:
+    """The keys of METHODS, in the table's order. Raises InputError for unknown groups."""
+    known = list(dict.fromkeys(m.group for m in METHODS.values() if m.group != "peers"))
+    unknown = [group for group in groups if group not in known]
+    if unknown or not groups:
+        raise InputError(
+            f"There is no method '{', '.join(unknown)}': use some of {', '.join(known)}."
+        )
+    wanted = {*groups, *(("peers",) if peers else ())}
+    return [key for key, method in METHODS.items() if method.group in wanted]
+
+
+def _initial(scan: Scan, options: dict[str, Any]) -> Outcome:
+    return Outcome(DisplacementField.zeros(scan.fixed.grid), [], {})
+
+
+def _ours(method: str, start: str, *, only_start: bool = False) -> Callable:
+    def run(scan: Scan, options: dict[str, Any]) -> Outcome:
+        from ..engine.registration import Registration
+
+        registration = Registration(
+            scan.fixed,
+            scan.moving,
+            fixed_mask=scan.fixed_mask,
+            moving_mask=scan.moving_mask,
+            method=method,
+            start=start,
+            model=options.get("model") if method == "l2o" else None,
+            landmarks=_keypoints(scan) if start == "landmarks" else None,
+            device=options.get("device", "auto"),
+            threads=options.get("threads"),
+        )
+        for step in registration:
+            if only_start and step.index == 1:
+                return Outcome(step.field, [], registration.result().provenance)
+        result = registration.result()
+        return Outcome(result.field, result.steps, result.provenance)
+
+    return run
+
+
+def _keypoints(scan: Scan):
+    from ..lungs import lung_mask
+    from ..training.keypoints import find_keypoints
+
+    masks = (scan.fixed_mask or lung_mask(scan.fixed), scan.moving_mask or lung_mask(scan.moving))
+    return find_keypoints(scan.fixed, scan.moving, *masks)
+
+
+def _peer(name: str) -> Callable:
+    def run(scan: Scan, options: dict[str, Any]) -> Outcome:
+        from . import peers
+
+        return Outcome(getattr(peers, name)(scan, options), [], peers.versions(name))
+
+    return run
+
+
+_ENGINE = ("L2ORegistrationLib.engine.registration",)
+
+METHODS = {
+    "initial": Method("Initial", "initial", _initial),
+    "start-affine": Method(
+        "Start: lung affine", "start", _ours("adam", "affine", only_start=True), _ENGINE
+    ),
+    "start-search": Method(
+        "Start: pre-registration", "start", _ours("adam", "search", only_start=True), _ENGINE
+    ),
+    "adam-affine": Method("Adam w/o pre-reg.", "adam", _ours("adam", "affine"), _ENGINE),
+    "adam-search": Method("Adam with pre-reg.", "adam", _ours("adam", "search"), _ENGINE),
+    "l2o-affine": Method("L2O w/o pre-reg.", "l2o", _ours("l2o", "affine"), _ENGINE),
+    "l2o-search": Method("L2O with pre-reg.", "l2o", _ours("l2o", "search"), _ENGINE),
+    "l2o-keypoints": Method(
+        "L2O from keypoints",
+        "keypoints",
+        _ours("l2o", "landmarks"),
+        (*_ENGINE, "L2ORegistrationLib.training.keypoints"),
+    ),
+    "elastix": Method("elastix", "peers", _peer("elastix"), ("itk",)),
+    "convexadam": Method(
+        "convexAdam", "peers", _peer("convexadam"), ("convexAdam.convex_adam_MIND",)
+    ),
+}

@@ -1,0 +1,103 @@
+"""Every method on every case, each in a fresh process, one after the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from ..geometry import Volume
+from ..training.cases import Case
+
+_ROOT = Path(__file__).parents[2]  # where the package is, installed or not
+_SIDES = ("fixed", "moving")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one method did on one case; result: see `measure.measure`, or {"error": sentence}.
+
+    points: what the errors were measured at, "landmarks", "keypoints" or "" (nothing).
+    """
+
+    dataset: str
+    case: str
+    method: str
+    points: str
+    result: dict[str, Any]
+
+
+def run(
+    datasets: dict[str, list[Case]], methods: list[str], options: dict[str, Any]
+) -> Iterator[Run]:
+    """Measure every method on every case; datasets: cases by the name of their column.
+
+    options: model, device and threads. A case that cannot be read, or a method that fails, yields
+    a Run with an error, and the others go on.
+    """
+    for dataset, cases in datasets.items():
+        for case in cases:
+            points = "landmarks" if case.landmarks else "keypoints" if case.keypoints else ""
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    write_scan(case, Path(folder))
+                    problem = None
+                except InputError as error:
+                    problem = {"error": str(error)}
+                for method in methods:
+                    result = problem or _measured(Path(folder), method, options)
+                    yield Run(dataset, case.name, method, points, result)
+
+
+def write_scan(case: Case, folder: Path) -> None:
+    """The case's images, masks and points as plain files, quick to read."""
+    for side in _SIDES:
+        _write(getattr(case, side)(), folder / f"{side}.nrrd")
+        mask = getattr(case, f"{side}_mask")
+        if mask is not None:
+            _write(mask(), folder / f"{side}_mask.nrrd")
+    points = case.landmarks or case.keypoints
+    if points is not None:
+        np.save(folder / "points.npy", np.stack(points))
+
+
+def _write(volume: Volume, path: Path) -> None:
+    sitk.WriteImage(volume.to_image(), str(path), useCompression=False)
+
+
+def _measured(folder: Path, method: str, options: dict[str, Any]) -> dict[str, Any]:
+    job, result = folder / "job.json", folder / "result.json"
+    result.unlink(missing_ok=True)
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        (str(_ROOT), *filter(None, [environment.get("PYTHONPATH")]))
+    )
+    if options.get("threads"):
+        for variable in ("OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+            environment[variable] = str(options["threads"])
+    content = {
+        "scan": str(folder),
+        "result": str(result),
+        "method": method,
+        "options": options,
+        "born": time.time(),
+    }
+    job.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "L2ORegistrationLib.benchmark.measure", str(job)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.exists():
+        return json.loads(result.read_text())
+    lines = done.stderr.strip().splitlines()
+    reason = lines[-1] if lines else f"it ended with code {done.returncode}"
+    return {"error": f"The process failed: {reason}"}

@@ -1,0 +1,151 @@
+"""From single measurements to the paper's table, and all of them as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluation import summarise
+from ..files import atomic
+from .methods import METHODS
+from .run import Run
+
+# Column of the table -> (key of a case's row, format, factor)
+COLUMNS = {
+    "TRE mean": ("tre_mean", ".2f", 1),
+    "SD": ("tre_sd", ".2f", 1),
+    "median": ("tre_median", ".2f", 1),
+    "95 %": ("tre_p95", ".2f", 1),
+    "snapped": ("snapped_mean", ".2f", 1),
+    "near pleura": ("pleura_mean", ".2f", 1),
+    "SDlogJ": ("sdlogj", ".3f", 1),
+    "folding %": ("folding", ".3f", 100),
+    "seconds": ("seconds", ".1f", 1),
+    "GB": ("peak_gb", ".2f", 1),
+}
+
+
+def case_row(run: Run) -> dict:
+    """All that was measured of one run, flat; without what could not be measured."""
+    result = run.result
+    row = {
+        "dataset": run.dataset,
+        "case": run.case,
+        "method": run.method,
+        "points": run.points,
+        "error": result.get("error", ""),
+    }
+    if "tre" in result:
+        row |= {f"tre_{key}": value for key, value in summarise(result["tre"]).items()}
+        snapped = summarise(result["snapped"])
+        row |= {"snapped_mean": snapped["mean"], "snapped_sd": snapped["sd"]}
+        near = np.asarray(result["tre"])[np.asarray(result["near"], bool)]
+        row |= {"points_count": len(result["tre"]), "pleura_count": len(near)}
+        if len(near):
+            row["pleura_mean"] = float(near.mean())
+    row |= result.get("jacobian", {})
+    for key in ("seconds", "seconds_process", "peak_gb", "added_gb", "gpu_gb"):
+        if result.get(key) is not None:
+            row[key] = result[key]
+    provenance = result.get("provenance", {})
+    row["software"] = " ".join(str(provenance[k]) for k in ("software", "model") if k in provenance)
+    return row
+
+
+def summary(runs: list[Run]) -> dict[str, dict[str, dict[str, float]]]:
+    """{data set: {method: measures}}: the average over the cases that the method registered.
+
+    Every case weighs the same. The SD is that of all landmark errors about this average. "cases"
+    counts those registered, "failed" the others.
+    """
+    found: dict = {}
+    for run in runs:
+        rows = found.setdefault(run.dataset, {}).setdefault(run.method, [])
+        rows.append(case_row(run))
+    return {
+        dataset: {method: _average(rows) for method, rows in methods.items()}
+        for dataset, methods in found.items()
+    }
+
+
+def _average(rows: list[dict]) -> dict[str, float]:
+    good = [row for row in rows if not row["error"]]
+    result: dict[str, float] = {"cases": len(good), "failed": len(rows) - len(good)}
+    for key, _, _ in COLUMNS.values():
+        values = [row[key] for row in good if key in row]
+        if values:
+            result[key] = float(np.mean(values))
+    if "tre_mean" in result:
+        squares = [r["tre_sd"] ** 2 + r["tre_mean"] ** 2 for r in good if "tre_mean" in r]
+        result["tre_sd"] = math.sqrt(max(0.0, float(np.mean(squares)) - result["tre_mean"] ** 2))
+    return result
+
+
+def cells(measures: dict[str, float]) -> list[str]:
+    """One text for each of COLUMNS; empty where nothing was measured."""
+    return [
+        format(factor * measures[key], style) if key in measures else ""
+        for key, style, factor in COLUMNS.values()
+    ]
+
+
+def title(method: str, measures: dict[str, float]) -> str:
+    """The method's name, with how many cases it failed on."""
+    failed = f" ({measures['failed']} failed)" if measures["failed"] else ""
+    return METHODS[method].title + failed
+
+
+def markdown(runs: list[Run]) -> str:
+    """The paper's table (mean and SD of the TRE in mm), then all measures of each data set."""
+    found = summary(runs)
+    methods = [m for m in METHODS if any(m in rows for rows in found.values())]
+    lines = ["| TRE, mm | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
+    for method in methods:
+        row = [_mean_sd(rows.get(method, {})) for rows in found.values()]
+        lines.append(f"| {METHODS[method].title} | " + " | ".join(row) + " |")
+    for dataset, rows in found.items():
+        count = max(measures["cases"] + measures["failed"] for measures in rows.values())
+        lines += ["", f"## {dataset} ({count} case{'s' if count > 1 else ''})", ""]
+        lines += ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+        lines += [
+            f"| {title(method, rows[method])} | " + " | ".join(cells(rows[method])) + " |"
+            for method in methods
+            if method in rows
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _mean_sd(measures: dict[str, float]) -> str:
+    if "tre_mean" not in measures:
+        return ""
+    return f"{measures['tre_mean']:.2f} ± {measures['tre_sd']:.2f}"
+
+
+def write(runs: list[Run], folder: Path) -> None:
+    """cases.csv, iterations.csv and table.md, replaced as a whole."""
+    _write_csv([case_row(run) for run in runs], folder / "cases.csv")
+    steps = [
+        {"dataset": run.dataset, "case": run.case, "method": run.method, **_named(step)}
+        for run in runs
+        for step in run.result.get("steps", ())
+    ]
+    _write_csv(steps, folder / "iterations.csv")
+    with atomic(folder / "table.md") as temporary:
+        temporary.write_text(markdown(runs), encoding="utf-8")
+
+
+def _named(step: dict) -> dict:
+    return {f"tre_{k}" if k in ("mean", "median", "p95") else k: v for k, v in step.items()}
+
+
+def _write_csv(rows: list[dict], path: Path) -> None:
+    if not rows:
+        return
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
