@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import slicer
-from conftest import process_events
+from fixtures import process_events
 
 
 def cell(panel, row, column):

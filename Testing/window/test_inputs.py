@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from conftest import process_events
+from fixtures import process_events
 
 
 def add(kind, name):

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import slicer
-from conftest import grid_magnitude, process_events, wait_for
+from fixtures import grid_magnitude, process_events, wait_for
 from L2ORegistrationLib.scene import transforms
 from PySide6 import QtCore, QtTest
 

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import slicer
-from conftest import grid_magnitude, process_events, wait_for
+from fixtures import grid_magnitude, process_events, wait_for
 from standin import application, widgets
 
 READY = "L2ORegistrationLib.panel.requirements.torch_ready"

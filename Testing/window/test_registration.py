@@ -4,7 +4,7 @@ import time
 
 import pytest
 import slicer
-from conftest import SteeredEngine, grid_magnitude, process_events, wait_for
+from fixtures import SteeredEngine, grid_magnitude, process_events, wait_for
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.scene import run as scene_run
 

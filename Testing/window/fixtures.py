@@ -1,0 +1,197 @@
+"""The panel in a window, a small phantom in the scene, and an engine at the pace of the test."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import slicer
+from L2ORegistrationLib.geometry import DisplacementField
+from L2ORegistrationLib.phantom import make_pair
+from L2ORegistrationLib.scene import run as scene_run
+from L2ORegistrationLib.scene import transforms, volumes
+from PySide6 import QtWidgets
+from standin import application, widgets
+
+
+@pytest.fixture(scope="session")
+def app():
+    """The stand-in application, started once."""
+    return application.start()
+
+
+@pytest.fixture
+def scene(app):
+    """An empty scene; whatever other tests use as slicer.mrmlScene is put back."""
+    earlier = slicer.mrmlScene
+    application.new_scene()
+    yield slicer.mrmlScene
+    slicer.mrmlScene = earlier
+
+
+@pytest.fixture
+def panel(scene):
+    """The module's widget, shown."""
+    widget = application.open_panel()
+    process_events()
+    yield widget
+    application.close_panel(widget)
+
+
+@pytest.fixture
+def dialogs(monkeypatch):
+    """The texts of the popups that were shown; all are answered with OK."""
+    monkeypatch.setattr(widgets.ctkMessageBox, "shown", [])
+    return widgets.ctkMessageBox.shown
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """Two breathing states of a phantom with voxels of 6 mm."""
+    return make_pair(0, spacing=6.0)
+
+
+@pytest.fixture
+def phantom(scene, pair):
+    """The pair as nodes, with every 40th landmark, by role."""
+    return add_phantom(scene, pair)
+
+
+def add_phantom(scene, pair):
+    """Add the pair to the scene; returns its nodes by role."""
+    nodes = {}
+    for role in ("moving", "fixed"):  # in an order that the panel has to see through
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"CT {role}")
+        volumes.set_volume(node, getattr(pair, role))
+        markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", f"CT {role} landmarks")
+        points = transforms.ras_lps(getattr(pair, role + "_landmarks"))[::40]
+        slicer.util.updateMarkupsControlPointsFromArray(markups, points)
+        nodes[role], nodes[role + "Landmarks"] = node, markups
+    return nodes
+
+
+def process_events(seconds=0.0):
+    """Let Qt work, for a while."""
+    until = time.monotonic() + seconds
+    while True:
+        QtWidgets.QApplication.processEvents()
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.002)
+
+
+def wait_for(condition, seconds=10.0):
+    """Let Qt work until a condition holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "It did not happen in time."
+        process_events(0.005)
+
+
+@dataclass
+class Step:
+    """As the engine yields it."""
+
+    index: int
+    total: int
+    stage: str
+    level: int
+    field: DisplacementField
+    dissimilarity: float
+    seconds: float
+
+
+@dataclass
+class Result:
+    """What the module reads of the engine's Result."""
+
+    field: DisplacementField
+    best: int
+    fixed_mask: object
+    seconds: float
+    provenance: dict
+
+
+class SteeredEngine:
+    """The engine's protocol, at the pace of the test: a fraction more of the true field each step.
+
+    `go(n)` lets n more steps happen; without it they all run through. fail: raised in place of
+    the step with that index.
+    """
+
+    def __init__(self, pair, steps=6, free=True, fail=None):
+        self.pair = pair
+        self.true_field = pair.field.resampled(_coarse(pair.field.grid))
+        self.mask = pair.fixed_mask
+        self.total = steps - 1
+        self.fail = fail or {}
+        self.free = free
+        self.allowed = threading.Semaphore(0)
+        self.arguments = None
+        self.seen = []
+
+    def __call__(self, **arguments):
+        self.arguments = arguments
+        return self
+
+    def go(self, count=1):
+        for _ in range(count):
+            self.allowed.release()
+
+    def __iter__(self):
+        for index in range(self.total + 1):
+            if not self.free:
+                self.allowed.acquire()
+            if index in self.fail:
+                raise self.fail[index]
+            stage = ("initial", "start")[index] if index < 2 else "l2o"
+            share = index / self.total
+            step = Step(
+                index,
+                self.total,
+                stage,
+                0,
+                self.true_field.scaled(share),
+                1 - 0.9 * share,
+                0.1 * index,
+            )
+            self.seen.append(step)
+            yield step
+
+    def result(self):
+        last = self.seen[-1]
+        return Result(last.field, last.index, self.mask, 1.5, {"version": "0.1.0", "model": "test"})
+
+
+def _coarse(grid):
+    return type(grid).covering(grid.corners(), 8.0)
+
+
+@pytest.fixture
+def engine(panel, phantom, pair, monkeypatch):
+    """engine(...) makes the module register with a SteeredEngine(pair, ...) and returns it."""
+    process_events()  # the panel picks the phantom's volumes
+
+    def steer(**given):
+        steered = SteeredEngine(pair, **given)
+        monkeypatch.setattr(
+            panel.logic, "start", lambda settings: scene_run.Run(settings, factory=steered)
+        )
+        return steered
+
+    return steer
+
+
+@pytest.fixture
+def registered(panel, engine):
+    """The panel after a registration in six steps."""
+    engine()
+    panel.ui.registerButton.click()
+    wait_for(lambda: not panel._registration.running)
+    return panel
+
+
+def grid_magnitude(transform):
+    """The largest displacement that a transform node shows, mm."""
+    return float(np.abs(transforms.field_of(transform).array).max())
