@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _WINDOW = -1100.0, 150.0  # HU shown as black and white
 _AIR = -1000.0
 _MARGIN = 20.0  # mm around the lungs
+_LEAST_MM = 0.01  # smaller errors are drawn as this one, on an axis that has no zero
 _PIXELS = 300  # along the longer side of a plane, at most
 _FIXED, _MOVING = np.array([1.0, 0.5, 0.0]), np.array([0.0, 0.5, 1.0])  # they add up to white
 _COLOURS = ("#0a6ebd", "#d9730d", "#5b8c2a", "#8a4fbf")
@@ -120,7 +121,9 @@ def curves(results: dict[str, Result], pairs: Pairs | None = None) -> Figure:
     runs = {name: by_step(result, pairs, regularity=False) for name, result in results.items()}
     quantities = [("mean dissimilarity in the lungs", lambda row: row["dissimilarity"])]
     if pairs is not None:
-        quantities.append(("mean landmark error (mm)", lambda row: row["tre"]["mean"]))
+        quantities.append(
+            ("mean landmark error (mm)", lambda row: max(row["tre"]["mean"], _LEAST_MM))
+        )
     figure = Figure(figsize=(11, 3.1 * len(quantities)), layout="constrained")
     axes = figure.subplots(len(quantities), 2, sharey="row", sharex="col", squeeze=False)
     for line, (label, value) in zip(axes, quantities, strict=True):
