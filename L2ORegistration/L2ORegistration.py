@@ -8,10 +8,10 @@ from typing import Annotated, Union
 import qt
 import slicer
 import vtk
-from L2ORegistrationLib.panel import inputs, requirements
+from L2ORegistrationLib.panel import inputs
+from L2ORegistrationLib.panel.advanced import AdvancedPanel
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
-from L2ORegistrationLib.panel.messages import errors_shown
 from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
@@ -173,6 +173,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = L2ORegistrationLogic()
+        self._advanced = AdvancedPanel(ui, self.logic, lambda: self._parameterNode)
         self._evaluation = EvaluationPanel(ui, self.logic, self._landmarks)
         self._iterations = IterationsPanel(ui, self.logic, self._onIteration, self._outputs)
         self._registration = RegistrationPanel(
@@ -186,9 +187,6 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
         ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))
         ui.movingSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("moving"))
-        ui.deviceComboBox.currentIndexChanged.connect(lambda *_: self._onChoice("device"))
-        ui.modelComboBox.currentIndexChanged.connect(lambda *_: self._onChoice("model"))
-        ui.advancedCollapsibleButton.contentsCollapsed.connect(self._onAdvanced)
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -302,7 +300,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.removeObserver(observed, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._parameterNode = node
         if node:
-            self._showChoices()
+            self._advanced.refresh()
             self._guiTag = node.connectGui(self.ui)
             self.addObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
             self._onModified()
@@ -370,38 +368,6 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         selector = getattr(self.ui, role + "SegmentSelector")
         if self._parameterNode and selector.currentNode():
             setattr(self._parameterNode, role + "Segment", selector.currentSegmentID())
-
-    def _onChoice(self, name):
-        combo = getattr(self.ui, name + "ComboBox")
-        if self._parameterNode and combo.currentIndex >= 0:
-            setattr(self._parameterNode, name, combo.itemData(combo.currentIndex))
-
-    def _onAdvanced(self, collapsed):
-        if not collapsed and self._parameterNode:
-            self._showChoices()
-
-    def _showChoices(self):
-        """The devices and models; torch is only asked once the user looks at this section."""
-        devices, models = [("auto", _("Automatic"))], [("", _("Default"))]
-        if not self.ui.advancedCollapsibleButton.collapsed and requirements.torch_ready():
-            with errors_shown(_("The devices could not be listed.")):
-                more = self.logic.devicesAndModels()
-                devices += more[0]
-                models += more[1]
-        _fill(self.ui.deviceComboBox, devices, self._parameterNode.device)
-        _fill(self.ui.modelComboBox, models, self._parameterNode.model)
-
-
-def _fill(combo, choices, chosen):
-    """Offer (value, text) choices, also the chosen value if it is not among them."""
-    if chosen not in dict(choices):
-        choices = [*choices, (chosen, chosen)]
-    blocked = combo.blockSignals(True)
-    combo.clear()
-    for value, text in choices:
-        combo.addItem(text, value)
-    combo.setCurrentIndex([value for value, _text in choices].index(chosen))
-    combo.blockSignals(blocked)
 
 
 class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):
