@@ -169,10 +169,9 @@ class Registration:
         if self._threads is not None:
             torch.set_num_threads(self._threads)
         try:
-            with torch.inference_mode():
-                for step in self._run():
-                    self.steps.append(step)
-                    yield step
+            for step in self._run():
+                self.steps.append(step)
+                yield step
             self._finished = True
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
@@ -211,6 +210,7 @@ class Registration:
             plan.append(("refine", len(plan), REFINEMENT_ITERATIONS))
         return plan
 
+    @torch.inference_mode()  # as a decorator it is off while the caller has the step
     def _run(self) -> Iterator[Step]:
         begin = time.monotonic()
         pair = self._prepare()
