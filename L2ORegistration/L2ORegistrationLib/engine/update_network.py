@@ -34,7 +34,7 @@ class PaperNetwork(nn.Module):
         self.last = nn.Sequential(
             *(_block(i, o) for i, o in zip((up[-1] + down[0], *last), last)),
             nn.Conv3d(last[-1], 32, 3, padding=1),
-            nn.InstanceNorm3d(32),
+            _InstanceNorm(32),
             nn.ReLU(inplace=True),
             nn.Conv3d(32, 3 + self.hidden, 1),
             nn.Tanh(),
@@ -46,7 +46,7 @@ class PaperNetwork(nn.Module):
         for block in self.down:
             x = block(x)
             skips.append(x)
-            x = F.avg_pool3d(x, 2, ceil_mode=True)
+            x = _halve(x)
         for block in self.up:
             x = block(x)
             skip = skips.pop()
@@ -89,9 +89,9 @@ class PyramidNetwork(nn.Module):
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 99, D, H, W) -> correction in voxels (N, 3, ...), hidden state (N, 16, ...)."""
         x0 = self.encode0(self.stem(inputs))
-        x1 = self.encode1(F.avg_pool3d(x0, 2, ceil_mode=True))
-        x2 = self.encode2(F.avg_pool3d(x1, 2, ceil_mode=True))
-        x = self.bottom(F.avg_pool3d(x2, 2, ceil_mode=True))
+        x1 = self.encode1(_halve(x0))
+        x2 = self.encode2(_halve(x1))
+        x = self.bottom(_halve(x2))
         x = self.decode2(torch.cat((_resize(x, x2.shape[2:]), x2), dim=1))
         x = self.decode1(torch.cat((_resize(x, x1.shape[2:]), x1), dim=1))
         x = self.decode0(self.squeeze0(torch.cat((_resize(x, x0.shape[2:]), x0), dim=1)))
@@ -109,10 +109,20 @@ def smooth(field: torch.Tensor) -> torch.Tensor:
     return field
 
 
+class _InstanceNorm(nn.InstanceNorm3d):
+    """Instance norm that also takes a single voxel, to which small lungs come down by halving."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x[0, 0].numel() > 1:
+            return super().forward(x)
+        x = torch.zeros_like(x)  # a single voxel is its own mean
+        return x if self.bias is None else x + self.bias.view(1, -1, 1, 1, 1)
+
+
 def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
-        nn.InstanceNorm3d(outputs, affine=True),
+        _InstanceNorm(outputs, affine=True),
         nn.LeakyReLU(0.1, inplace=True),
     )
 
@@ -123,10 +133,15 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
     for size, kernel in ((inputs, 3), (outputs, 1)):
         layers += [
             nn.Conv3d(size, outputs, kernel, padding=kernel // 2),
-            nn.InstanceNorm3d(outputs),
+            _InstanceNorm(outputs),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
+
+
+def _halve(x: torch.Tensor) -> torch.Tensor:
+    """Averages of 2x2x2 voxels, of what is left at the end of odd sizes; a single layer stays."""
+    return F.avg_pool3d(x, [min(2, n) for n in x.shape[2:]], ceil_mode=True)
 
 
 def _resize(x: torch.Tensor, size) -> torch.Tensor:
