@@ -198,8 +198,8 @@ class Scans:
 
     def paper_level(self) -> Level:
         """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
-        maps = [mind_ssc(i) * (d < 0) for i, d in zip(self.images, self.distances)]
-        return self._level([pool(m, 2) for m in maps], 2)
+        masks = ((pool(d[None], 2) < 0) for d in self.distances)
+        return self._level([feature_map(i, 2) * m for i, m in zip(self.images, masks)], 2)
 
     def _level(self, features, factor: int) -> Level:
         distances = (pool(d[None], factor)[0] for d in self.distances)

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from ..engine.learned import LearnedOptimiser
+from ..engine.paper import PaperOptimiser
 from ..engine.pyramid import Level
-from ..engine.update_network import PyramidNetwork, smooth
+from ..engine.update_network import PaperNetwork, PyramidNetwork, smooth
 from ..files import atomic
 from .loss import inside, keypoint_loss
 from .prepared import PreparedPair
@@ -22,8 +23,12 @@ from .prepared import PreparedPair
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One experiment; rates: shares of the steps on each level (whole, crop, fine crop)."""
+    """One experiment; rates: shares of the steps on each level (whole, crop, fine crop).
 
+    variant: "pyramid" or "paper" (which has one level and no width).
+    """
+
+    variant: str = "pyramid"
     steps: int = 4000
     learning_rate: float = 1e-3
     warmup: int = 50
@@ -57,7 +62,7 @@ def train(
     pairs: files of `PreparedPair`s. The checkpoint holds network, optimiser, step and config.
     """
     torch.manual_seed(config.seed)
-    network = PyramidNetwork(config.width).to(device)
+    network = new_network(config).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     checkpoint, step = Path(checkpoint), 0
     if checkpoint.exists():
@@ -87,6 +92,11 @@ def train(
             yield Progress(step, level, before, after, loss, time.monotonic() - started)
 
 
+def new_network(config: TrainingConfig) -> torch.nn.Module:
+    """An untrained network of the configured variant."""
+    return PaperNetwork() if config.variant == "paper" else PyramidNetwork(config.width)
+
+
 def save_checkpoint(path: Path, network, optimiser, step: int, config: TrainingConfig) -> None:
     """Write network, optimiser, step and configuration; an interrupted write leaves the old file."""
     state = {
@@ -107,31 +117,19 @@ def _schedule(step: int, config: TrainingConfig) -> float:
 
 def _rollout(network, pairs, config: TrainingConfig, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
-    kind = int(rng.choice(3, p=config.rates))
     pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
-    points, targets = pair.points, pair.targets
-    if kind == 0:
-        level = pair.level(0)
-        field = _coarse_start(pair, level, rng)
-    elif kind == 1:
-        whole = pair.level(1)
-        field = _fine_start(network, pair, whole, rng)
-        crop = _random_crop(whole, config.crop, rng)
-        level, field = whole.cropped(crop), field[(slice(None), *crop)]
+    if config.variant == "paper":
+        kind, optimiser = 0, PaperOptimiser(network)
+        level, field = _paper_start(pair, config, rng)
     else:
-        whole = pair.level(1)
-        truth = scattered(whole, points, targets)
-        size = pair.distances[0].shape
-        truth = F.interpolate(truth[None], size=size, mode="trilinear", align_corners=False)[0]
-        crop = _random_crop_of(pair.distances[0].float() < 0, config.crop, rng)
-        level = pair.fine_level(crop)
-        field = truth[(slice(None), *crop)]
-        field = field + _smooth_noise(rng, level, rng.uniform(0.2, 2.0))
+        kind, optimiser = int(rng.choice(3, p=config.rates)), LearnedOptimiser(network)
+        level, field = _pyramid_start(network, pair, kind, config, rng)
+    points, targets = pair.points, pair.targets
     keep = inside(level, points).nonzero().squeeze(1)
     keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
     points, targets = points[keep].to(device), targets[keep].to(device)
     iterations = int(rng.integers(config.iterations[0], config.iterations[1] + 1))
-    fields = [f for f, _ in LearnedOptimiser(network).iterate(level, field, iterations)]
+    fields = [f for f, _ in optimiser.iterate(level, field, iterations)]
     loss = keypoint_loss(fields, level, points, targets)
     with torch.no_grad():
         before, after = (
@@ -139,6 +137,44 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
             for f in (field, fields[-1])
         )
     return loss, kind, before, after
+
+
+def _paper_start(pair: PreparedPair, config: TrainingConfig, rng):
+    """A crop of the paper's level and the field it starts from: the paper's augmentation.
+
+    Nothing, the pre-registration (here the search), half of it, its mean with the truth, and the
+    same with noise.
+    """
+    crop = _random_crop_of(pair.distances[0].float() < 0, config.crop, rng)
+    level = pair.paper_level(crop)
+    whole = pair.level(1)
+    search = whole.sample_field(pair.search)
+    truth = scattered(whole, pair.points, pair.targets)
+    choice = int(rng.integers(5))
+    start = (0 * search, search, 0.5 * search, (search + truth) / 2, (search + truth) / 2)[choice]
+    size = pair.distances[0].shape
+    start = F.interpolate(start[None], size=size, mode="trilinear", align_corners=False)[0]
+    field = start[(slice(None), *crop)]
+    return level, field + _smooth_noise(rng, level, 1.0) if choice == 4 else field
+
+
+def _pyramid_start(network, pair: PreparedPair, kind: int, config: TrainingConfig, rng):
+    """A level (0: whole and coarse, 1: crop, 2: fine crop) and the field it starts from."""
+    if kind == 0:
+        level = pair.level(0)
+        return level, _coarse_start(pair, level, rng)
+    whole = pair.level(1)
+    if kind == 1:
+        field = _fine_start(network, pair, whole, rng)
+        crop = _random_crop(whole, config.crop, rng)
+        return whole.cropped(crop), field[(slice(None), *crop)]
+    truth = scattered(whole, pair.points, pair.targets)
+    size = pair.distances[0].shape
+    truth = F.interpolate(truth[None], size=size, mode="trilinear", align_corners=False)[0]
+    crop = _random_crop_of(pair.distances[0].float() < 0, config.crop, rng)
+    level = pair.fine_level(crop)
+    field = truth[(slice(None), *crop)]
+    return level, field + _smooth_noise(rng, level, rng.uniform(0.2, 2.0))
 
 
 def _coarse_start(pair: PreparedPair, level: Level, rng) -> torch.Tensor:

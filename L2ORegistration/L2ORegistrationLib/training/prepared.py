@@ -61,6 +61,13 @@ class PreparedPair:
         features = (unpacked(f) for f in self.features[index])
         return Level.of(*features, *pooled, *self._lattice(2 * factor, (0, 0, 0)))
 
+    def paper_level(self, crop: tuple[slice, slice, slice]) -> Level:
+        """The paper's level (3 mm features and field) under `crop` voxels."""
+        distances = [d[crop].float() for d in self.distances]
+        maps = (unpacked(f[(slice(None), *crop)]) for f in self.features[1])
+        masked = (m * (d < 0) for m, d in zip(maps, distances))
+        return Level.of(*masked, *distances, *self._lattice(2, [s.start for s in crop]))
+
     def fine_level(self, crop: tuple[slice, slice, slice], margin: int = 5) -> Level:
         """The finest level (features at the working spacing) under `crop` field voxels of 3 mm.
 
