@@ -88,7 +88,9 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarra
 
 def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
     """HU on the working grid, 1 is 1000 HU; finer images are averaged first, against aliasing."""
-    shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in volume.grid.spacing]
+    # In one order of axes, because averaging leaves out what fills no bin at the end of an axis.
+    image = sitk.DICOMOrient(volume.to_image(), "LPS")
+    shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in image.GetSpacing()]
     if max(shrink) > 1:
-        volume = Volume.of_image(sitk.BinShrink(volume.to_image(), shrink))
+        volume = Volume.of_image(sitk.BinShrink(image, shrink))
     return np.clip(resample(volume, grid, transform), *HU_RANGE) / np.float32(1000)
