@@ -33,6 +33,8 @@ class World:
         size = finest.shape[::-1]
         self._index = [np.clip(np.arange(a, b + 1), 0, n - 1) for a, b, n in zip(first, last, size)]
         self._start = DisplacementField.of_transform(pair.start, start_grid(pair.grid))
+        # Iterations would not find the way back from a large rotation, but its inverse is known.
+        self._inverse = pair.start.GetInverse() if pair.start.IsLinear() else None
         self._points = finest.grid.points()
         self._trust = torch.sigmoid((TRUSTED_MM - finest.distance) / 2.0)
 
@@ -46,10 +48,13 @@ class World:
         return DisplacementField(np.ascontiguousarray(total), self.grid)
 
     def before(self) -> torch.Tensor:
-        """The finest-level field that undoes the start: no motion at all."""
-        undo = np.zeros((*self._finest.shape, 3))
-        for _ in range(20):
-            undo = -self._start.sample(self._points + undo)
+        """The finest-level field (3, d, h, w), mm, that undoes the start: no motion at all."""
+        if self._inverse is not None:
+            undo = DisplacementField.of_transform(self._inverse, self._finest.grid).array
+        else:
+            undo = np.zeros((*self._finest.shape, 3))
+            for _ in range(20):
+                undo = -self._start.sample(self._points + undo)
         undo = torch.from_numpy(np.moveaxis(undo, -1, 0).astype(np.float32))
         return undo.to(self._finest.distance.device)
 
