@@ -225,6 +225,7 @@ def test_the_window_stays_responsive(panel, phantom, engine):
 def test_the_phantom_with_the_real_engine(panel, phantom, dialogs):
     """No part is steered here: the packaged weights, from the click to the table of errors."""
     process_events()
+    panel.ui.iterationsSpinBox.setValue(2)  # per level, to be quick
     panel.ui.registerButton.click()
     wait_for(lambda: not panel._registration.running, seconds=120)
     assert dialogs == [] and panel.ui.hintLabel.text.startswith("Done in")
