@@ -422,6 +422,42 @@ def test_devices_lists_the_cpu():
     assert "cpu" in run("devices")[1]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("colour = 3", "no training setting 'colour'"),
+        ("steps = 'many'", "must be like"),
+        ("iterations = 4", "2 numbers"),
+        ("variant = 'other'", "no variant"),
+        ("steps =", "TOML"),
+    ],
+)
+def test_bad_training_settings_are_refused(text, told, tmp_path):
+    (tmp_path / "bad.toml").write_text(text)
+    command = ("train", "--out", tmp_path / "out", "--config", tmp_path / "bad.toml")
+    assert told in refused(*command, within=tmp_path)
+
+
+@pytest.mark.slow
+def test_train_continues_and_its_weights_register(data, tmp_path):
+    settings = "crop = 16\nkeypoints = 300\niterations = [1, 1]\nrates = [1.0, 0.0, 0.0]\n"
+    (tmp_path / "tiny.toml").write_text(settings)
+    command = ("train", "--out", tmp_path / "out", "--phantoms", 1, "--threads", 1, "--quiet")
+    command += ("--config", tmp_path / "tiny.toml", "--json")
+    weights = []
+    for steps in (1, 2):
+        code, out, err = run(*command, "--steps", steps)
+        assert code == 0, err
+        weights.append(json.loads(out)["sha256"])
+    assert weights[0] != weights[1]
+    other = run(*command, "--steps", 2, "--seed", 1)
+    assert other[0] == 2 and "another seed" in json.loads(other[1])["error"]
+    code, _, err = run(
+        *register(data, tmp_path / "t.h5"), "--model", tmp_path / "out" / "trained.pt", "--quiet"
+    )
+    assert code == 0, err
+
+
 @pytest.mark.slow
 def test_demo_shows_that_l2o_beats_adam(tmp_path):
     process = started("demo", "--out", tmp_path / "demo", "--json")

@@ -96,6 +96,8 @@ def _training_config(settings: dict[str, Any]):
             known = ", ".join(field.name for field in fields(TrainingConfig))
             raise InputError(f"There is no training setting '{key}': use {known}.")
         settings[key] = _like(key, value, defaults[key])
+    if settings.get("variant", "pyramid") not in ("pyramid", "paper"):
+        raise InputError(f"There is no variant '{settings['variant']}': use pyramid or paper.")
     return TrainingConfig(**settings)
 
 
@@ -165,21 +167,25 @@ def _export(path: Path, checkpoint: Path, training, phantoms: int, errors: dict)
     import torch
 
     from ..engine.models import export_model
-    from ..engine.update_network import PyramidNetwork
+    from ..training.loop import new_network
 
-    network = PyramidNetwork(training.width)
+    network = new_network(training)
     network.load_state_dict(
         torch.load(checkpoint, weights_only=True, map_location="cpu")["network"]
     )
-    longest = training.iterations[1]
+    levels = 1 if training.variant == "paper" else 2
     return export_model(
         network,
         path,
         version="1",
         licence="Apache-2.0",
-        iterations=(longest, longest),
+        iterations=(training.iterations[1],) * levels,
         trained_iterations=training.iterations,
-        facts={"data": f"{phantoms} breathing phantoms", **asdict(training), "errors_mm": errors},
+        facts={
+            "data": f"breathing phantoms, {phantoms} pairs",
+            **asdict(training),
+            "errors_mm": errors,
+        },
     )
 
 
