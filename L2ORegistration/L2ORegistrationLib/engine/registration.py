@@ -18,7 +18,7 @@ import torch
 from .. import __version__
 from ..errors import InputError
 from ..files import checked_volume, read_mask, read_transform, read_volume, write_transform
-from ..geometry import DisplacementField, Volume
+from ..geometry import DisplacementField, Grid, Volume
 from ..lungs import lung_mask
 from .adam import AdamOptimiser
 from .devices import check_memory, choose_device
@@ -31,7 +31,7 @@ from .prealignment import box_alignment, distance_map, landmark_alignment, lung_
 from .preprocessing import WORKING_SPACING_MM, Pair, make_pair, working_grid
 from .pyramid import Level, Scans, sample_points
 from .search import discrete_search
-from .world import World, affine_start, start_grid
+from .world import World, affine_start, continued, start_grid
 
 STARTS = ("search", "affine", "box", "none", "landmarks")
 METHODS = ("l2o", "adam")
@@ -272,19 +272,20 @@ class Registration:
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
         check_memory(self._device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
-        start = self._started(*distances)
+        start = self._started(*distances, start_grid(grid))
         self._check_overlap(distances[0], start)
         return make_pair(self._fixed, self._moving, *distances, start, self._spacing)
 
-    def _started(self, fixed: Volume, moving: Volume) -> sitk.Transform:
+    def _started(self, fixed: Volume, moving: Volume, lattice: Grid) -> sitk.Transform:
+        """The start, from both distance maps; where it is a displacement field, on the lattice."""
         if self._given is not None:
-            return self._given
+            return continued(self._given, lattice)
         if self._start_name == "none":
             return sitk.Transform(3, sitk.sitkIdentity)
         if self._start_name == "box":
             return box_alignment(fixed, moving)
         if self._start_name == "landmarks":
-            return landmark_alignment(*self._landmarks, start_grid(fixed.grid))
+            return landmark_alignment(*self._landmarks, lattice)
         return lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
 
     def _check_overlap(self, distance: Volume, start: sitk.Transform) -> None:

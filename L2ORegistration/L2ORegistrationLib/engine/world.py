@@ -80,6 +80,17 @@ def start_grid(grid: Grid) -> Grid:
     return Grid.covering(grid.corners(), START_SPACING_MM, START_MARGIN_MM)
 
 
+def continued(transform: sitk.Transform, lattice: Grid) -> sitk.Transform:
+    """The transform; a displacement field on this lattice, its edge value where it ends before.
+
+    SimpleITK takes a field to be zero beyond its grid, which tears apart lungs that it cuts.
+    """
+    if transform.GetTransformEnum() != sitk.sitkDisplacementField:
+        return transform
+    image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+    return DisplacementField.of_image(image).resampled(lattice).to_transform()
+
+
 def affine_start(matrix: np.ndarray) -> sitk.AffineTransform:
     """The SimpleITK transform of a 4x4 matrix, fixed point -> moving point, LPS mm."""
     transform = sitk.AffineTransform(3)
