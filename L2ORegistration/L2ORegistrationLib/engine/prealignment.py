@@ -15,13 +15,15 @@ from ..geometry import DisplacementField, Grid, Volume
 
 SURFACE_SPACING_MM = 3.0
 BAND_MM = 15.0  # how far from the lung surface the distance maps are compared
+SMALLEST = 100  # voxels of the distance map, 2.7 ml: less is no lung
 EDGE_MM = 8.0  # a mask that ends this close to the image's edge is cut off there, not a surface
 
 
 def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: float = 40.0) -> Volume:
     """The signed distance (mm, negative inside) to a mask's surface on a world-aligned grid.
 
-    The grid covers the mask and a margin (mm); beyond it the edge value continues.
+    The grid covers the mask and a margin (mm); beyond it the edge value continues. InputError
+    where the mask marks nothing that could be a lung.
     """
     inside = np.argwhere(mask.array)
     if not len(inside):
@@ -34,6 +36,8 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
     ).corners()
     grid = Grid.covering(corners, spacing, margin)
     soft = mask.sample(grid.points(), order=1, outside=0.0) > 0.5
+    if soft.sum() < SMALLEST:
+        raise InputError("The lung mask marks next to nothing: give a mask that marks the lungs.")
     binary = Volume(soft.astype(np.uint8), grid).to_image()
     distance = sitk.SignedMaurerDistanceMap(
         binary, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
@@ -65,7 +69,6 @@ def lung_alignment(
         return box_alignment(fixed, moving)
     points = points[rng.permutation(len(points))[:6000]]
     target = fixed.sample(points)
-    # A cut-off lung has no surface at the cut, so its extent says nothing: start from the centres.
     start = box_alignment(fixed, moving)
     centre = points.mean(axis=0)
     matrix0 = np.reshape(start.GetMatrix(), (3, 3))

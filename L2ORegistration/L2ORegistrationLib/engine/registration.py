@@ -5,7 +5,6 @@ images -> lung masks -> start -> pair on the working grid -> features -> optimis
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ import torch
 
 from .. import __version__
 from ..errors import InputError
-from ..files import checked_volume, read_mask, read_transform, read_volume, write_transform
+from ..files import write_transform
 from ..geometry import DisplacementField, Grid, Volume
 from ..lungs import lung_mask
 from .adam import AdamOptimiser
 from .devices import check_memory, choose_device
 from .dissimilarity import sampled_dissimilarity
 from .gauss_newton import GaussNewtonOptimiser
+from .inputs import as_landmarks, as_mask, as_transform, as_volume, checked_count
 from .learned import LearnedOptimiser
 from .models import DEFAULT, load_model
 from .paper import PaperOptimiser
@@ -31,7 +31,7 @@ from .prealignment import box_alignment, distance_map, landmark_alignment, lung_
 from .preprocessing import WORKING_SPACING_MM, Pair, make_pair, working_grid
 from .pyramid import Level, Scans, sample_points
 from .search import discrete_search
-from .world import World, affine_start, continued, start_grid
+from .world import World, continued, start_grid
 
 STARTS = ("search", "affine", "box", "none", "landmarks")
 METHODS = ("l2o", "adam")
@@ -136,25 +136,22 @@ class Registration:
             raise InputError(f"Unknown start '{start}': use one of {', '.join(STARTS)}.")
         if method not in METHODS:
             raise InputError(f"Unknown method '{method}': use one of {', '.join(METHODS)}.")
-        if iterations is not None and not 1 <= iterations <= 1000:
-            raise InputError(f"Iterations must be between 1 and 1000, got {iterations}.")
-        if threads is not None and threads < 1:
-            raise InputError(f"Threads must be at least 1, got {threads}.")
         if not 0.5 <= spacing <= 6:
             raise InputError(f"The working spacing must be between 0.5 and 6 mm, got {spacing}.")
         self._device = choose_device(device)
-        self._threads, self._spacing, self._start_name = threads, spacing, start
-        self._method, self._iterations = method, iterations
+        self._threads = checked_count(threads, "The number of threads", 1024)
+        self._iterations = checked_count(iterations, "The number of iterations", 1000)
+        self._spacing, self._start_name, self._method = spacing, start, method
         self._card, self._network = None, None
         if method == "l2o":
             self._card, self._network = load_model(model or DEFAULT["l2o"])
             self._network.to(self._device)
-        self._fixed = _volume(fixed, "The fixed image")
-        self._moving = _volume(moving, "The moving image")
-        self._fixed_mask = _mask(fixed_mask, self._fixed, "fixed")
-        self._moving_mask = _mask(moving_mask, self._moving, "moving")
-        self._given = _transform(initial_transform)
-        self._landmarks = _landmarks(landmarks) if start == "landmarks" else None
+        self._fixed = as_volume(fixed, "The fixed image")
+        self._moving = as_volume(moving, "The moving image")
+        self._fixed_mask = as_mask(fixed_mask, self._fixed, "fixed")
+        self._moving_mask = as_mask(moving_mask, self._moving, "moving")
+        self._given = as_transform(initial_transform)
+        self._landmarks = as_landmarks(landmarks) if start == "landmarks" else None
         self._paper = self._card is not None and self._card.variant == "paper"
         self._refine = refine and method == "l2o" and not self._paper
         self._plan = self._schedule()
@@ -225,7 +222,7 @@ class Registration:
                 self.total,
                 stage,
                 level,
-                world.identity() if field is None else world.field(finest, field),
+                world.identity() if field is None else world.field(field),
                 monitor(finest, world.before() if field is None else field),
                 time.monotonic() - begin,
             )
@@ -358,63 +355,3 @@ class _Monitor:
         displacement = sample_points(field, self._position) / (finest.spacing / finest.ratio)
         costs, _ = sampled_dissimilarity(finest.fixed, finest.moving, displacement, self._voxels)
         return float(costs.mean())
-
-
-def _volume(image, name: str) -> Volume:
-    if isinstance(image, (str, os.PathLike)):
-        return read_volume(image)
-    if isinstance(image, sitk.Image):
-        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-            raise InputError(f"{name} must be a 3-D image with one value a voxel.")
-        image = Volume.of_image(image)
-    if not isinstance(image, Volume):
-        raise InputError(f"{name} must be a path, a SimpleITK image or a Volume.")
-    return checked_volume(image, name)
-
-
-def _mask(mask, image: Volume, name: str) -> Volume | None:
-    if mask is None:
-        return None
-    if isinstance(mask, (str, os.PathLike)):
-        path, mask = mask, read_mask(mask)
-        if not mask.grid.matches(image.grid, tolerance=0.1):
-            raise InputError(
-                f"The {name} mask {Path(path).name} is on another grid than its image: "
-                "resample it to the image first, or leave it out (lungs are then found)."
-            )
-    if isinstance(mask, sitk.Image):
-        mask = Volume.of_image(mask)
-    marked = Volume(mask.array != 0, mask.grid)
-    if not marked.array.any():
-        raise InputError(f"The {name} mask is empty: mark the lungs, or leave the mask out.")
-    index = np.argwhere(marked.array)[::101, ::-1]
-    if not image.grid.contains(marked.grid.to_world(index)).any():
-        raise InputError(f"The {name} mask lies outside its image: give the mask of this image.")
-    return marked
-
-
-def _transform(transform) -> sitk.Transform | None:
-    if transform is None or isinstance(transform, sitk.Transform):
-        return transform
-    if isinstance(transform, (str, os.PathLike)):
-        return read_transform(transform)
-    if isinstance(transform, DisplacementField):
-        return transform.to_transform()
-    matrix = np.asarray(transform, dtype=float)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
-        raise InputError("An initial transform given as a matrix must be 4x4 and invertible.")
-    return affine_start(matrix)
-
-
-def _landmarks(landmarks) -> tuple[np.ndarray, np.ndarray]:
-    if landmarks is None:
-        raise InputError("The start 'landmarks' needs landmarks in both images.")
-    fixed, moving = (np.asarray(points, dtype=float) for points in landmarks)
-    if fixed.shape != moving.shape or fixed.ndim != 2 or fixed.shape[1] != 3 or len(fixed) < 4:
-        raise InputError(
-            "The start 'landmarks' needs at least four corresponding points in both images, "
-            f"got {len(fixed)} and {len(moving)}."
-        )
-    if not (np.isfinite(fixed).all() and np.isfinite(moving).all()):
-        raise InputError("Some landmarks have no position: remove or place them.")
-    return fixed, moving

@@ -38,8 +38,8 @@ class World:
         self._points = finest.grid.points()
         self._trust = torch.sigmoid((TRUSTED_MM - finest.distance) / 2.0)
 
-    def field(self, level: Level, field: torch.Tensor) -> DisplacementField:
-        """The motion of a level's field (3, d, h, w), mm relative to the start, nested in finest."""
+    def field(self, field: torch.Tensor) -> DisplacementField:
+        """The whole motion, from an optimiser's field (3, d, h, w), mm, on any level's grid."""
         field = self._continued(self._finest.sample_field(field)).cpu().numpy()
         moved = self._points + np.moveaxis(field, 0, -1)
         total = moved + self._start.sample(moved) - self._points

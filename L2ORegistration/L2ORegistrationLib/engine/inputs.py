@@ -1,0 +1,123 @@
+"""What users give a registration, in whatever form, as volumes, transforms and points; or why not.
+
+All functions raise InputError for what cannot be used.
+"""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import InputError
+from ..files import checked_volume, read_mask, read_transform, read_volume
+from ..geometry import DisplacementField, Volume
+from .world import affine_start
+
+
+def checked_count(value: int | None, name: str, most: int) -> int | None:
+    """A whole number from 1 to most, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, Integral) or not 1 <= value <= most:
+        raise InputError(f"{name} must be a whole number from 1 to {most}, got {value}.")
+    return int(value)
+
+
+def as_volume(image, name: str) -> Volume:
+    """An image from a path, a SimpleITK image or a Volume; name: how a message calls it."""
+    if isinstance(image, (str, os.PathLike)):
+        return read_volume(image)
+    volume = _volume(image, name)
+    if min(volume.grid.size) < 2:
+        raise InputError(f"{name} is a single slice: give a 3-D image.")
+    return checked_volume(volume, name)
+
+
+def as_mask(mask, image: Volume, name: str) -> Volume | None:
+    """A mask, bool, of what is not zero; a file must have its image's grid. None stays None."""
+    if mask is None:
+        return None
+    if isinstance(mask, (str, os.PathLike)):
+        path, mask = mask, read_mask(mask)
+        if not mask.grid.matches(image.grid, tolerance=0.1):
+            raise InputError(
+                f"The {name} mask {Path(path).name} is on another grid than its image: "
+                "resample it to the image first, or leave it out (lungs are then found)."
+            )
+    mask = _volume(mask, f"The {name} mask")
+    marked = Volume(np.nan_to_num(mask.array) != 0, mask.grid)
+    if not marked.array.any():
+        raise InputError(f"The {name} mask is empty: mark the lungs, or leave the mask out.")
+    index = np.argwhere(marked.array)[::101, ::-1]
+    if not image.grid.contains(marked.grid.to_world(index)).any():
+        raise InputError(f"The {name} mask lies outside its image: give the mask of this image.")
+    return marked
+
+
+def as_transform(transform) -> sitk.Transform | None:
+    """fixed point -> moving point from a path, a transform, a field or a 4x4 LPS matrix."""
+    if transform is None:
+        return None
+    if isinstance(transform, (str, os.PathLike)):
+        transform = read_transform(transform)
+    if isinstance(transform, DisplacementField):
+        transform = transform.to_transform()
+    if not isinstance(transform, sitk.Transform):
+        transform = affine_start(_matrix(transform))
+    if transform.GetDimension() != 3:
+        raise InputError("The initial transform is 2-D: give a 3-D one.")
+    if transform.IsLinear():
+        try:
+            transform.GetInverse()
+        except RuntimeError as error:
+            raise InputError(
+                "The initial transform cannot be inverted, it flattens space: give another one."
+            ) from error
+    return transform
+
+
+def as_landmarks(landmarks) -> tuple[np.ndarray, np.ndarray]:
+    """Corresponding fixed and moving points, both (N, 3) with N >= 4, LPS mm."""
+    if landmarks is None:
+        raise InputError("The start 'landmarks' needs landmarks in both images.")
+    try:
+        fixed, moving = (np.asarray(points, dtype=float) for points in landmarks)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "Landmarks must be two lists of points (x, y, z), fixed and moving: check them."
+        ) from error
+    if fixed.shape != moving.shape or fixed.ndim != 2 or fixed.shape[1] != 3 or len(fixed) < 4:
+        raise InputError(
+            "The start 'landmarks' needs at least four corresponding points (x, y, z) in both "
+            f"images, got arrays of shape {fixed.shape} and {moving.shape}."
+        )
+    if not (np.isfinite(fixed).all() and np.isfinite(moving).all()):
+        raise InputError("Some landmarks have no position: remove or place them.")
+    return fixed, moving
+
+
+def _volume(image, name: str) -> Volume:
+    if isinstance(image, sitk.Image):
+        if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+            raise InputError(f"{name} is not a 3-D image with one value a voxel: give one.")
+        image = Volume.of_image(image)
+    if not isinstance(image, Volume):
+        raise InputError(f"{name} must be a path, a SimpleITK image or a Volume.")
+    return image
+
+
+def _matrix(transform) -> np.ndarray:
+    try:
+        matrix = np.asarray(transform, dtype=float)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-6:
+        raise InputError(
+            "An initial transform must be a path, a SimpleITK transform, a DisplacementField or an "
+            "invertible 4x4 matrix."
+        )
+    return matrix
