@@ -1,8 +1,8 @@
 """How badly the images match at eight sub-voxel offsets around where a field points.
 
 The dynamic sampling of the paper's section 2: what the optimiser network sees instead of a
-gradient. The offsets are the corners of a cube of half-width 1/2 voxel (or less), so all eight
-samples of a voxel lie in one block of 3x3x3 moving voxels and share their interpolation weights:
+gradient. The offsets are the corners of a cube of half-width 1/2 voxel, so all eight samples of a
+voxel lie in one block of 3x3x3 moving voxels and share their interpolation weights:
 27 reads and a few blends instead of 64 reads.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-# Offsets in units of the half-width: rows (x, y, z), in the order in which costs are returned.
+# Offsets in units of the half-width: (x, y, z), in the order in which costs are returned.
 OFFSETS = tuple((x, y, z) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1))
 _CHUNK = {"cpu": 1 << 14, "cuda": 1 << 19, "mps": 1 << 18}
 
@@ -27,12 +27,13 @@ def sampled_dissimilarity(
 
     fixed, moving: features on the same lattice, (D, H, W, C); displacement: (N, 3), components
     (x, y, z) in voxels of that lattice, one row for each voxel; voxels: (N,) flat indices into
-    (D, H, W). Offsets are half a voxel each way. Samples beyond the lattice take its edge values.
+    (D, H, W). Offsets are half a voxel each way. A cube of samples that would reach beyond the
+    lattice is moved inside as a whole, so that its corners stay one voxel apart.
 
     Returns the dissimilarities (N, 8) in the order of OFFSETS, and the Gauss-Newton system (N, 9)
     that the same samples give: the matrix (xx, yy, zz, xy, xz, yz) and the right-hand side
-    (x, y, z), so that matrix @ step = right-hand side, step in voxels. No gradient flows through the
-    samples (as the paper trains it).
+    (x, y, z), so that matrix @ step = right-hand side, step in voxels. No gradient flows through
+    the samples (as the paper trains it).
     """
     with torch.no_grad():
         chunk = _CHUNK.get(fixed.device.type, 1 << 16)

@@ -30,7 +30,7 @@ def gauss_newton_step(
         dense[level.blocks] = system
         dense = dense.T.reshape(9, *level.shape)
         xx, yy, zz, xy, xz, yz = dense[:6]
-        # 42 is the bi-Laplacian's diagonal; a little of the identity where nothing is known
+        # 42 is the bi-Laplacian's diagonal away from the border.
         inverse_diagonal = 1 / (dense[:3] + 42 * stiffness)
 
         def apply(d):

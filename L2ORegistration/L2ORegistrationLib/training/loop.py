@@ -98,7 +98,7 @@ def new_network(config: TrainingConfig) -> torch.nn.Module:
 
 
 def save_checkpoint(path: Path, network, optimiser, step: int, config: TrainingConfig) -> None:
-    """Write network, optimiser, step and configuration; an interrupted write leaves the old file."""
+    """Write network, optimiser, step and configuration; an interrupted write keeps the old file."""
     state = {
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
