@@ -74,7 +74,7 @@ def overview(result: Result) -> Figure:
     figure, axes = _panels(planes, len(columns))
     for row, plane in zip(axes, planes, strict=True):
         fixed, moving, warped = (
-            _shades(volume.sample(points, outside=_AIR))
+            _shades(volume.sample(points, outside=np.nan))
             for volume, points in (
                 (result.fixed, plane.points),
                 (result.moving, plane.points),
@@ -83,7 +83,7 @@ def overview(result: Result) -> Figure:
         )
         overlays = (_overlay(fixed, other) for other in (moving, warped))
         for axis, picture in zip(row, (fixed, moving, warped, *overlays), strict=True):
-            axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
+            axis.imshow(np.nan_to_num(picture), cmap="gray", vmin=0, vmax=1)
         row[0].set_ylabel(plane.name, color=_INK)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=10, color=_INK)
@@ -96,8 +96,8 @@ def deformation(result: Result) -> Figure:
     length = Volume(np.linalg.norm(result.field.array, axis=-1), result.field.grid)
     jacobian = jacobian_determinant(result.field)
     inside = result.fixed_mask.sample(length.grid.points(), order=0, outside=0.0) > 0
-    longest = np.percentile(length.array[inside], 99.5) if inside.any() else 1.0
-    norms = Normalize(0, max(longest, 1.0)), LogNorm(0.4, 2.5)
+    low, high = np.percentile(length.array[inside], (0.5, 99.5)) if inside.any() else (0.0, 0.0)
+    norms = Normalize(low, max(high, low + 1.0)), LogNorm(0.4, 2.5)
     maps = "viridis", "RdBu_r"
     figure, axes = _panels(planes, 2, transpose=True)
     for row, values, norm, name in zip(axes, (length, jacobian), norms, maps, strict=True):
@@ -105,9 +105,9 @@ def deformation(result: Result) -> Figure:
             _draw_map(axis, plane, result, values, norm, name, folds=values is jacobian)
     for axis, plane in zip(axes[0], planes, strict=True):
         axis.set_title(plane.name, fontsize=10, color=_INK)
-    labels, ends = ("displacement (mm)", "volume in moving / in fixed"), ("max", "both")
-    for row, norm, name, label, end in zip(axes, norms, maps, labels, ends, strict=True):
-        bar = figure.colorbar(ScalarMappable(norm, name), ax=list(row), shrink=0.85, extend=end)
+    labels = "displacement (mm)", "volume in moving / in fixed"
+    for row, norm, name, label in zip(axes, norms, maps, labels, strict=True):
+        bar = figure.colorbar(ScalarMappable(norm, name), ax=list(row), shrink=0.85, extend="both")
         bar.set_label(label, color=_INK)
         if isinstance(norm, LogNorm):
             bar.ax.yaxis.set_major_locator(FixedLocator([0.4, 0.6, 1.0, 1.6, 2.5]))
@@ -195,7 +195,13 @@ def _shades(values: np.ndarray) -> np.ndarray:
 
 
 def _overlay(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """Orange where only fixed is bright, blue where only moving is, grey where both agree."""
+    """Orange where only fixed is bright, blue where only moving is, grey where both agree.
+
+    Also grey where one of them ends (NaN): there is nothing to compare.
+    """
+    fixed, moving = (
+        np.where(np.isnan(one), other, one) for one, other in ((fixed, moving), (moving, fixed))
+    )
     return fixed[..., None] * _FIXED + moving[..., None] * _MOVING
 
 
