@@ -132,7 +132,7 @@ def register(
     registration = Registration(fixed_volume, moving_volume, **options)
     result = follow(registration, pairs, shown=verbosity is not Verbosity.quiet)
 
-    name = NAMES[method.value]
+    name, warnings = NAMES[method.value], _warnings(result, start)
     result.save(output)
     written = [output]
     if warped:
@@ -145,12 +145,13 @@ def register(
         from ..report import write_report
 
         details = {"fixed image": str(fixed), "moving image": str(moving)}
-        warnings = _warnings(result, start)
         written += write_report(
             {name: result}, report, pairs, title=f"{fixed.name} and {moving.name}",
             details=details, warnings=warnings,
         )[:1]  # fmt: skip
     rows = assessment.table({name: result}, pairs)
+    for warning in warnings:
+        messages.print(f"Note: {warning}", style="yellow", soft_wrap=True)
     if as_json:
         print_json(
             {
@@ -179,6 +180,8 @@ def _warnings(result, start: Start | None) -> tuple[str, ...]:
     found = []
     if result.cancelled:
         found.append("The registration was stopped early: this is the best field until then.")
+    if result.provenance["warning"]:
+        found.append(str(result.provenance["warning"]))
     if start is Start.landmarks:
         found.append("The start was fitted to the same landmarks that the error is measured at.")
     return tuple(found)

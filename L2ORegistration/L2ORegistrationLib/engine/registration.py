@@ -313,7 +313,19 @@ class Registration:
             "device": str(self._device),
             "torch": torch.__version__,
             "seconds": round(self.steps[-1].seconds, 2),
+            "warning": self.warning,
         }
+
+    @property
+    def warning(self) -> str:
+        """A sentence where more iterations are asked for than training knew, otherwise empty."""
+        if self._card is None or (self._iterations or 0) <= self._card.trained_iterations[1]:
+            return ""
+        return (
+            f"{self._iterations} iterations a level are more than the {self._card.name} weights "
+            f"were trained with (at most {self._card.trained_iterations[1]}): later ones may make "
+            "it worse; the best by dissimilarity is kept."
+        )
 
 
 def register(
