@@ -117,10 +117,12 @@ def _tell(run) -> None:
 
 def _show(runs: list, folder: Path) -> None:
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
     from . import table
 
+    wide = Console(width=max(out.width, 120), highlight=False)
     for dataset, methods in table.summary(runs).items():
         view = Table(title=dataset, box=box.SIMPLE_HEAD, title_justify="left")
         view.add_column("")
@@ -128,5 +130,5 @@ def _show(runs: list, folder: Path) -> None:
             view.add_column(name, justify="right")
         for method, measures in methods.items():
             view.add_row(table.title(method, measures), *table.cells(measures))
-        out.print(view, width=max(out.width, 120))
+        wide.print(view)
     out.print(f"Wrote {folder}", soft_wrap=True)

@@ -6,7 +6,6 @@ the case's images, this process writes the result beside them.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
@@ -75,8 +74,7 @@ def measure(scan: Scan, name: str, options: dict[str, Any], born: float) -> dict
     born: time.time() when the process was asked for.
     """
     method = METHODS[name]
-    for module in method.modules:
-        importlib.import_module(module)
+    method.prepare()
     before = _memory_gb("VmRSS")
     _forget_peak()
     begin = time.perf_counter()

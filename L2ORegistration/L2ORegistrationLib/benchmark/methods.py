@@ -26,13 +26,13 @@ class Outcome:
 class Method:
     """A row: title; group: the name that --methods knows; run(scan, options) registers.
 
-    modules: imported before the clock starts.
+    prepare(): loads the software, before the clock starts.
     """
 
     title: str
     group: str
     run: Callable[[Scan, dict[str, Any]], Outcome]
-    modules: tuple[str, ...] = ()
+    prepare: Callable[[], object] = lambda: None
 
 
 def chosen(groups: list[str], peers: bool) -> list[str]:
@@ -84,37 +84,41 @@ def _keypoints(scan: Scan):
     return find_keypoints(scan.fixed, scan.moving, *masks)
 
 
-def _peer(name: str) -> Callable:
+def _engine():
+    from ..engine import registration
+
+    return registration
+
+
+def _peer(name: str) -> dict[str, Callable]:
+    """The keywords of a Method for a function in peers.py."""
+
     def run(scan: Scan, options: dict[str, Any]) -> Outcome:
         from . import peers
 
         return Outcome(getattr(peers, name)(scan, options), [], peers.versions(name))
 
-    return run
+    def prepare() -> object:
+        from . import peers
 
+        return peers.load(name)
 
-_ENGINE = ("L2ORegistrationLib.engine.registration",)
+    return {"run": run, "prepare": prepare}
+
 
 METHODS = {
     "initial": Method("Initial", "initial", _initial),
     "start-affine": Method(
-        "Start: lung affine", "start", _ours("adam", "affine", only_start=True), _ENGINE
+        "Start: lung affine", "start", _ours("adam", "affine", only_start=True), _engine
     ),
     "start-search": Method(
-        "Start: pre-registration", "start", _ours("adam", "search", only_start=True), _ENGINE
+        "Start: pre-registration", "start", _ours("adam", "search", only_start=True), _engine
     ),
-    "adam-affine": Method("Adam w/o pre-reg.", "adam", _ours("adam", "affine"), _ENGINE),
-    "adam-search": Method("Adam with pre-reg.", "adam", _ours("adam", "search"), _ENGINE),
-    "l2o-affine": Method("L2O w/o pre-reg.", "l2o", _ours("l2o", "affine"), _ENGINE),
-    "l2o-search": Method("L2O with pre-reg.", "l2o", _ours("l2o", "search"), _ENGINE),
-    "l2o-keypoints": Method(
-        "L2O from keypoints",
-        "keypoints",
-        _ours("l2o", "landmarks"),
-        (*_ENGINE, "L2ORegistrationLib.training.keypoints"),
-    ),
-    "elastix": Method("elastix", "peers", _peer("elastix"), ("itk",)),
-    "convexadam": Method(
-        "convexAdam", "peers", _peer("convexadam"), ("convexAdam.convex_adam_MIND",)
-    ),
+    "adam-affine": Method("Adam w/o pre-reg.", "adam", _ours("adam", "affine"), _engine),
+    "adam-search": Method("Adam with pre-reg.", "adam", _ours("adam", "search"), _engine),
+    "l2o-affine": Method("L2O w/o pre-reg.", "l2o", _ours("l2o", "affine"), _engine),
+    "l2o-search": Method("L2O with pre-reg.", "l2o", _ours("l2o", "search"), _engine),
+    "l2o-keypoints": Method("L2O from keypoints", "keypoints", _ours("l2o", "landmarks"), _engine),
+    "elastix": Method("elastix", "peers", **_peer("elastix")),
+    "convexadam": Method("convexAdam", "peers", **_peer("convexadam")),
 }

@@ -6,7 +6,7 @@ first, which costs no time worth counting.
 
 from __future__ import annotations
 
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +38,11 @@ ELASTIX = {
     "Interpolator": ["LinearInterpolator"],
     "ResampleInterpolator": ["FinalLinearInterpolator"],
     "Resampler": ["DefaultResampler"],
-    "FixedImagePyramid": ["FixedSmoothingImagePyramid"],
-    "MovingImagePyramid": ["MovingSmoothingImagePyramid"],
+    "FixedImagePyramid": ["FixedRecursiveImagePyramid"],
+    "MovingImagePyramid": ["MovingRecursiveImagePyramid"],
     "NumberOfResolutions": ["5"],
     "ImagePyramidSchedule": [s for s in ("8", "4", "4", "2", "1") for _ in range(3)],
     "FinalGridSpacingInPhysicalUnits": ["10", "10", "10"],
-    "GridSpacingSchedule": [s for s in ("8", "4", "4", "2", "1") for _ in range(3)],
     "MaximumNumberOfIterations": ["1000"],
     "NumberOfSpatialSamples": ["3000"],
     "NewSamplesEveryIteration": ["true"],
@@ -69,12 +68,22 @@ def versions(name: str) -> dict[str, str]:
     return {"software": f"{package} {metadata.version(package)}"}
 
 
-def elastix(scan: Scan, options: dict[str, Any]) -> DisplacementField:
-    """elastix with the lung preset and the fixed lung mask; the field on `scan.lattice`."""
+def load(name: str) -> None:
+    """Load the peer's software, which takes many seconds: itk loads when it is first asked."""
+    if name == "convexadam":
+        import_module("convexAdam.convex_adam_MIND")
+        return
     import itk
 
     if not hasattr(itk, "elastix_registration_method"):
         raise InputError("itk is installed without elastix: pip install itk-elastix.")
+    itk.ParameterObject.New()
+
+
+def elastix(scan: Scan, options: dict[str, Any]) -> DisplacementField:
+    """elastix with the lung preset and the fixed lung mask; the field on `scan.lattice`."""
+    import itk
+
     fixed_mask, shift = _prepared(scan)
     ball = ndimage.generate_binary_structure(3, 1)
     mask = ndimage.binary_dilation(fixed_mask.array, ball, iterations=MASK_DILATION)

@@ -1,0 +1,224 @@
+"""The table says what was measured, each registration is measured alone, failures are told."""
+
+import csv
+import json
+import math
+import os
+import re
+import time
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from L2ORegistrationLib import cli
+from L2ORegistrationLib.benchmark import figure, measure, methods, peers, table
+from L2ORegistrationLib.benchmark.run import Run, run
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.evaluation import target_registration_error
+from L2ORegistrationLib.geometry import Grid, Volume
+from L2ORegistrationLib.training.datasets import load_dataset
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+OBLIQUE = Grid(
+    (48, 44, 40),
+    (1.5, 1.5, 2.0),
+    (-30, 20, 10),
+    Rotation.from_euler("xyz", (8, -5, 10), degrees=True).as_matrix(),
+)
+SHIFT = np.array([2.0, -1.5, 3.0])
+
+
+def bodies(folder, *, apart=(0, 0, 0)):
+    """A pair whose moving image is the fixed one, SHIFT further on in a scanner `apart` away."""
+    rng = np.random.default_rng(5)
+    noise = ndimage.gaussian_filter(rng.standard_normal(OBLIQUE.shape), 3)
+    image = Volume((-800 + 900 * noise / noise.std() / 3).astype(np.float32), OBLIQUE)
+    centre = OBLIQUE.to_world((np.array(OBLIQUE.size) - 1) / 2)
+    inside = np.linalg.norm(OBLIQUE.points() - centre, axis=-1) < 25
+    folder.mkdir(parents=True)
+    there = Grid(OBLIQUE.size, OBLIQUE.spacing, OBLIQUE.origin + np.array(apart), OBLIQUE.direction)
+    moved = image.sample(OBLIQUE.points() - SHIFT)
+    points = centre + rng.uniform(-12, 12, (20, 3))
+    for name, volume in (
+        ("fixed", image),
+        ("fixed_mask", Volume(inside, OBLIQUE)),
+        ("moving", Volume(moved, there)),
+        ("moving_mask", Volume(inside, there)),
+    ):
+        sitk.WriteImage(volume.to_image(), str(folder / f"{name}.nii.gz"))
+    for name, values in (("fixed", points), ("moving", points + SHIFT + apart)):
+        rows = "".join(f"{x},{y},{z}\n" for x, y, z in values)
+        (folder / f"{name}_landmarks.csv").write_text("x,y,z\n" + rows)
+    return folder
+
+
+def result(errors, *, steps=(), **more):
+    return {
+        "tre": list(errors),
+        "snapped": list(errors),
+        "near": [True] + [False] * (len(errors) - 1),
+        "jacobian": {"sdlogj": 0.1, "folding": 0.001, "min": 0.5},
+        "seconds": 2.0,
+        "seconds_process": 4.0,
+        "peak_gb": 1.0,
+        "steps": [
+            {"index": i, "stage": "l2o", "level": 0, "dissimilarity": 1.0, "seconds": i, "mean": m}
+            for i, m in enumerate(steps)
+        ],
+        **more,
+    }
+
+
+RUNS = [
+    Run("A", "1", "initial", "landmarks", result([3.0, 5.0, 4.0, 4.0])),
+    Run("A", "1", "l2o-search", "landmarks", result([1.0, 3.0], steps=(4.0, 3.0, 2.0))),
+    Run("A", "2", "initial", "landmarks", result([6.0, 10.0])),
+    Run("A", "2", "l2o-search", "landmarks", result([0.0, 2.0], steps=(8.0, 5.0, 1.5, 1.0))),
+    Run("B", "x", "initial", "", {"error": "Case x: x.img is missing."}),
+]
+
+
+def test_every_case_weighs_the_same_in_the_table():
+    found = table.summary(RUNS)
+    assert found["A"]["initial"]["tre_mean"] == 6.0
+    assert found["A"]["l2o-search"]["tre_mean"] == 1.5
+    spread = [(1 - 1.5) ** 2, (3 - 1.5) ** 2, (0 - 1.5) ** 2, (2 - 1.5) ** 2]
+    assert found["A"]["l2o-search"]["tre_sd"] == pytest.approx(math.sqrt(np.mean(spread)))
+    assert found["A"]["l2o-search"]["pleura_mean"] == 0.5
+    assert found["B"]["initial"] == {"cases": 0, "failed": 1}
+
+
+def test_the_table_as_text_and_csv(tmp_path):
+    table.write(RUNS, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert "| L2O with pre-reg. | 1.50 ± 1.12 |  |" in text
+    assert "## A (2 cases)" in text and "Initial (1 failed)" in text
+    rows = list(csv.DictReader(open(tmp_path / "cases.csv")))
+    assert len(rows) == 5 and rows[4]["error"].startswith("Case x")
+    assert float(rows[1]["tre_mean"]) == 2 and rows[1]["pleura_count"] == "1"
+    steps = list(csv.DictReader(open(tmp_path / "iterations.csv")))
+    assert [float(s["tre_mean"]) for s in steps] == [4, 3, 2, 8, 5, 1.5, 1]
+
+
+def test_the_figure_averages_over_cases_from_the_start_on(tmp_path):
+    (errors,) = figure.curves(RUNS)["A"].values()
+    np.testing.assert_allclose(errors, [4.0, 1.75])
+    assert figure.draw(RUNS, tmp_path / "iterations.png")
+    assert (tmp_path / "iterations.png").stat().st_size > 5000
+    assert not figure.draw(RUNS[:1], tmp_path / "none.png")
+
+
+def test_methods_are_chosen_in_the_tables_order():
+    assert methods.chosen(["l2o", "initial"], False) == ["initial", "l2o-affine", "l2o-search"]
+    assert methods.chosen(["start"], True)[-2:] == ["elastix", "convexadam"]
+    with pytest.raises(InputError, match="no method 'peers'"):
+        methods.chosen(["peers"], False)
+
+
+def test_points_near_the_pleura():
+    grid = Grid((40, 40, 40), (1.5,) * 3)
+    mask = Volume(np.zeros(grid.shape, bool), grid)
+    mask.array[5:35, 5:35, 5:35] = True
+    points = grid.to_world([(20, 20, 20), (20, 20, 32), (20, 20, 25), (2, 20, 20)])
+    np.testing.assert_array_equal(measure.near_pleura(points, mask), [False, True, False, True])
+
+
+def test_a_registration_is_measured_alone(tmp_path):
+    """Its memory is its own: what the parent holds does not count, nor what it held before."""
+    held = np.ones(60_000_000)
+    bodies(tmp_path / "pair")
+    (done,) = run({"P": load_dataset("pairs", tmp_path)}, ["initial"], {"threads": 1})
+    assert held.nbytes / 2**30 > done.result["peak_gb"] > 0.02
+    assert done.result["seconds"] < 0.5 < done.result["seconds_process"] + 0.5
+    np.testing.assert_allclose(done.result["tre"], np.linalg.norm(SHIFT), atol=1e-6)
+    assert done.result["jacobian"] == {"sdlogj": 0, "folding": 0, "min": 1}
+    assert not done.result["steps"] and done.points == "landmarks"
+
+
+def test_our_methods_give_steps(tmp_path):
+    scan = scanned(tmp_path)
+    found = measure.measure(scan, "adam-affine", {"threads": 1}, time.time())
+    assert [s["index"] for s in found["steps"][:2]] == [0, 1]
+    assert found["steps"][0]["mean"] == pytest.approx(np.linalg.norm(SHIFT), abs=1e-4)
+    assert found["seconds_process"] >= found["seconds"] > 0
+    start = measure.measure(scan, "start-affine", {"threads": 1}, time.time())
+    assert start["steps"] == [] and len(start["tre"]) == 20
+
+
+def scanned(folder, **options):
+    from L2ORegistrationLib.benchmark.run import write_scan
+
+    (case,) = load_dataset("pairs", bodies(folder / "pair", **options))
+    (folder / "scan").mkdir()
+    write_scan(case, folder / "scan")
+    return measure.Scan.load(folder / "scan")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("itk") is None, reason="itk-elastix is not installed")
+@pytest.mark.parametrize("apart", [(0, 0, 0), (60, -30, 45)])
+def test_elastix_gives_a_field_in_our_frame(tmp_path, monkeypatch, apart):
+    """Oblique axes, and scans that lie far apart, which elastix alone would not bring together."""
+    for key, values in (
+        ("NumberOfResolutions", ["2"]),
+        ("ImagePyramidSchedule", ["2"] * 3 + ["1"] * 3),
+        ("MaximumNumberOfIterations", ["200"]),
+        ("MaximumStepLength", ["0.5"]),  # the image is small
+    ):
+        monkeypatch.setitem(peers.ELASTIX, key, values)
+    scan = scanned(tmp_path, apart=apart)
+    field = peers.elastix(scan, {"threads": 1})
+    errors = target_registration_error(field, scan.fixed_points, scan.moving_points)
+    assert errors.mean() < 0.6
+
+
+@pytest.mark.skipif(find_spec("convexAdam") is None, reason="convexAdam is not installed")
+def test_convexadam_gives_a_field_in_our_frame(tmp_path):
+    scan = scanned(tmp_path)
+    field = peers.convexadam(scan, {"threads": 1, "device": "cpu"})
+    errors = target_registration_error(field, scan.fixed_points, scan.moving_points)
+    assert errors.mean() < 1.0
+
+
+def test_the_command_goes_on_after_a_case_that_cannot_be_read(tmp_path, capsys):
+    bodies(tmp_path / "data/a")
+    bodies(tmp_path / "data/b")
+    flat = Volume(np.zeros(OBLIQUE.shape, np.float32), OBLIQUE)
+    sitk.WriteImage(flat.to_image(), str(tmp_path / "data/a/moving.nii.gz"))
+    arguments = ["benchmark", "--data", f"pairs={tmp_path / 'data'}", "--methods", "initial"]
+    out = tmp_path / "out"
+    assert cli.main([*arguments, "--out", str(out), "--json"]) == 1
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)["results"]["data"]["initial"]
+    assert found["cases"] == 1 and found["failed"] == 1
+    assert "same value everywhere" in shown.err
+    assert found["tre_mean"] == pytest.approx(np.linalg.norm(SHIFT))
+    assert sorted(os.listdir(out)) == ["cases.csv", "table.md"]
+
+
+def test_a_missing_file_stops_the_command_or_is_skipped(tmp_path, capsys):
+    bodies(tmp_path / "data/a")
+    bodies(tmp_path / "data/b")
+    (tmp_path / "data/a/moving.nii.gz").unlink()
+    arguments = ["benchmark", "--data", f"pairs={tmp_path / 'data'}", "--methods", "initial"]
+    arguments += ["--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 2
+    assert "Case a" in capsys.readouterr().err
+    assert cli.main([*arguments, "--skip"]) == 0
+    shown = capsys.readouterr()
+    assert "Skipped" in shown.err and "near pleura" in " ".join(shown.out.split())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data", "dirlab=/x"], "--data needs NAME=FOLDER"),
+        (["--data", "phantom=0", "--methods", "demons"], "no method 'demons'"),
+        (["--data", "copd=/nowhere"], "does not exist.*emory"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message, capsys):
+    assert cli.main(["benchmark", *arguments]) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))

@@ -1,0 +1,93 @@
+"""Interest points are distinctive, and correspondences are found where the motion is known."""
+
+import numpy as np
+import pytest
+import torch
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.geometry import Grid, Volume
+from L2ORegistrationLib.training import keypoints
+from L2ORegistrationLib.training.keypoints import distinctiveness, find_keypoints, match, peaks
+from scipy import ndimage
+
+
+def test_corners_are_distinctive_edges_and_planes_are_not():
+    image = np.zeros((40, 40, 40), np.float32)
+    image[20:, 20:, 20:] = 1
+    strength = distinctiveness(image)
+    corner, edge, plane = strength[20, 20, 20], strength[33, 20, 20], strength[33, 33, 20]
+    assert corner > 50 * edge and corner > 50 * plane
+    strongest = np.unravel_index(strength.argmax(), strength.shape)
+    assert np.abs(np.subtract(strongest, 19.5)).max() <= 1.5
+
+
+def test_peaks_come_strongest_first_and_apart():
+    strength = np.zeros((9, 9, 9))
+    strength[2, 3, 4], strength[2, 3, 5], strength[7, 7, 7] = 2, 3, 5
+    np.testing.assert_array_equal(peaks(strength, 1, 10), [[7, 7, 7], [2, 3, 5]])
+    np.testing.assert_array_equal(peaks(strength, 1, 1), [[7, 7, 7]])
+    assert len(peaks(np.zeros((5, 5, 5)), 1, 10)) == 0
+
+
+def test_local_search_finds_a_shift_below_a_voxel():
+    rng = np.random.default_rng(0)
+    features = ndimage.gaussian_filter(rng.standard_normal((4, 40, 40, 40)), (0, 2, 2, 2))
+    shift = np.array([1.6, -2.3, 0.4])  # x, y, z
+    moving = ndimage.shift(features, (0, *shift[::-1]), order=3, mode="nearest")
+    fixed, moving = (torch.from_numpy(a / features.std()).float() for a in (features, moving))
+    position = torch.from_numpy(rng.uniform(12, 27, (30, 3))).float()
+    start = torch.tensor([1.0, -1.0, 0.0]).expand(30, 3)
+    found = keypoints.local_search(fixed, moving, position, start).numpy()
+    assert np.abs(found - shift).max() < 0.4
+    assert np.median(np.abs(found - shift)) < 0.15
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A small lung of blobs in tissue, in fixed and moved by a smooth motion of up to 8 mm."""
+    rng = np.random.default_rng(2)
+    grid = Grid((52, 50, 56), (1.5, 1.5, 1.5), (10, -20, 30))
+    points = grid.points()
+    middle = grid.to_world((np.array(grid.size) - 1) / 2)
+    blobs = ndimage.gaussian_filter(rng.standard_normal(grid.shape), 1.2)
+    blobs = Volume((blobs / blobs.std()).astype(np.float32), grid)
+
+    def scan(where):
+        depth = 1 - np.linalg.norm((where - middle) / (28, 26, 32), axis=-1)
+        lung = -850 + 250 * np.maximum(blobs.sample(where), 0)
+        return np.where(depth > 0, lung, 20 + 0 * depth).astype(np.float32), depth > 0
+
+    def motion(where):
+        z = (where[..., 2:] - middle[2]) / 40
+        return np.concatenate((2 * z, 3 * (1 - z), -5 + 3 * z), axis=-1)
+
+    (fixed, fixed_mask), (moving, moving_mask) = scan(points + motion(points)), scan(points)
+    images = [Volume(a, grid) for a in (fixed, moving, fixed_mask, moving_mask)]
+    return images, motion
+
+
+def test_most_correspondences_are_right(pair):
+    images, motion = pair
+    fixed, moving = find_keypoints(*images, count=300)
+    assert 50 < len(fixed) <= 300 and moving.shape == fixed.shape
+    assert (images[2].sample(fixed, order=0) > 0).mean() > 0.99
+    errors = np.linalg.norm(moving - fixed - motion(fixed), axis=1)
+    assert (errors <= 1.5).mean() > 0.97
+    assert np.median(errors) < 0.5
+
+
+def test_given_points_are_matched_and_the_way_back_tells_the_wrong_ones(pair):
+    images, motion = pair
+    index = np.argwhere(images[2].array)[::900]
+    points = images[0].grid.to_world(index[:, ::-1])
+    found = match(*images, points=points)
+    np.testing.assert_array_equal(found.fixed, points)
+    np.testing.assert_array_equal(found.kept, found.miss <= keypoints.TOLERANCE_MM)
+    errors = np.linalg.norm(found.moving - points - motion(points), axis=1)
+    assert errors[found.kept].mean() <= errors.mean()
+
+
+def test_an_empty_mask_is_refused(pair):
+    (fixed, moving, mask, moving_mask), _ = pair
+    empty = Volume(np.zeros_like(mask.array), fixed.grid)
+    with pytest.raises(InputError, match="mask is empty"):
+        find_keypoints(fixed, moving, empty, moving_mask)
