@@ -64,9 +64,11 @@ def load_model(name: str | Path = "pyramid") -> tuple[ModelCard, nn.Module]:
             f"The weights {path.name} are damaged (their checksum is not the model card's): "
             "install the extension again."
         )
-    network = _network(card)
     try:
+        network = _network(card)
         network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"The weights {path.name} don't fit the '{card.variant}' network: "
