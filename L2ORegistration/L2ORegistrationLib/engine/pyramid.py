@@ -9,7 +9,7 @@ of the level.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,11 @@ class Lattice:
     def grid(self) -> Grid:
         """The field grid."""
         return Grid(self.shape[::-1], (self.spacing,) * 3, self.origin)
+
+    def to(self, device: torch.device | str) -> Lattice:
+        """The same on another device."""
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
 
     def sample_field(self, field: torch.Tensor) -> torch.Tensor:
         """A field of another level (3, ., ., .) in mm, nested with this one, on this field grid."""

@@ -57,7 +57,7 @@ class Progress:
 def train(
     pairs: list[Path], checkpoint: str | Path, config: TrainingConfig, device: str = "cpu"
 ) -> Iterator[Progress]:
-    """Train a `PyramidNetwork`; yields after every step. Continues where `checkpoint` stopped.
+    """Train the configured network; yields after every step. Continues where `checkpoint` stopped.
 
     pairs: files of `PreparedPair`s. The checkpoint holds network, optimiser, step and config.
     """
@@ -129,6 +129,7 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
     keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
     points, targets = points[keep].to(device), targets[keep].to(device)
     iterations = int(rng.integers(config.iterations[0], config.iterations[1] + 1))
+    level, field = level.to(device), field.to(device)
     fields = [f for f, _ in optimiser.iterate(level, field, iterations)]
     loss = keypoint_loss(fields, level, points, targets)
     with torch.no_grad():
@@ -195,12 +196,13 @@ def _fine_start(network, pair: PreparedPair, level: Level, rng) -> torch.Tensor:
     """The coarse level's result, the search's, or a mixture with the truth, and smooth noise."""
     choice = rng.random()
     if choice < 0.6:
-        coarse = pair.level(0)
-        start = torch.zeros_like(pair.search) if choice < 0.2 else pair.search
+        device = next(network.parameters()).device
+        coarse = pair.level(0).to(device)
+        start = (0 * pair.search if choice < 0.2 else pair.search).to(device)
         with torch.no_grad():
             for start, _ in LearnedOptimiser(network).iterate(coarse, start, 6):  # noqa: B007, B020
                 pass
-        field = level.sample_field(start)
+        field = level.sample_field(start.cpu())
     elif choice < 0.75:
         field = level.sample_field(pair.search)
     else:
@@ -244,7 +246,7 @@ def _random_crop(level: Level, size: int, rng) -> tuple[slice, slice, slice]:
 
 
 def _random_crop_of(mask: torch.Tensor, size: int, rng) -> tuple[slice, slice, slice]:
-    """A box of at most size^3 voxels (even corners) around a random voxel of the mask (z, y, x)."""
+    """A box of at most size^3 voxels around a random voxel of the mask (z, y, x)."""
     index = mask.nonzero()
     centre = index[rng.integers(len(index))].tolist()
     crop = []
