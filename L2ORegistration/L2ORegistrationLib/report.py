@@ -166,7 +166,7 @@ def _provenance(results: dict[str, Result], details: dict[str, str]) -> str:
         facts[name] = _described(volume.grid)
     for name, one in results.items():
         prefix = f"{name}: " if len(results) > 1 else ""
-        facts |= {f"{prefix}{key}": value for key, value in one.provenance.items()}
+        facts |= {f"{prefix}{key}": value for key, value in one.provenance.items() if value != ""}
     lines = "".join(
         f'<tr><td>{escape(key)}</td><td class="text">{escape(str(value))}</td></tr>'
         for key, value in facts.items()

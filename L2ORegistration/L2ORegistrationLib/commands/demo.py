@@ -93,7 +93,7 @@ def demo(
     out.print()
     out.print(measures_table(rows, f"TRE in mm at {len(pairs[0])} vessel branches"))
     for path in (folder / "transform.h5", folder / "warped.nii.gz", *written):
-        out.print(f"Wrote {path}", soft_wrap=True)
+        out.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
 def _points(folder: Path, role: str) -> Path:

@@ -40,7 +40,7 @@ def models(as_json: _Json = False) -> None:
     out.print(table)
     for card in cards:
         for key, value in card.facts.items():
-            out.print(f"{card.name}: {key}: {value}", soft_wrap=True)
+            out.print(f"{card.name}: {key}: {value}", markup=False, soft_wrap=True)
 
 
 def devices(as_json: _Json = False) -> None:

@@ -151,7 +151,7 @@ def register(
         )[:1]  # fmt: skip
     rows = assessment.table({name: result}, pairs)
     for warning in warnings:
-        messages.print(f"Note: {warning}", style="yellow", soft_wrap=True)
+        messages.print(f"Note: {warning}", style="yellow", markup=False, soft_wrap=True)
     if as_json:
         print_json(
             {
@@ -168,10 +168,10 @@ def register(
     else:
         out.print(measures_table(rows))
         for path in written:
-            out.print(f"Wrote {path}", soft_wrap=True)
+            out.print(f"Wrote {path}", markup=False, soft_wrap=True)
     if verbosity is Verbosity.verbose:
         for key, value in result.provenance.items():
-            messages.print(f"{key}: {value}", style="dim", soft_wrap=True)
+            messages.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
     if result.cancelled:
         raise typer.Exit(130)
 

@@ -66,14 +66,16 @@ def train(
         pairs = _pairs(made(folder / "pairs"), phantoms, training.seed, not quiet)
         errors = _run(pairs, folder / "checkpoint.pt", training, str(chosen), not quiet)
     except KeyboardInterrupt:
-        messages.print(f"[yellow]Stopped:[/] the same command continues from {folder}.")
+        messages.print(f"Stopped: the same command continues from {folder}.", markup=False)
         raise typer.Exit(130) from None
     path = folder / f"{name}.pt"
     card = _export(path, folder / "checkpoint.pt", training, phantoms, errors)
     if as_json:
         print_json({"weights": str(path), "sha256": card.sha256, "errors_mm": errors})
     else:
-        out.print(f"Wrote {path}: use it with register --model {path}", soft_wrap=True)
+        out.print(
+            f"Wrote {path}: use it with register --model {path}", markup=False, soft_wrap=True
+        )
 
 
 def _settings(path: Path | None) -> dict[str, Any]:
