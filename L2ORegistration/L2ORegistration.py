@@ -112,14 +112,16 @@ class Method(enum.Enum):
 class Start(enum.Enum):
     """What happens before the first iteration; named as the engine names it."""
 
-    affine = 0
-    box = 1
-    landmarks = 2
-    none = 3
+    search = 0
+    affine = 1
+    box = 2
+    landmarks = 3
+    none = 4
 
     def label(self):
         return {
-            "affine": _("Affine, from the lungs"),
+            "search": _("Lungs, then a search"),
+            "affine": _("Lungs only (affine)"),
             "box": _("Bounding boxes of the lungs"),
             "landmarks": _("Landmarks"),
             "none": _("None: as they lie"),
@@ -148,7 +150,7 @@ class L2ORegistrationParameterNode:
     outputVolume: vtkMRMLScalarVolumeNode
     outputJacobian: vtkMRMLScalarVolumeNode
     method: Method = Method.l2o
-    start: Start = Start.affine
+    start: Start = Start.search
     iterations: Annotated[int, WithinRange(0, 200)] = 0
     model: str = ""
     device: str = "auto"

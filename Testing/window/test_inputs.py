@@ -5,6 +5,7 @@ import pytest
 import slicer
 import vtk
 from fixtures import process_events
+from L2ORegistrationLib.scene import settings
 
 
 def add(kind, name):
@@ -35,6 +36,15 @@ def test_the_panel_opens_empty(panel):
     assert reason(panel) == "Choose a fixed volume."
     assert not panel.ui.progressBar.visible
     assert panel.ui.iterationsHintLabel.visible and not panel.ui.iterationSlider.enabled
+
+
+def test_methods_and_starts_are_those_of_the_console_with_the_same_defaults(panel, phantom):
+    chosen, default = panel._settings(), settings.Settings()
+    assert (chosen.method, chosen.start) == (default.method, default.start)
+    node = panel._parameterNode
+    assert {one.name for one in type(node.method)} == set(settings.METHODS)
+    assert {one.name for one in type(node.start)} == set(settings.STARTS)
+    assert panel.ui.startComboBox.currentText == "Lungs, then a search"
 
 
 def test_volumes_and_landmarks_are_picked_by_name(panel, phantom):
@@ -117,7 +127,7 @@ def landmarks_that_do_not_match(panel, phantom):
 def start_without_landmarks(panel, phantom):
     panel.ui.fixedLandmarksSelector.setCurrentNode(None)
     panel.ui.movingLandmarksSelector.setCurrentNode(None)
-    panel.ui.startComboBox.setCurrentIndex(2)
+    panel.ui.startComboBox.setCurrentIndex(panel.ui.startComboBox.findText("Landmarks"))
     assert panel._parameterNode.start.name == "landmarks"
     return "Choose fixed and moving landmarks to start from them."
 

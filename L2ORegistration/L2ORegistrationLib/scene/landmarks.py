@@ -81,6 +81,7 @@ def evaluate(
 ) -> Evaluation:
     """Errors that a field leaves at corresponding landmarks, as tables and coloured lines.
 
+    The tables are for reading and have two decimals; Evaluation has the numbers as they are.
     transform: the output transform; it refers to the nodes made here, and the next call for the
     same transform updates them. moving_grid: where given, snapped errors are there as well.
     """
@@ -94,7 +95,8 @@ def evaluate(
     if snapped is not None:
         columns["After, to the voxel (mm)"] = snapped
     table = _own_node(transform, "landmarkTable", "vtkMRMLTableNode", "landmark errors")
-    nodes.fill_table(table, {"Landmark": list(fixed.labels), **columns})
+    rounded = {name: np.round(errors, 2) for name, errors in columns.items()}
+    nodes.fill_table(table, {"Landmark": list(fixed.labels), **rounded})
     summary = _own_node(transform, "summaryTable", "vtkMRMLTableNode", "landmark summary")
     described = _summary(before, after, snapped).values()
     nodes.fill_table(
@@ -102,7 +104,7 @@ def evaluate(
         {
             "Statistic": list(_ROWS),
             **{
-                name: [one[row] for row in _ROWS.values()]
+                name: [round(one[row], 2) for row in _ROWS.values()]
                 for name, one in zip(columns, described, strict=True)
             },
         },
