@@ -59,7 +59,7 @@ def gauss_newton_step(
 
 
 def laplacian(field: torch.Tensor) -> torch.Tensor:
-    """Sum of differences to the six neighbours (C, d, h, w), none across the border; symmetric."""
+    """Each value less its neighbours, summed over the six (C, d, h, w), none beyond the border."""
     result = torch.zeros_like(field)
     for axis in (1, 2, 3):
         size = field.shape[axis]

@@ -1,0 +1,274 @@
+"""Gauss-Newton: its regulariser, its linear solver, and the motions that it must find."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import SimpleITK as sitk  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from L2ORegistrationLib.engine import gauss_newton  # noqa: E402
+from L2ORegistrationLib.engine.adam import AdamOptimiser  # noqa: E402
+from L2ORegistrationLib.engine.gauss_newton import (  # noqa: E402
+    GaussNewtonOptimiser,
+    gauss_newton_step,
+    laplacian,
+)
+from L2ORegistrationLib.engine.learned import LearnedOptimiser, observe  # noqa: E402
+from L2ORegistrationLib.engine.preprocessing import Pair  # noqa: E402
+from L2ORegistrationLib.engine.pyramid import Scans, sample, sample_points  # noqa: E402
+from L2ORegistrationLib.engine.update_network import PyramidNetwork, smooth  # noqa: E402
+from L2ORegistrationLib.geometry import Grid  # noqa: E402
+from scipy import ndimage  # noqa: E402
+
+GRID = Grid((64, 48, 48), (1.5, 1.5, 1.5), (-40.0, 12.0, 100.0))
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scans(motion):
+    """A pair of smooth noise images whose true field (x, y, z), mm, is motion(points (N, 3))."""
+    margin = 16
+    noise = np.random.default_rng(0).standard_normal([n + 2 * margin for n in GRID.shape])
+    texture = ndimage.gaussian_filter(noise, 1.7)
+    texture = (0.15 * texture / texture.std()).astype(np.float32)
+    points = GRID.points()
+
+    def image(where):
+        index = np.moveaxis(GRID.to_index(where)[..., ::-1] + margin, -1, 0)
+        return ndimage.map_coordinates(texture, index, order=3).astype(np.float32)
+
+    # moving(y) = fixed(x) where y = x + u(x): ask fixed at y - u, u taken where it is needed
+    back = points - motion(points)
+    for _ in range(20):
+        back = points - motion(back)
+    z, y, x = np.indices(GRID.shape)
+    box = [np.abs(i - (n - 1) / 2) * 1.5 - 0.28 * n * 1.5 for i, n in zip((z, y, x), GRID.shape)]
+    distance = np.maximum.reduce(box).astype(np.float32)
+    pair = Pair(
+        image(points),
+        image(back),
+        distance < 0,
+        distance,
+        distance,
+        GRID,
+        sitk.Transform(3, sitk.sitkIdentity),
+    )
+    return Scans(pair)
+
+
+def shift(points):
+    return np.broadcast_to([2.0, -1.5, 3.0], points.shape)
+
+
+def stretch(points):
+    """An affine: 4 % longer along z, turned a little, shifted."""
+    matrix = np.array([[0.01, 0.03, 0], [-0.03, -0.01, 0.02], [0, 0, 0.04]])
+    return (points - GRID.to_world((31.5, 23.5, 23.5))) @ matrix.T + [1.0, 2.0, -1.0]
+
+
+def error(level, field, motion):
+    """Mean distance (mm) of a field from the truth at the active blocks."""
+    truth = motion(level.grid.points()).reshape(-1, 3)[level.blocks]
+    found = field.flatten(1).T.numpy()[level.blocks]
+    return np.linalg.norm(found - truth, axis=1).mean()
+
+
+def last(optimiser, level, iterations):
+    field = torch.zeros((3, *level.shape))
+    with torch.no_grad():
+        for field, _ in optimiser.iterate(level, field, iterations):  # noqa: B007
+            pass
+    return field
+
+
+@settings(max_examples=10, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 6)] * 3), seed=st.integers(0, 99))
+def test_the_laplacian_is_symmetric_and_not_negative(shape, seed):
+    a, b = (random(3, *shape, seed=seed + k).double() for k in (0, 100))
+    assert torch.isclose((a * laplacian(b)).sum(), (laplacian(a) * b).sum(), atol=1e-10)
+    assert (a * laplacian(a)).sum() >= -1e-10
+
+
+def test_the_laplacian_by_hand():
+    field = torch.zeros(1, 3, 3, 3)
+    field[0, 1, 1, 1] = 1
+    result = laplacian(field)
+    assert result[0, 1, 1, 1] == 6 and result[0, 0, 1, 1] == -1 and result.sum() == 0
+    corner = torch.zeros(1, 3, 3, 3)
+    corner[0, 0, 0, 0] = 1
+    assert laplacian(corner)[0, 0, 0, 0] == 3  # no neighbour beyond the border
+
+
+def test_an_affine_motion_is_not_bent():
+    z, y, x = torch.meshgrid(*[torch.arange(7.0)] * 3, indexing="ij")
+    field = torch.stack((x + 2 * y - z, 3 * z + 1, y - 0.5 * x))
+    assert laplacian(field)[:, 1:-1, 1:-1, 1:-1].abs().max() < 1e-5
+    twice = laplacian(laplacian(field))
+    assert twice[:, 2:-2, 2:-2, 2:-2].abs().max() < 1e-5
+
+
+def test_the_bilaplacians_diagonal_is_42():
+    field = torch.zeros(1, 5, 5, 5)
+    field[0, 2, 2, 2] = 1
+    assert laplacian(laplacian(field))[0, 2, 2, 2] == 42
+
+
+def test_the_step_solves_its_linear_system(monkeypatch):
+    """Against a dense solution of (G + s R) d = b - s R u."""
+    level = scans(shift).mind_level(4)
+    field = 0.5 * smooth(random(1, 3, *level.shape))[0]
+    _, system = level.look(field)
+    stiffness = 1e-3
+    usual = gauss_newton_step(level, field, system, stiffness)
+    monkeypatch.setattr(gauss_newton, "CG_ITERATIONS", 400)
+    step = gauss_newton_step(level, field, system, stiffness)
+    count = level.distance.numel()
+    bend = torch.eye(count).view(count, *level.shape)
+    bend = stiffness * laplacian(laplacian(bend)).reshape(count, count).double()
+    dense = torch.zeros(count, 9).double()
+    dense[level.blocks] = system.double()
+    rows = ((0, 3, 4), (3, 1, 5), (4, 5, 2))
+    matrix = torch.cat(
+        [
+            torch.cat([torch.diag(dense[:, k]) + bend * (i == j) for j, k in enumerate(row)], dim=1)
+            for i, row in enumerate(rows)
+        ]
+    )
+    right = dense[:, 6:].T.reshape(-1) - torch.cat([bend @ u.flatten().double() for u in field])
+    expected = torch.linalg.lstsq(matrix, right[:, None]).solution.view(3, count)
+    for found, part in ((step, 0.01), (usual, 0.35)):  # the usual number stops on the way
+        miss = (found.flatten(1).double() - expected)[:, level.blocks]
+        assert miss.norm() < part * expected[:, level.blocks].norm()
+
+
+@pytest.mark.parametrize("motion", [shift, stretch])
+def test_mind_levels_find_a_known_motion(motion):
+    found = scans(motion)
+    coarse = found.mind_level(4)
+    optimiser = GaussNewtonOptimiser(1e-3)
+    assert error(coarse, last(optimiser, coarse, 8), motion) < 1.8
+    fine = found.mind_level(2)
+    start = error(fine, torch.zeros((3, *fine.shape)), motion)
+    assert start > 2
+    assert error(fine, last(optimiser, fine, 10), motion) < 0.7
+
+
+@pytest.mark.parametrize("motion", [shift, stretch])
+def test_contrast_finds_the_rest_to_a_fraction_of_a_voxel(motion):
+    found = scans(lambda points: 0.5 * motion(points))
+    level = found.contrast_level()
+    field = last(GaussNewtonOptimiser(4e-3), level, 8)
+    assert error(level, field, lambda points: 0.5 * motion(points)) < 0.2
+
+
+def test_adam_finds_the_shift():
+    level = scans(shift).mind_level(2)
+    assert error(level, last(AdamOptimiser(), level, 30), shift) < 0.4
+
+
+def test_an_untrained_network_takes_the_classical_step():
+    level = scans(shift).mind_level(4)
+    torch.manual_seed(0)
+    network = PyramidNetwork(8).eval()
+    field = torch.zeros((3, *level.shape))
+    with torch.no_grad():
+        after, seen = next(LearnedOptimiser(network).iterate(level, field, 1))
+        hidden = torch.zeros((network.hidden, *level.shape))
+        inputs, step, dissimilarity = observe(level, field, hidden)
+    assert inputs.shape == (PyramidNetwork.inputs, *level.shape)
+    assert step.abs().max() <= PyramidNetwork.MAX_STEP
+    assert seen == dissimilarity > 0
+    torch.testing.assert_close(after, step * level.spacing)
+
+
+def test_the_same_image_twice_stays_where_it_is():
+    level = scans(lambda points: 0 * points).mind_level(2)
+    field = last(GaussNewtonOptimiser(1e-3), level, 4)
+    assert field.flatten(1)[:, level.blocks].abs().mean() < 0.05
+
+
+def test_fields_move_between_levels_without_a_shift():
+    """The lattices are nested, not aligned: a field linear in the world must stay so."""
+    made = scans(shift)
+    coarse, fine = made.mind_level(4), made.mind_level(2)
+    assert coarse.spacing == 2 * fine.spacing == 12.0
+    assert coarse.ratio == fine.ratio == 2
+    for source, target in ((coarse, fine), (fine, coarse)):
+        field = torch.from_numpy(np.moveaxis(stretch(source.grid.points()), -1, 0)).float()
+        expected = torch.from_numpy(np.moveaxis(stretch(target.grid.points()), -1, 0)).float()
+        inner = (slice(None), *3 * (slice(1, -1),))
+        torch.testing.assert_close(target.sample_field(field)[inner], expected[inner])
+
+
+def test_the_levels_lie_where_their_blocks_are():
+    """Working voxels 0..7 make the first field voxel of factor 4's level: centre at 3.5."""
+    level = scans(shift).mind_level(4)
+    assert level.grid.to_world((0, 0, 0)).tolist() == GRID.to_world((3.5, 3.5, 3.5)).tolist()
+    assert scans(shift).contrast_level().origin == tuple(GRID.to_world((1.5, 1.5, 1.5)))
+    assert level.shape == tuple(n // 8 for n in GRID.shape)
+
+
+def test_displacements_of_the_active_blocks_are_the_fields_own():
+    """A linear field at the 2x2x2 feature voxels of a block, in feature voxels."""
+    level = scans(shift).mind_level(2)
+    field = torch.from_numpy(np.moveaxis(stretch(level.grid.points()), -1, 0)).float()
+    found = level.displacements(field).view(-1, 8, 3)
+    inner = (level.blocks == (4 * level.shape[1] + 5) * level.shape[2] + 6).nonzero().item()
+    centre = level.grid.to_world((6, 5, 4))
+    corner = np.array([[x, y, z] for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)])
+    expected = stretch(centre + corner * level.spacing / 4) / 3.0
+    np.testing.assert_allclose(found[inner].numpy(), expected, atol=1e-5)
+
+
+def test_a_cropped_level_sees_the_same():
+    level = scans(shift).mind_level(2)
+    field = smooth(random(1, 3, *level.shape))[0]
+    crop = (slice(2, 10), slice(1, 11), slice(4, 15))
+    part = level.cropped(crop)
+    np.testing.assert_allclose(part.origin, level.grid.to_world((4, 1, 2)))
+    costs, system = level.look(field)
+    some, its = part.look(field[(slice(None), *crop)])
+    dense = torch.zeros(level.distance.numel(), 8, 8)
+    dense[level.blocks] = costs
+    expected = dense.view(*level.shape, 8, 8)[crop].flatten(0, 2)
+    # beside the crop's edge the field continues differently
+    kept = torch.zeros(part.shape, dtype=torch.bool)
+    kept[1:-1, 1:-1, 1:-1] = True
+    rows = kept.flatten()[part.blocks]
+    torch.testing.assert_close(some[rows], expected[part.blocks][rows])
+    assert its.shape == (len(part.blocks), 9)
+
+
+def test_the_surface_pulls_towards_equal_distances():
+    """Two parallel surfaces 4 mm apart along x: every voxel near them is pulled by 4 mm."""
+    level = scans(shift).mind_level(2)
+    x = torch.from_numpy(level.grid.points()[..., 0].astype(np.float32))
+    middle = float(x.mean())
+    moved = x - middle - 4
+    surface = torch.stack((moved, torch.ones_like(x), 0 * x, 0 * x))
+    level = replace(level, distance=(x - middle)[None], surface=surface)
+    pull = level.surface_pull(torch.zeros(3, *level.shape))
+    expected = torch.tensor([4 / level.spacing, 0, 0]).view(3, 1, 1, 1).expand_as(pull)
+    torch.testing.assert_close(pull, expected)
+    arrived = torch.zeros(3, *level.shape)
+    arrived[0] = 4.0
+    assert level.surface_pull(arrived)[:, :, :, 1:-1].abs().max() < 1e-4
+
+
+def test_sampling_points_and_grids_agree():
+    field = random(3, 4, 5, 6)
+    displacement = random(3, 4, 5, 6, seed=1)
+    z, y, x = torch.meshgrid(*[torch.arange(float(n)) for n in (4, 5, 6)], indexing="ij")
+    where = torch.stack((x, y, z)) + displacement
+    points = sample_points(field, where.flatten(1).T)
+    torch.testing.assert_close(points.T.view(3, 4, 5, 6), sample(field, displacement))
+    assert torch.equal(
+        sample_points(field, torch.tensor([[2.0, 1.0, 3.0]]))[0].round(decimals=4),
+        field[:, 3, 1, 2].round(decimals=4),
+    )
