@@ -6,7 +6,10 @@ import torch
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.geometry import Grid, Volume
 from L2ORegistrationLib.training import keypoints
+from L2ORegistrationLib.training.cases import Case
 from L2ORegistrationLib.training.keypoints import distinctiveness, find_keypoints, match, peaks
+from L2ORegistrationLib.training.prepared import PreparedPair
+from L2ORegistrationLib.training.real import real_pairs
 from scipy import ndimage
 
 
@@ -91,3 +94,24 @@ def test_an_empty_mask_is_refused(pair):
     empty = Volume(np.zeros_like(mask.array), fixed.grid)
     with pytest.raises(InputError, match="mask is empty"):
         find_keypoints(fixed, moving, empty, moving_mask)
+
+
+def test_real_cases_become_training_pairs(pair, tmp_path):
+    """Correspondences are found where a set brings none; prepared pairs are kept."""
+    (fixed, moving, mask, moving_mask), motion = pair
+    found = []
+
+    def damaged():
+        raise InputError("Case b: moving.nii.gz is damaged.")
+
+    good = Case("a", lambda: fixed, lambda: moving, lambda: mask, lambda: moving_mask)
+    bad = Case("b", lambda: fixed, damaged)
+    (path,) = real_pairs([good, bad], tmp_path, "skip", on_skip=found.append)
+    assert found == ["Case b: moving.nii.gz is damaged. Skipped."]
+    with pytest.raises(InputError, match="Case b"):
+        real_pairs([good, bad], tmp_path)
+    prepared = PreparedPair.load(path)
+    assert len(prepared.points) == len(prepared.targets) > 50
+    # Targets are what is left of the motion after the lung alignment: small, and mostly right.
+    assert prepared.targets.norm(dim=1).median() < 5
+    assert real_pairs([Case("a", damaged, damaged)], tmp_path) == [path]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,7 +108,8 @@ def elastix(scan: Scan, options: dict[str, Any]) -> DisplacementField:
         ("Direction", np.reshape(lattice.direction, (3, 3)).T.ravel()),
     ):
         found.SetParameter(0, key, [str(value) for value in values])
-    field = itk.transformix_deformation_field(moving, found)
+    with TemporaryDirectory() as folder:  # transformix writes a file as well, wherever it runs
+        field = itk.transformix_deformation_field(moving, found, output_directory=folder)
     return DisplacementField(np.asarray(field, np.float32) + np.float32(shift), lattice)
 
 
