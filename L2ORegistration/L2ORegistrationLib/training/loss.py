@@ -18,11 +18,13 @@ def keypoint_loss(
     """
     position = (points - points.new_tensor(level.origin)) / level.spacing
     total = sum(range(1, len(fields) + 1))
+    misses = [sample_points(field, position) - targets for field in fields]
     losses = [
-        weight * (sample_points(field, position) - targets).square().sum(1).add(1e-6).sqrt().mean()
-        for weight, field in enumerate(fields, 1)
+        weight * miss.square().sum(1).add(1e-6).sqrt().sum()
+        for weight, miss in enumerate(misses, 1)
     ]
-    return sum(losses) / (total * level.spacing)
+    # A crop can be without keypoints: then there is nothing to learn from it.
+    return sum(losses) / (total * level.spacing * max(len(points), 1))
 
 
 def inside(level: Level, points: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
