@@ -82,7 +82,7 @@ def error(level, field, motion):
 def last(optimiser, level, iterations):
     field = torch.zeros((3, *level.shape))
     with torch.no_grad():
-        for field, _ in optimiser.iterate(level, field, iterations):  # noqa: B007
+        for field, _ in optimiser.iterate(level, field, iterations):  # noqa: B007, B020
             pass
     return field
 

@@ -22,6 +22,8 @@ EDGE_MM = 8.0  # a mask that ends this close to the image's edge is cut off ther
 def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: float = 40.0) -> Volume:
     """The signed distance (mm, negative inside) to a mask's surface on a world-aligned grid.
 
+    The surface is the mask's outermost layer of voxels, so distances are half a voxel too large
+    beside it, and those deep inside come from the nearest corner, up to a voxel's diagonal short.
     The grid covers the mask and a margin (mm); beyond it the edge value continues. InputError
     where the mask marks nothing that could be a lung.
     """

@@ -1,0 +1,166 @@
+"""Weights come with a card, are checked before use, and say what is wrong with them."""
+
+import json
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from L2ORegistrationLib.engine import models  # noqa: E402
+from L2ORegistrationLib.engine.models import (  # noqa: E402
+    available_models,
+    export_model,
+    load_model,
+)
+from L2ORegistrationLib.engine.update_network import PaperNetwork, PyramidNetwork  # noqa: E402
+from L2ORegistrationLib.errors import InputError  # noqa: E402
+
+CARD = {
+    "version": "3",
+    "licence": "Apache-2.0",
+    "iterations": (2, 3),
+    "trained_iterations": (2, 4),
+    "facts": {"data": "phantoms"},
+}
+
+
+@pytest.fixture
+def exported(tmp_path):
+    torch.manual_seed(0)
+    network = PyramidNetwork(4)
+    path = tmp_path / "tiny.pt"
+    export_model(network, path, **CARD)
+    return network, path
+
+
+def changed(path, **entries):
+    card = path.with_suffix(".json")
+    content = {**json.loads(card.read_text()), **entries}
+    card.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
+
+
+def test_what_is_exported_loads_again(exported):
+    network, path = exported
+    card, loaded = load_model(path)
+    assert (card.name, card.variant, card.width, card.version) == ("tiny", "pyramid", 4, "3")
+    assert card.iterations == (2, 3) and card.trained_iterations == (2, 4)
+    assert card.parameters == sum(p.numel() for p in network.parameters())
+    assert card.facts == {"data": "phantoms"}
+    assert not loaded.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_the_papers_network_likewise(tmp_path):
+    path = tmp_path / "paper.pt"
+    export_model(PaperNetwork(), path, **{**CARD, "iterations": (8,)})
+    card, network = load_model(path)
+    assert card.variant == "paper" and card.width is None and isinstance(network, PaperNetwork)
+    assert card.parameters == 254_493
+
+
+def test_all_packaged_weights_are_whole():
+    cards = available_models()
+    assert models.DEFAULT["l2o"] in [card.name for card in cards]
+    for card in cards:
+        loaded, network = load_model(card.name)
+        assert loaded == card
+        assert card.parameters == sum(p.numel() for p in network.parameters())
+        assert card.licence and card.version and all(n >= 1 for n in card.iterations)
+
+
+def test_a_flipped_bit_is_noticed(exported):
+    _, path = exported
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="damaged.*install"):
+        load_model(path)
+
+
+def test_weights_cut_short_are_noticed(exported):
+    _, path = exported
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="damaged"):
+        load_model(path)
+
+
+def test_weights_of_another_network(exported, tmp_path):
+    _, path = exported
+    changed(path, variant="paper")
+    with pytest.raises(InputError, match="don't fit the 'paper' network: give"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("width", [8, None, "wide"])
+def test_a_card_with_another_width(exported, width):
+    _, path = exported
+    changed(path, width=width)
+    with pytest.raises(InputError, match="don't fit the 'pyramid' network: give"):
+        load_model(path)
+
+
+def test_a_network_nobody_knows(exported):
+    _, path = exported
+    changed(path, variant="transformer")
+    with pytest.raises(InputError, match="unknown network: transformer"):
+        load_model(path)
+
+
+def test_code_in_a_weights_file_is_not_run(exported, tmp_path):
+    """A pickle of something else than tensors, with the right checksum in its card."""
+    _, path = exported
+    trap = tmp_path / "sprung"
+    torch.save({"stem": Trap(trap)}, path)
+    changed(path, sha256=models._sha256(path))
+    with pytest.raises(InputError, match="don't fit"):
+        load_model(path)
+    assert not trap.exists()
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_missing_card(exported):
+    _, path = exported
+    path.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match="model card tiny.json is missing"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{}", '{"iterations": 3}', "\xff\xfe"], ids=str)
+def test_a_damaged_card(exported, content):
+    _, path = exported
+    path.with_suffix(".json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match="model card tiny.json is damaged"):
+        load_model(path)
+
+
+def test_a_card_of_another_version(exported):
+    _, path = exported
+    changed(path, colour="blue")
+    with pytest.raises(InputError, match="damaged"):
+        load_model(path)
+    changed(path, colour=..., licence=...)
+    with pytest.raises(InputError, match="damaged"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("name", ["nothing", "folder/nothing.pt", ""])
+def test_unknown_names_list_what_there_is(name):
+    with pytest.raises(InputError, match="packaged are .*pyramid.*give a .pt file"):
+        load_model(name)
+
+
+def test_models_are_listed_by_name(exported, tmp_path):
+    _, path = exported
+    for suffix in (".pt", ".json"):
+        shutil.copy(path.with_suffix(suffix), tmp_path / f"another{suffix}")
+    assert len(available_models(tmp_path)) == 2
+    assert available_models(tmp_path / "empty") == []

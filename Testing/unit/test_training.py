@@ -1,0 +1,279 @@
+"""Training: the loss by hand, pairs prepared as a registration sees them, runs that can stop."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
+from L2ORegistrationLib.engine.prealignment import distance_map  # noqa: E402
+from L2ORegistrationLib.engine.preprocessing import WORKING_SPACING_MM  # noqa: E402
+from L2ORegistrationLib.engine.pyramid import Level  # noqa: E402
+from L2ORegistrationLib.engine.update_network import PaperNetwork, PyramidNetwork  # noqa: E402
+from L2ORegistrationLib.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.training import loop  # noqa: E402
+from L2ORegistrationLib.training.loop import TrainingConfig, scattered, train  # noqa: E402
+from L2ORegistrationLib.training.loss import inside, keypoint_loss  # noqa: E402
+from L2ORegistrationLib.training.prepared import (  # noqa: E402
+    PreparedPair,
+    packed,
+    prepare,
+    unpacked,
+)
+from scipy import ndimage  # noqa: E402
+
+SHIFT = np.array([4.0, -3.0, 9.0])
+CONFIG = TrainingConfig(
+    steps=3,
+    width=4,
+    crop=6,
+    keypoints=50,
+    iterations=(1, 2),
+    accumulate=2,
+    warmup=1,
+    checkpoint_every=1,
+    rates=(0.4, 0.3, 0.3),
+)
+
+
+def patient(origin):
+    """A ball of textured air in water, 60 mm across."""
+    grid = Grid((44, 44, 44), (2.0, 2.0, 2.0), tuple(np.subtract(origin, 43.0)))
+    texture = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(grid.shape), 1.5)
+    radius = np.linalg.norm(grid.points() - origin, axis=-1)
+    image = np.where(radius < 30, -800 + 800 * texture, 20).astype(np.float32)
+    return Volume(image, grid), Volume(radius < 30, grid)
+
+
+def prepared(jitter=None):
+    """The same ball twice, the second time SHIFT further: displacements against the start."""
+    (fixed, fixed_mask), (moving, moving_mask) = patient((0, 0, 0)), patient(SHIFT)
+    points = np.random.default_rng(1).uniform(-16, 16, (400, 3))
+    rng = None if jitter is None else np.random.default_rng(jitter)
+    return prepare(fixed, moving, fixed_mask, moving_mask, points, points + SHIFT, jitter=rng)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Two prepared pairs on disk, from disturbed starts."""
+    folder = tmp_path_factory.mktemp("pairs")
+    paths = [folder / f"{k}.pt" for k in range(2)]
+    for k, path in enumerate(paths):
+        prepared(jitter=k).save(path)
+    return paths
+
+
+def level_of(spacing=4.0, size=(5, 6, 7), origin=(10.0, 20.0, 30.0)):
+    features = torch.zeros(12, *(2 * n for n in size))
+    distance = torch.full(size, -1.0)
+    return Level.of(features, features, distance, distance, spacing, origin)
+
+
+def constant(vector, level):
+    return torch.tensor(vector).view(3, 1, 1, 1).expand(3, *level.shape)
+
+
+def test_the_loss_by_hand():
+    """Errors of 5 mm, then 0 mm, with weights 1/3 and 2/3, in voxels of 4 mm."""
+    level = level_of()
+    points = torch.tensor([[14.0, 24.0, 34.0], [20.0, 30.0, 40.0]])
+    targets = torch.tensor([[3.0, 4.0, 0.0]]).expand(2, 3)
+    fields = [constant((0.0, 0.0, 0.0), level), constant((3.0, 4.0, 0.0), level)]
+    loss = keypoint_loss(fields, level, points, targets)
+    assert float(loss) == pytest.approx((1 * 5 + 2 * 0.001) / 3 / 4, abs=1e-5)
+    assert float(keypoint_loss(fields[::-1], level, points, targets)) == pytest.approx(
+        (1 * 0.001 + 2 * 5) / 3 / 4, abs=1e-5
+    )
+
+
+def test_the_loss_reads_the_field_where_the_point_is():
+    """A field that is the x coordinate itself, exact between the nodes."""
+    level = level_of()
+    x = torch.from_numpy(level.grid.points()[..., 0]).float()
+    field = torch.stack((x, 0 * x, 0 * x))
+    points = torch.tensor([[15.3, 27.0, 41.0]])
+    loss = keypoint_loss([field], level, points, torch.tensor([[15.3, 0.0, 0.0]]))
+    assert float(loss) < 1e-3
+
+
+def test_its_gradient_reaches_the_fields():
+    level = level_of()
+    field = torch.zeros(3, *level.shape, requires_grad=True)
+    keypoint_loss([field], level, torch.tensor([[14.0, 24.0, 34.0]]), torch.ones(1, 3)).backward()
+    # the point is node (1, 1, 1): a unit vector towards the target, in field voxels
+    expected = -np.ones(3) / np.sqrt(3) / 4
+    np.testing.assert_allclose(field.grad[:, 1, 1, 1], expected, atol=1e-5)
+    assert field.grad.abs().sum() == pytest.approx(np.sqrt(3) / 4, abs=1e-5)
+
+
+def test_without_keypoints_there_is_no_loss():
+    level = level_of()
+    field = torch.zeros(3, *level.shape, requires_grad=True)
+    loss = keypoint_loss([field], level, torch.zeros(0, 3), torch.zeros(0, 3))
+    loss.backward()
+    assert float(loss.detach()) == 0 and not field.grad.any()
+
+
+def test_points_inside_keep_a_margin():
+    level = level_of()
+    points = torch.tensor([[14.0, 24.0, 34.0], [13.9, 24, 34], [30.0, 36.0, 42.0], [30, 36, 42.1]])
+    assert inside(level, points).tolist() == [True, False, True, False]
+
+
+def test_features_survive_their_packing():
+    values = torch.rand(12, 4, 4, 4)
+    assert packed(values).dtype == torch.uint8
+    assert (unpacked(packed(values)) - values).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_targets_are_what_the_start_leaves_over():
+    """Undisturbed, the start finds the shift and nothing is left; disturbed, something is."""
+    assert prepared().targets.norm(dim=1).mean() < 0.5
+    assert prepared(jitter=0).targets.norm(dim=1).mean() > 1
+
+
+def test_levels_and_points_share_a_frame():
+    """The ball's middle, found by the level's distances and by the keypoints alike."""
+    pair = prepared()
+    middle = pair.points.mean(dim=0).numpy()
+    for level in (pair.level(0), pair.level(1), pair.fine_level(3 * (slice(4, 28),))):
+        weight = (-level.distance[0]).clamp(min=0).numpy()
+        found = (level.grid.points() * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
+        np.testing.assert_allclose(found, middle, atol=2.0)
+        assert inside(level, pair.points).any()
+    assert pair.level(0).spacing == 8 * WORKING_SPACING_MM
+    assert pair.level(1).spacing == 4 * WORKING_SPACING_MM
+
+
+def test_stored_levels_are_those_of_a_registration():
+    from L2ORegistrationLib.engine.prealignment import lung_alignment
+    from L2ORegistrationLib.engine.preprocessing import make_pair
+    from L2ORegistrationLib.engine.pyramid import Scans
+
+    pair = prepared()
+    (fixed, fixed_mask), (moving, moving_mask) = patient((0, 0, 0)), patient(SHIFT)
+    distances = distance_map(fixed_mask), distance_map(moving_mask)
+    start = lung_alignment(*distances, fixed.grid, moving.grid)
+    scans = Scans(make_pair(fixed, moving, *distances, start))
+    whole = 3 * (slice(0, scans.grid.size[0] // 2),)
+    stored = (pair.level(0), pair.level(1), pair.paper_level(whole))
+    for mine, theirs in zip(
+        stored, (scans.mind_level(4), scans.mind_level(2), scans.paper_level())
+    ):
+        assert mine.shape == theirs.shape and mine.spacing == theirs.spacing
+        np.testing.assert_allclose(np.add(mine.origin, scans.grid.origin), theirs.origin, atol=1e-6)
+        assert (mine.fixed - theirs.fixed).abs().mean() < 0.003
+        assert (mine.moving - theirs.moving).abs().mean() < 0.003
+        torch.testing.assert_close(mine.distance, theirs.distance, atol=0.05, rtol=0)
+
+
+def test_a_pair_comes_back_from_disk(pairs):
+    saved, loaded = prepared(jitter=0), PreparedPair.load(pairs[0])
+    for name in ("search", "points", "targets"):
+        assert torch.equal(getattr(saved, name), getattr(loaded, name))
+    assert torch.equal(saved.features[1][0], loaded.features[1][0])
+    assert saved.spacing == loaded.spacing
+
+
+def test_scattered_keypoints_give_their_field_back():
+    level = level_of(size=(9, 9, 9))
+    points = torch.from_numpy(level.grid.points().reshape(-1, 3)).float()[::7]
+    truth = torch.tensor([2.0, -1.0, 5.0])
+    field = scattered(level, points, truth.expand(len(points), 3))
+    torch.testing.assert_close(field, constant((2.0, -1.0, 5.0), level), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["pyramid", "paper"])
+def test_a_few_steps_stay_finite_and_change_the_weights(pairs, tmp_path, variant):
+    config = replace(CONFIG, variant=variant)
+    torch.manual_seed(config.seed)
+    before = loop.new_network(config).state_dict()
+    progress = list(train(pairs, tmp_path / "run.pt", config))
+    assert len(progress) == config.steps * config.accumulate
+    assert [p.step for p in progress] == [1, 1, 2, 2, 3, 3]
+    for p in progress:
+        assert np.isfinite([p.before, p.after, p.loss]).all()
+    after = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert after["step"] == 3 and after["config"]["variant"] == variant
+    assert any(not torch.equal(before[k], v) for k, v in after["network"].items())
+    assert all(v.isfinite().all() for v in after["network"].values())
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(pairs, tmp_path, stop):
+    list(train(pairs, tmp_path / "whole.pt", CONFIG))
+    for p in train(pairs, tmp_path / "parts.pt", CONFIG):
+        if p.step == stop:
+            break
+    list(train(pairs, tmp_path / "parts.pt", CONFIG))
+    whole, parts = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "parts"))
+    for name, value in whole["network"].items():
+        assert torch.equal(value, parts["network"][name]), name
+    for a, b in zip(whole["optimiser"]["state"].values(), parts["optimiser"]["state"].values()):
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_finished_run_does_nothing_more(pairs, tmp_path):
+    list(train(pairs, tmp_path / "run.pt", replace(CONFIG, steps=1)))
+    assert list(train(pairs, tmp_path / "run.pt", replace(CONFIG, steps=1))) == []
+
+
+def test_training_on_one_pair_learns_it(pairs, tmp_path):
+    """Only the coarse level and a network of this size: the loss must come down."""
+    config = replace(
+        CONFIG, steps=25, learning_rate=5e-3, rates=(1, 0, 0), iterations=(2, 2), accumulate=1
+    )
+
+    def loss(network):
+        draws = [np.random.default_rng([9, k]) for k in range(6)]
+        with torch.no_grad():
+            found = [loop._rollout(network, pairs[:1], config, rng, "cpu")[0] for rng in draws]
+        return float(torch.stack(found).mean())
+
+    torch.manual_seed(config.seed)
+    network = loop.new_network(config)
+    before = loss(network)
+    list(train(pairs[:1], tmp_path / "run.pt", config))
+    network.load_state_dict(torch.load(tmp_path / "run.pt", weights_only=True)["network"])
+    assert loss(network) < 0.95 * before
+
+
+def test_the_rate_warms_up_and_cools_down():
+    config = replace(CONFIG, steps=100, warmup=10)
+    rates = [loop._schedule(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1, abs=0.01) and rates[9] == pytest.approx(1, abs=0.03)
+    assert np.argmax(rates) in (9, 10) and 0.02 <= rates[-1] < 0.03
+
+
+def test_what_was_trained_can_be_exported_and_used(pairs, tmp_path):
+    list(train(pairs, tmp_path / "run.pt", replace(CONFIG, steps=1)))
+    network = PyramidNetwork(CONFIG.width)
+    network.load_state_dict(torch.load(tmp_path / "run.pt", weights_only=True)["network"])
+    export_model(
+        network,
+        tmp_path / "mine.pt",
+        version="1",
+        licence="CC0",
+        iterations=(1, 1),
+        trained_iterations=CONFIG.iterations,
+    )
+    card, loaded = load_model(tmp_path / "mine.pt")
+    assert card.width == CONFIG.width and card.trained_iterations == CONFIG.iterations
+    assert torch.equal(loaded.head.weight, network.head.weight)
+
+
+@pytest.mark.parametrize("size", [4, 6, 50])
+def test_random_crops_lie_within_the_image(size):
+    mask = torch.zeros(9, 10, 11, dtype=torch.bool)
+    mask[0, 0, 0] = mask[8, 9, 10] = mask[4, 5, 6] = True
+    for seed in range(20):
+        crop = loop._random_crop_of(mask, size, np.random.default_rng(seed))
+        for part, n in zip(crop, mask.shape):
+            assert 0 <= part.start < part.stop <= n and part.stop - part.start == min(size, n)
+
+
+def test_variants_make_their_networks():
+    assert isinstance(loop.new_network(replace(CONFIG, variant="paper")), PaperNetwork)
+    assert loop.new_network(CONFIG).width == CONFIG.width
