@@ -134,11 +134,13 @@ def curves(results: dict[str, Result], pairs: Pairs | None = None) -> Figure:
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
     if pairs is not None:
-        initial = quantities[1][1](next(iter(runs.values()))[0])
+        errors = [quantities[1][1](row) for rows in runs.values() for row in rows]
+        initial = errors[0]
         for axis in axes[1]:
             axis.axhline(initial, color="0.5", lw=0.8, ls="--")
         where = axes[1, 0].get_yaxis_transform()  # x as a fraction of the axis, y in mm
         axes[1, 0].text(0.98, initial, "initial", transform=where, ha="right", va="bottom")
+        axes[1, 0].set_ylim(0.8 * min(errors), 1.25 * max(errors))
         axes[1, 0].set_yscale("log")
         axes[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes[1, 0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
