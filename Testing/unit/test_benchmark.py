@@ -211,6 +211,19 @@ def test_a_missing_file_stops_the_command_or_is_skipped(tmp_path, capsys):
     assert "Skipped" in shown.err and "near pleura" in " ".join(shown.out.split())
 
 
+def test_cases_are_chosen_from_the_data_set_that_has_them(tmp_path, capsys):
+    for name in ("one/a", "one/b", "two/c"):
+        bodies(tmp_path / name)
+    arguments = ["benchmark", "--methods", "initial", "--json", "--out", str(tmp_path / "out")]
+    for name in ("one", "two"):
+        arguments += ["--data", f"pairs={tmp_path / name}"]
+    assert cli.main([*arguments, "--cases", "b"]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert list(found) == ["one"] and found["one"]["initial"]["cases"] == 1
+    assert cli.main([*arguments, "--cases", "a,z"]) == 2
+    assert "has a case z" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

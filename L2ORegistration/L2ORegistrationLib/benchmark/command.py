@@ -81,24 +81,33 @@ def benchmark(
 
 def _datasets(data: list[str], cases: str | None, skip: bool) -> dict:
     """The cases of each column. Raises InputError for data that is not there."""
-    from ..training.datasets import DATASETS, load_dataset
+    from ..training.datasets import DATASETS, case_names, load_dataset
 
     wanted = [name.strip() for name in cases.split(",")] if cases else None
-    found = {}
+    columns, known = {}, set()
     for item in data:
         name, _, folder = item.partition("=")
         if name not in DATASETS or not folder:
             raise InputError(f"--data needs NAME=FOLDER with a NAME of {', '.join(DATASETS)}.")
         column = Path(folder).resolve().name if name == "pairs" else DATASETS[name].title
-        if column in found:
+        if column in columns:
             raise InputError(f"There are two data sets {column}: measure them one after the other.")
-        found[column] = load_dataset(
-            name,
-            folder,
-            "skip" if skip else "stop",
-            cases=wanted,
-            on_skip=lambda text: messages.print(text, style="yellow", markup=False),
-        )
+        columns[column] = name, folder
+        known.update(case_names(name, folder))
+    unknown = set(wanted or ()) - known
+    if unknown:
+        raise InputError(f"No data set has a case {', '.join(sorted(unknown))}: check --cases.")
+    found = {}
+    for column, (name, folder) in columns.items():
+        chosen = wanted and [case for case in case_names(name, folder) if case in wanted]
+        if chosen != []:
+            found[column] = load_dataset(
+                name,
+                folder,
+                "skip" if skip else "stop",
+                cases=chosen,
+                on_skip=lambda text: messages.print(text, style="yellow", markup=False),
+            )
     return found
 
 

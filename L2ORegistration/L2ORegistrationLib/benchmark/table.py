@@ -51,7 +51,8 @@ def case_row(run: Run) -> dict:
         if result.get(key) is not None:
             row[key] = result[key]
     provenance = result.get("provenance", {})
-    row["software"] = " ".join(str(provenance[k]) for k in ("software", "model") if k in provenance)
+    named = (provenance.get(key, "") for key in ("software", "model"))
+    row["software"] = " ".join(str(name) for name in named if name)
     return row
 
 

@@ -17,7 +17,7 @@ from ..phantom import PhantomPair, make_pair
 from . import dirlab, empire10, learn2reg
 from .cases import Case, Entry, image_grid, image_of, mask_of, naming, points_of
 
-__all__ = ["DATASETS", "Case", "Dataset", "load_dataset"]
+__all__ = ["DATASETS", "Case", "Dataset", "case_names", "load_dataset"]
 
 _IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _POINTS = (".csv", ".mrk.json", ".fcsv", ".txt")
@@ -56,18 +56,11 @@ def load_dataset(
     calls on_skip(message). What cannot be seen without reading an image (a damaged voxel stream)
     is raised by `Case.fixed()` and its like, naming the case as well.
     """
-    if name not in DATASETS:
-        raise InputError(f"There is no data set '{name}': use one of {', '.join(DATASETS)}.")
     if on_problem not in ("stop", "skip"):
         raise InputError(f"on_problem must be 'stop' or 'skip', got '{on_problem}'.")
+    entries = _entries(name, folder)
     dataset = DATASETS[name]
-    source = f" {dataset.title} comes from {dataset.source}." if dataset.source else ""
-    if name != "phantom" and not Path(folder).expanduser().is_dir():
-        raise InputError(f"The folder {folder} does not exist: check the path.{source}")
-    try:
-        entries = dataset.entries(Path(folder).expanduser())
-    except InputError as error:
-        raise InputError(f"{error}{source}") from error
+    source = _source(dataset)
     wanted = dataset.default if cases is None else tuple(cases)
     if wanted is not None:
         unknown = set(wanted) - {entry.name for entry in entries}
@@ -89,6 +82,31 @@ def load_dataset(
     if not found:
         raise InputError(f"{folder} holds no complete case of {dataset.title}.{source}")
     return found
+
+
+def case_names(name: str, folder: str | Path) -> list[str]:
+    """The names of the cases that the data set should hold in this folder, there or missing.
+
+    Raises InputError for unknown data sets and folders that are not there.
+    """
+    return [entry.name for entry in _entries(name, folder)]
+
+
+def _entries(name: str, folder: str | Path) -> list[Entry]:
+    if name not in DATASETS:
+        raise InputError(f"There is no data set '{name}': use one of {', '.join(DATASETS)}.")
+    dataset = DATASETS[name]
+    folder = Path(folder).expanduser()
+    if name != "phantom" and not folder.is_dir():
+        raise InputError(f"The folder {folder} does not exist: check the path.{_source(dataset)}")
+    try:
+        return dataset.entries(folder)
+    except InputError as error:
+        raise InputError(f"{error}{_source(dataset)}") from error
+
+
+def _source(dataset: Dataset) -> str:
+    return f" {dataset.title} comes from {dataset.source}." if dataset.source else ""
 
 
 def _pairs(folder: Path) -> list[Entry]:
