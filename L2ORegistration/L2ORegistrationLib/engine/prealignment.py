@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import interpolate, optimize
+from scipy import interpolate, optimize, spatial
 
 from ..errors import InputError
 from ..geometry import DisplacementField, Grid, Volume
 
 SURFACE_SPACING_MM = 3.0
 BAND_MM = 15.0  # how far from the lung surface the distance maps are compared
+FLAT_MM = 0.1  # landmarks that deviate less from a plane (root mean square) lie in it
+TWICE_MM = 0.01  # landmarks nearer to each other are the same
 SMALLEST = 100  # voxels of the distance map, 2.7 ml: less is no lung
 EDGE_MM = 8.0  # a mask that ends this close to the image's edge is cut off there, not a surface
 
@@ -121,18 +123,21 @@ def landmark_alignment(
 ) -> sitk.DisplacementFieldTransform:
     """The thin-plate spline that takes fixed points (N, 3) to moving points, LPS mm.
 
-    N >= 4 points, not all in one plane (InputError otherwise). The spline is sampled on `grid`.
+    N >= 4 points, not all in one plane, none twice (InputError otherwise). The spline is sampled on
+    `grid`.
     """
-    try:
-        # In three dimensions the thin-plate (biharmonic) kernel is the distance itself.
-        spline = interpolate.RBFInterpolator(
-            fixed_points, moving_points - fixed_points, kernel="linear", degree=1
-        )
-    except np.linalg.LinAlgError as error:
+    # Left to itself, the solver notices only what is singular to the last bit.
+    thickness = np.linalg.svd(fixed_points - fixed_points.mean(axis=0), compute_uv=False)[2]
+    nearest = spatial.distance.pdist(fixed_points).min()
+    if thickness / np.sqrt(len(fixed_points)) < FLAT_MM or nearest < TWICE_MM:
         raise InputError(
             "The landmarks don't determine a motion: place at least four, not all in one plane "
             "and none twice."
-        ) from error
+        )
+    # In three dimensions the thin-plate (biharmonic) kernel is the distance itself.
+    spline = interpolate.RBFInterpolator(
+        fixed_points, moving_points - fixed_points, kernel="linear", degree=1
+    )
     points = grid.points()
     field = spline(points.reshape(-1, 3)).reshape(points.shape)
     return DisplacementField(field.astype(np.float32), grid).to_transform()
