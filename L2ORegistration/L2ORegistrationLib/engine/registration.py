@@ -39,6 +39,7 @@ ADAM_ITERATIONS = 50
 REFINEMENT_ITERATIONS = 3
 REFINEMENT_STIFFNESS = 4e-3
 BYTES_PER_VOXEL = 110  # peak per voxel of the working grid, measured
+IMAGE_COPIES = 2  # of one image at a time, while it is resampled
 BASE_MB = 500
 MIN_OVERLAP = 0.3
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
@@ -268,7 +269,9 @@ class Registration:
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
-        check_memory(self._device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
+        largest = max(self._fixed.array.nbytes, self._moving.array.nbytes)
+        needed = voxels * BYTES_PER_VOXEL + IMAGE_COPIES * largest
+        check_memory(self._device, BASE_MB + (needed >> 20))
         start = self._started(*distances, start_grid(grid))
         self._check_overlap(distances[0], start)
         return make_pair(self._fixed, self._moving, *distances, start, self._spacing)
