@@ -37,7 +37,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def free_memory_mb() -> int | None:
-    """Memory that a process can still take, in megabytes; None where the system does not say."""
+    """Memory (MB) that a process can still take; all there is, or None, where nobody says."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():

@@ -1,7 +1,7 @@
 """One level of the pyramid: features, lung surfaces and the lattice on which the field lives.
 
 A level has features with spacing h (a multiple of the working spacing) and a field with spacing
-r h: each field voxel sits over exactly r x r x r feature voxels (r = 2 for the networks). Fields
+r h: each field voxel sits over exactly r x r x r feature voxels (r = 2, and 1 in the paper). Fields
 here are torch tensors (3, d, h, w), components (x, y, z) in LPS mm on the world-aligned field grid
 of the level.
 """
@@ -148,6 +148,15 @@ class Level(Lattice):
             self.fixed, self.moving, self.displacements(field), self.voxels.flatten()
         )
         return costs.view(len(self.blocks), -1, 8), self.system(rows)
+
+    def peek(self, field: torch.Tensor) -> torch.Tensor:
+        """The mean dissimilarity (M,) of each active block for a field in mm, from two voxels."""
+        count = self.voxels.shape[1]
+        pair = (0, count - 1)
+        displacement = self.displacements(field).view(-1, count, 3)[:, pair].flatten(0, 1)
+        voxels = self.voxels[:, pair].flatten()
+        costs, _ = sampled_dissimilarity(self.fixed, self.moving, displacement, voxels)
+        return costs.view(len(self.blocks), -1).mean(dim=1)
 
     def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
         """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
