@@ -9,9 +9,9 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
-import slicer
+from headless import Desktop, SliceView
 from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.scene import volumes
+from L2ORegistrationLib.scene import display, volumes
 from L2ORegistrationLib.scene.run import Run
 from L2ORegistrationLib.scene.settings import Settings
 
@@ -50,13 +50,18 @@ class Trial:
 
 
 def main():
-    scene, keep = _scene()
+    desktop = Desktop()
     image = np.random.default_rng(0).integers(-1000, 300, IMAGE.shape).astype(np.int16)
     names = "fixed", "moving", "warped", "jacobian"
-    nodes = [scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in names]
+    nodes = [desktop.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in names]
     for node in nodes[:2]:
         volumes.set_volume(node, Volume(image, IMAGE))
-    views = [_view(scene, name) for name in ("Axial", "Sagittal", "Coronal")]
+    views = [
+        SliceView(desktop, name, (500, 500), (300, 300))
+        for name in ("Axial", "Sagittal", "Coronal")
+    ]
+    display.showBlend(*nodes[:2])  # images are on display before somebody registers them
+    _draw(views)
     settings = Settings(nodes[0], nodes[1], outputVolume=nodes[2], outputJacobian=nodes[3])
 
     run, start = _timed(lambda: Run(settings, factory=Trial))
@@ -82,7 +87,6 @@ def main():
     faded = [_timed(lambda s=s: fade(s))[1] for s in strengths]
     for name, times in (("select", bare), ("select and draw", drawn), ("strength", faded)):
         print(f"{name:28} {1000 * np.median(times):6.0f} ms, worst {1000 * max(times):.0f} ms")
-    del keep
 
 
 def _timed(action):
@@ -91,38 +95,9 @@ def _timed(action):
     return result, time.perf_counter() - began
 
 
-def _scene():
-    scene = slicer.vtkMRMLScene()
-    application = slicer.vtkSlicerApplicationLogic()
-    application.SetMRMLScene(scene)
-    keep = [application]
-    for name in ("Color", "Sequences", "Volumes", "Plots", "Tables", "Transform"):
-        logic = getattr(slicer, f"vtkSlicer{name}Logic")()
-        logic.SetMRMLScene(scene)
-        logic.SetMRMLApplicationLogic(application)
-        application.SetModuleLogic(name, logic)
-        keep.append(logic)
-    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-    slicer.mrmlScene = scene
-    return scene, keep
-
-
-def _view(scene, orientation):
-    logic = slicer.vtkMRMLSliceLogic()
-    logic.SetMRMLScene(scene)
-    logic.AddSliceNode(orientation)
-    node = logic.GetSliceNode()
-    node.SetDimensions(500, 500, 1)
-    node.SetFieldOfView(300, 300, 1)
-    node.SetOrientation(orientation)
-    return logic
-
-
 def _draw(views):
     for view in views:
-        picture = view.GetImageDataConnection()  # None as long as there is nothing to show
-        if picture is not None:
-            picture.GetProducer().Update()
+        view.update()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""Make the README's pictures: python Testing/scene/pictures.py [FOLDER]
+
+The sample phantom is registered by the real engine, as from Slicer's console. iterations.png has
+Slicer's own coronal view of it (slice logic and transform display, off-screen) as the registration
+goes on, curve.png the numbers of its curve, and panel.png the panel after the same in its window.
+FOLDER is Resources/Screenshots where left out. Needs the packages of the test extra and a library
+for off-screen drawing (EGL or OSMesa); takes one to three minutes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import slicer
+import vtk
+from headless import Desktop, SliceView
+from L2ORegistrationLib.scene import display, landmarks, nodes, sample
+from L2ORegistrationLib.scene.logic import SceneLogic
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from PIL import Image
+
+TESTING = Path(__file__).resolve().parents[1]
+SHOWN = 0, 2, 4, 8  # iterations, and then the result
+PIXELS, PIXEL_MM = (340, 280), 0.9
+WINDOW = 1250.0, -475.0  # HU
+FIXED, MOVING = (1.0, 0.5, 0.0), (0.0, 0.5, 1.0)  # they add up to white
+GRID = (1.0, 0.9, 0.3)
+INK, BLUE, ORANGE = "#333333", "#0a6ebd", "#d9730d"
+
+
+def main(folder: str = str(TESTING.parent / "Resources" / "Screenshots")) -> None:
+    """Register, then draw."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    desktop = Desktop()
+    phantom = sample.addPhantomPair(desktop.scene)
+    outcome = SceneLogic().register(**phantom, onStep=lambda step: print(step.index, step.stage))
+    session = SceneLogic().restore(outcome.transform)
+    save(iterations(desktop, phantom, session), target / "iterations.png")
+    save(curve(session), target / "curve.png")
+    panel = [sys.executable, str(TESTING / "window" / "picture.py"), str(target / "panel.png")]
+    subprocess.run(panel, check=True, env={"QT_QPA_PLATFORM": "offscreen", **os.environ})
+
+
+def iterations(desktop: Desktop, phantom: dict, session) -> Figure:
+    """The view at some iterations, side by side."""
+    view = SliceView(desktop, "Coronal", PIXELS, [PIXEL_MM * n for n in PIXELS])
+    points = landmarks.of_markups(phantom["fixedLandmarks"]).points * (-1, -1, 1)
+    view.node.JumpSliceByCentering(*(np.min(points, axis=0) + np.max(points, axis=0)) / 2)
+    warped = session.preview.volume
+    for volume, name, colour in ((phantom["fixed"], "fixed", FIXED), (warped, "moving", MOVING)):
+        table = nodes.colours(desktop.scene, name, [(0, 0, 0), colour])
+        volume.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
+        volume.GetDisplayNode().SetWindowLevel(*WINDOW)
+    display.showBlend(phantom["fixed"], warped, 1.0)
+    view.logic.GetSliceCompositeNode().SetCompositing(slicer.vtkMRMLSliceCompositeNode.Add)
+    display.setGridVisible(session.history.transform)
+    lines = session.history.transform.GetDisplayNode()
+    lines.SetGridSpacingMm(15)
+    one_colour = vtk.vtkColorTransferFunction()  # not those of displacements beside two others
+    one_colour.AddRGBPoint(0, *GRID)
+    lines.SetColorMap(one_colour)
+
+    history, metrics = session.history, session.history.metrics()
+    shown = [*(index for index in SHOWN if index < history.result), history.result]
+    figure = Figure(figsize=(len(shown) * 3.4, 3.3), layout="constrained")
+    for axis, index in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        session.select(index)
+        axis.imshow(view.picture(), interpolation="none")
+        axis.set_axis_off()
+        name = "before" if index == 0 else f"iteration {index}"
+        name += " (result)" if index == history.result else ""
+        axis.set_title(f"{name}: {metrics[index]['error']:.2f} mm", fontsize=15, color=INK)
+    return figure
+
+
+def curve(session) -> Figure:
+    """Dissimilarity and landmark error of every iteration, from the curve's table."""
+    table = session.curve.table
+    columns = {table.GetColumnName(i): i for i in range(table.GetNumberOfColumns())}
+    count, result = len(session.history), session.history.result
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    for axis, name, colour in zip(
+        figure.subplots(1, 2), ("Dissimilarity", "Landmark error (mm)"), (BLUE, ORANGE)
+    ):
+        values = [float(table.GetCellText(row, columns[name])) for row in range(count)]
+        axis.plot(values, "o-", color=colour, ms=4)
+        axis.plot(result, values[result], "o", color=colour, ms=9)
+        axis.annotate(
+            f"{values[result]:.2g}",
+            (result, values[result]),
+            (0, 9),
+            textcoords="offset points",
+            ha="center",
+            color=INK,
+        )
+        axis.set_title(name, fontsize=11, color=INK)
+        axis.set_xlabel("iteration", color=INK)
+        axis.set_ylim(0)
+        axis.grid(alpha=0.25)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """As a .png with a palette, which makes it small, of colours that keep the rare ones."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    picture = Image.open(buffer).convert("RGB")
+    picture.quantize(method=Image.Quantize.MAXCOVERAGE, kmeans=4).save(path, optimize=True)
+    print(path, path.stat().st_size // 1000, "kB")
+
+
+if __name__ == "__main__":
+    matplotlib.use("agg")
+    main(*sys.argv[1:])
