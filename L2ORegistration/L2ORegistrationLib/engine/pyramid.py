@@ -156,7 +156,7 @@ class Level(Lattice):
         displacement = self.displacements(field).view(-1, count, 3)[:, pair].flatten(0, 1)
         voxels = self.voxels[:, pair].flatten()
         costs, _ = sampled_dissimilarity(self.fixed, self.moving, displacement, voxels)
-        return costs.view(len(self.blocks), -1).mean(dim=1)
+        return costs.reshape(len(self.blocks), -1).mean(dim=1)
 
     def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
         """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""

@@ -13,7 +13,7 @@ from .update_network import smooth
 
 START_SPACING_MM = 6.0
 START_MARGIN_MM = 60.0
-TRUSTED_MM = 6.0  # within this distance of the lungs the optimiser's field is used as it is
+TRUSTED_MM = 10.0  # within this distance of the lungs the optimiser's field is used as it is
 
 
 class World:

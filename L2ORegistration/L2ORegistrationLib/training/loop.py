@@ -122,7 +122,10 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
         kind, optimiser = 0, PaperOptimiser(network)
         level, field = _paper_start(pair, config, rng)
     else:
-        kind, optimiser = int(rng.choice(3, p=config.rates)), LearnedOptimiser(network)
+        kind, optimiser = (
+            int(rng.choice(3, p=config.rates)),
+            LearnedOptimiser(network, safeguard=False),
+        )
         level, field = _pyramid_start(network, pair, kind, config, rng)
     points, targets = pair.points, pair.targets
     keep = inside(level, points).nonzero().squeeze(1)
@@ -200,7 +203,7 @@ def _fine_start(network, pair: PreparedPair, level: Level, rng) -> torch.Tensor:
         coarse = pair.level(0).to(device)
         start = (0 * pair.search if choice < 0.2 else pair.search).to(device)
         with torch.no_grad():
-            for start, _ in LearnedOptimiser(network).iterate(coarse, start, 6):  # noqa: B007, B020
+            for start, _ in LearnedOptimiser(network, safeguard=False).iterate(coarse, start, 6):  # noqa: B007, B020
                 pass
         field = level.sample_field(start.cpu())
     elif choice < 0.75:
