@@ -97,8 +97,13 @@ class _Blocks:
 
     @property
     def start(self) -> list[int]:
-        """The first voxel of the first block: what fills no block is left over at both ends."""
-        return [n % k // 2 for n, k in zip(self.shape, self.step, strict=True)]
+        """The first voxel of the first block: what fills no block is left over at both ends.
+
+        An odd voxel is left at the patient's same end, however the file runs along that axis.
+        """
+        reversed_ = {self.axes[k] for k in self.flip}
+        left = [n % k for n, k in zip(self.shape, self.step, strict=True)]
+        return [r - r // 2 if axis in reversed_ else r // 2 for axis, r in enumerate(left)]
 
     def samples(self, array: np.ndarray) -> Iterator[np.ndarray]:
         """Views of the array with one voxel of each block; at most two along each axis."""
