@@ -204,7 +204,12 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         """The user opens the module."""
+        from L2ORegistrationLib import job
+        from L2ORegistrationLib.panel.requirements import torch_ready
+
         self.initializeParameterNode()
+        if torch_ready():
+            job.warm_up()
 
     def exit(self):
         """The user opens another module: a registration in progress ends, its best is kept."""

@@ -7,6 +7,7 @@ its thread pool and the GPU its context per thread; a second job waits for the f
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -175,6 +176,21 @@ class _Worker:
 
 
 _worker = _Worker()
+
+
+def warm_up() -> None:
+    """Load on the worker what the first registration needs.
+
+    Importing torch holds Python's lock for a few tenths of a second: better while the user is
+    choosing images than after the click.
+    """
+    _worker.submit(_load_engine)
+
+
+def _load_engine() -> None:
+    # A broken installation is reported where it is needed: by the registration.
+    with contextlib.suppress(Exception):
+        from .engine import registration  # noqa: F401
 
 
 def _engine_registration(**arguments: Any):

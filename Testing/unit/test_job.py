@@ -1,10 +1,15 @@
 """A job runs elsewhere, hands over every step in order, stops when told and never raises."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from L2ORegistrationLib import job as job_module
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.job import Failed, Finished, RegistrationJob
 
@@ -114,3 +119,16 @@ def test_progress_counts_and_estimates():
     gate.release(2)
     drain(job)
     assert job.progress.remaining == 0 and job.progress.fraction == 1
+
+
+def test_warming_up_loads_the_engine_without_waiting():
+    script = (
+        "import sys, time; from L2ORegistrationLib import job; job.warm_up();"
+        "name = 'L2ORegistrationLib.engine.registration'; end = time.monotonic() + 60\n"
+        "while not hasattr(sys.modules.get(name), 'Registration') and time.monotonic() < end:\n"
+        "    time.sleep(0.05)\n"
+        "assert hasattr(sys.modules[name], 'Registration')"
+    )
+    source = str(Path(job_module.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
