@@ -4,7 +4,14 @@
 the package imports no torch.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# Torch's threads wait for each other by spinning, 300,000 turns unless told otherwise. Where other
+# programs want the same cores, what they wait for is not running: measured on two cores with one
+# busy, a registration took 108 s with 50,000 turns, 14 s with 1,000, and 7 s either way when idle.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 _ENGINE = ("Registration", "Result", "Step", "register")
 __all__ = [*_ENGINE, "DisplacementField", "Grid", "InputError", "Volume", "__version__"]
