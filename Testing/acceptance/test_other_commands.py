@@ -1,0 +1,93 @@
+"""`evaluate`, `demo` and the listings end to end: what a user types and what they get."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_line import landmarks, points_of, refused, run, started
+
+
+def test_evaluate_agrees_with_simpleitk(data, registered):
+    folder, document = registered
+    transform = sitk.ReadTransform(str(folder / "t.h5"))
+    fixed, moving = points_of(data / "fixed.csv"), points_of(data / "moving.csv")
+    errors = np.linalg.norm([transform.TransformPoint(p) for p in fixed] - np.array(moving), axis=1)
+    given = (*landmarks(data), "--fixed-mask", data / "fixed_mask.nii.gz", "--json")
+    code, out, err = run("evaluate", folder / "t.h5", *given)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["landmarks"] == len(fixed)
+    assert found["measures"]["tre"]["mean"] == pytest.approx(errors.mean(), abs=1e-3)
+    assert found["measures"]["tre"]["max"] == pytest.approx(errors.max(), abs=1e-3)
+    assert found["initial"]["tre"] == pytest.approx(document["measures"]["Initial"]["tre"])
+    assert document["measures"]["L2O"]["tre"]["mean"] == pytest.approx(errors.mean(), abs=1e-3)
+
+
+def test_evaluate_prints_a_table(data, registered):
+    code, out, _ = run("evaluate", registered[0] / "t.h5", *landmarks(data))
+    assert code == 0
+    assert re.search(r"Initial +[\d.]+", out) and re.search(r"Transform +[\d.]+", out)
+
+
+def test_evaluate_measures_an_affine_in_the_mask(data, tmp_path):
+    affine = sitk.AffineTransform(3)
+    affine.Scale((1.1, 1.0, 0.5))
+    sitk.WriteTransform(affine, str(tmp_path / "affine.tfm"))
+    mask = ("--fixed-mask", data / "fixed_mask.nii.gz")
+    code, out, _ = run("evaluate", tmp_path / "affine.tfm", *mask, "--json")
+    assert code == 0
+    jacobian = json.loads(out)["measures"]["jacobian"]
+    assert jacobian["min"] == pytest.approx(0.55, abs=1e-4)
+    assert jacobian["sdlogj"] == pytest.approx(0, abs=1e-4)
+
+
+def test_evaluate_needs_something_to_measure(tmp_path):
+    sitk.WriteTransform(sitk.AffineTransform(3), str(tmp_path / "affine.tfm"))
+    assert "give landmarks" in refused("evaluate", tmp_path / "affine.tfm", within=tmp_path)
+
+
+def test_json_tells_errors_too(tmp_path):
+    code, out, err = run("evaluate", tmp_path / "missing.h5", "--json")
+    assert code == 2 and not err
+    assert "does not exist" in json.loads(out)["error"]
+
+
+def test_version_and_help():
+    from L2ORegistrationLib import __version__
+
+    assert run("--version") == (0, f"{__version__}\n", "")
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "register", "evaluate", "train", "models", "devices"):
+        assert command in out
+    assert run("register")[0] == 2
+
+
+def test_models_lists_the_packaged_weights():
+    code, out, _ = run("models", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["default"] in [card["name"] for card in document["models"]]
+    assert document["default"] in run("models")[1]
+
+
+def test_devices_lists_the_cpu():
+    code, out, _ = run("devices", "--json")
+    assert code == 0
+    assert "cpu" in [device["name"] for device in json.loads(out)["devices"]]
+    assert "cpu" in run("devices")[1]
+
+
+@pytest.mark.slow
+def test_demo_shows_that_l2o_beats_adam(tmp_path):
+    process = started("demo", "--out", tmp_path / "demo", "--json")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    measures = json.loads(out)["measures"]
+    assert list(measures) == ["Initial", "Start", "Adam", "L2O"]
+    assert measures["L2O"]["tre"]["mean"] < measures["Adam"]["tre"]["mean"]
+    assert measures["L2O"]["jacobian"]["folding"] == 0
+    written = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"transform.h5", "warped.nii.gz", "report.html", "overview.png"} <= written

@@ -1,0 +1,151 @@
+"""What `register` refuses: one sentence says why, and nothing is written."""
+
+import os
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from command_line import FAST, points_of, refused, register
+from L2ORegistrationLib.files import Landmarks, read_volume, write_landmarks, write_volume
+from L2ORegistrationLib.geometry import Volume
+
+
+def image(path, array, **grid):
+    picture = sitk.GetImageFromArray(array, isVector=grid.get("vector", False))
+    sitk.WriteImage(picture, str(path))
+
+
+def bad_images(folder):
+    rng = np.random.default_rng(0)
+    image(folder / "plane.nii.gz", rng.normal(size=(40, 40)).astype(np.float32))
+    image(folder / "constant.nrrd", np.zeros((20, 20, 20), np.float32))
+    image(folder / "nan.nrrd", np.full((20, 20, 20), np.nan, np.float32))
+    image(folder / "colour.nrrd", rng.integers(0, 9, (9, 9, 9, 3)).astype(np.uint8), vector=True)
+    image(folder / "noise.nrrd", rng.normal(0, 10, (40, 40, 40)).astype(np.float32))
+    series = sitk.JoinSeries([sitk.Image(8, 8, 8, sitk.sitkFloat32)] * 3)
+    sitk.WriteImage(series, str(folder / "series.nii.gz"))
+    (folder / "empty.nii.gz").touch()
+    (folder / "garbage.nrrd").write_text("no image")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("missing.nii.gz", "does not exist"),
+        ("empty.nii.gz", "cannot be read"),
+        ("garbage.nrrd", "cannot be read"),
+        ("plane.nii.gz", "3-D"),
+        ("series.nii.gz", "frames"),
+        ("colour.nrrd", "values per voxel"),
+        ("constant.nrrd", "same value everywhere"),
+        ("nan.nrrd", "NaN"),
+        ("noise.nrrd", "lung"),
+    ],
+)
+def test_bad_images_are_refused(name, told, data, tmp_path):
+    bad_images(tmp_path)
+    (tmp_path / "out").mkdir()
+    command = ("register", data / "fixed.nii.gz", tmp_path / name, "-o", tmp_path / "out" / "t.h5")
+    assert told in refused(*command, *FAST, "--quiet", within=tmp_path)
+
+
+def bad_masks(folder, data):
+    mask = sitk.ReadImage(str(data / "fixed_mask.nii.gz"))
+    sitk.WriteImage(mask * 0, str(folder / "blank.nrrd"))
+    sitk.WriteImage(mask[5:, :, :], str(folder / "cropped.nrrd"))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("blank.nrrd", "empty"), ("cropped.nrrd", "another grid")]
+)
+def test_bad_masks_are_refused(name, told, data, tmp_path):
+    bad_masks(tmp_path, data)
+    command = register(data, tmp_path / "t.h5", masks=False)
+    assert told in refused(*command, "--fixed-mask", tmp_path / name, "-q", within=tmp_path)
+
+
+def test_images_that_do_not_overlap_are_refused(data, tmp_path):
+    moving = read_volume(data / "moving.nii.gz")
+    far = replace(moving.grid, origin=tuple(np.add(moving.grid.origin, 2000)))
+    write_volume(Volume(moving.array, far), tmp_path / "far.nii.gz")
+    command = ("register", data / "fixed.nii.gz", tmp_path / "far.nii.gz", "-o", tmp_path / "t.h5")
+    mask = ("--fixed-mask", data / "fixed_mask.nii.gz")
+    sentence = refused(*command, *mask, *FAST, "--start", "none", "-q", within=tmp_path)
+    assert "overlap" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x,y,z\n0,0,0\n", "landmarks"),
+        ("x,y,z\n0,nan,0\n", "not a number"),
+        ("x,y,z\n" + "9999,0,0\n" * 1000, "landmarks"),
+        ("a,b\n1,2\n", "x, y and z"),
+        ("", "no landmarks"),
+    ],
+)
+def test_bad_landmarks_are_refused(text, told, data, tmp_path):
+    (tmp_path / "bad.csv").write_text(text)
+    given = ("--fixed-landmarks", tmp_path / "bad.csv", "--moving-landmarks", data / "moving.csv")
+    assert told in refused(*register(data, tmp_path / "t.h5"), *given, within=tmp_path)
+
+
+def test_landmarks_outside_the_image_are_refused(data, tmp_path):
+    rows = points_of(data / "fixed.csv")
+    outside = Landmarks(np.add(rows, (0, 0, 5000)))
+    write_landmarks(outside, tmp_path / "far.csv")
+    given = ("--fixed-landmarks", tmp_path / "far.csv", "--moving-landmarks", data / "moving.csv")
+    assert "outside" in refused(*register(data, tmp_path / "t.h5"), *given, within=tmp_path)
+
+
+def test_damaged_and_wrong_weights_are_refused(data, tmp_path):
+    (tmp_path / "bad.pt").write_bytes(b"no weights")
+    command = register(data, tmp_path / "t.h5", "--quiet")
+    assert "model card" in refused(*command, "--model", tmp_path / "bad.pt", within=tmp_path)
+    assert "no weights" in refused(*command, "--model", "unknown", within=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--device", "tpu"), "not available"),
+        (("--fixed-landmarks", "a.csv"), "pairs"),
+        (("--start", "landmarks"), "--fixed-landmarks"),
+        (("--start", "box", "--initial-transform", "t.h5"), "leave one out"),
+        (("--quiet", "--verbose"), "leave one out"),
+        (("--spacing", "40"), "spacing"),
+        (("--warped", "warped.jpeg"), "suffix"),
+        (("--warped", "nowhere/warped.nrrd"), "does not exist"),
+        (("--report", "nowhere/else/report"), "does not exist"),
+        (("--initial-transform", "missing.h5"), "does not exist"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options, told, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(*register(data, "t.h5"), *options, within=tmp_path)
+
+
+def test_cuda_is_refused_where_there_is_none(data, tmp_path):
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    command = register(data, tmp_path / "t.h5", "--device", "cuda")
+    assert "'cuda' is not available" in refused(*command, within=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [("nowhere/t.h5", "does not exist"), ("t.jpeg", "suffix"), ("t", "suffix"), (".", "suffix")],
+)
+def test_outputs_that_cannot_be_written_are_refused_first(output, told, data, tmp_path):
+    began = time.monotonic()
+    assert told in refused(*register(data, tmp_path / output), within=tmp_path)
+    assert time.monotonic() - began < 1  # before anything is read
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
+def test_folders_that_cannot_be_written_to_are_refused(data, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot be written" in refused(*register(data, tmp_path / "t.h5"), within=tmp_path)
