@@ -210,6 +210,17 @@ def test_a_folder_of_two_series_is_refused_with_their_list(tmp_path):
 # Transforms
 
 
+def opened_in_slicer(path):
+    """A scene with the transform of this file, its node and its storage node; or a skip."""
+    slicer = pytest.importorskip("slicer")
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNewNodeByClass("vtkMRMLTransformNode")
+    storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
+    storage.SetFileName(str(path))
+    assert storage.ReadData(node)
+    return scene, node, storage
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".tfm", ".nrrd", ".mha", ".nii", ".nii.gz"])
 def test_simpleitk_and_slicer_read_the_written_field_alike(tmp_path, field, rng, suffix):
     path = tmp_path / f"field{suffix}"
@@ -224,12 +235,7 @@ def test_simpleitk_and_slicer_read_the_written_field_alike(tmp_path, field, rng,
     again = DisplacementField.of_transform(transform, field.grid)
     np.testing.assert_allclose(again.array, field.array, atol=1e-3)
 
-    slicer = pytest.importorskip("slicer")
-    scene = slicer.vtkMRMLScene()
-    node = scene.AddNewNodeByClass("vtkMRMLTransformNode")
-    storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
-    storage.SetFileName(str(path))
-    assert storage.ReadData(node)
+    _scene, node, storage = opened_in_slicer(path)
     assert storage.GetUserMessages().GetNumberOfMessages() == 0
     from_parent = node.GetTransformFromParent()
     from_parent.SetInterpolationModeToLinear()  # Slicer interpolates a field from a file cubically
@@ -240,13 +246,8 @@ def test_simpleitk_and_slicer_read_the_written_field_alike(tmp_path, field, rng,
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd", ".nii.gz", ".h5", ".tfm"])
 def test_fields_written_by_slicer_are_read(tmp_path, field, rng, suffix):
-    slicer = pytest.importorskip("slicer")
     write_transform(field, tmp_path / "ours.nrrd")
-    scene = slicer.vtkMRMLScene()
-    node = scene.AddNewNodeByClass("vtkMRMLTransformNode")
-    storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
-    storage.SetFileName(str(tmp_path / "ours.nrrd"))
-    assert storage.ReadData(node)
+    _scene, node, storage = opened_in_slicer(tmp_path / "ours.nrrd")
     storage.SetFileName(str(tmp_path / f"theirs{suffix}"))
     assert storage.WriteData(node)
     transform = read_transform(tmp_path / f"theirs{suffix}")
@@ -256,13 +257,8 @@ def test_fields_written_by_slicer_are_read(tmp_path, field, rng, suffix):
 
 
 def test_a_field_of_the_inverse_direction_is_refused(tmp_path, field):
-    slicer = pytest.importorskip("slicer")
     write_transform(field, tmp_path / "ours.nrrd")
-    scene = slicer.vtkMRMLScene()
-    node = scene.AddNewNodeByClass("vtkMRMLTransformNode")
-    storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
-    storage.SetFileName(str(tmp_path / "ours.nrrd"))
-    assert storage.ReadData(node)
+    _scene, node, storage = opened_in_slicer(tmp_path / "ours.nrrd")
     node.Inverse()
     storage.SetFileName(str(tmp_path / "inverse.nrrd"))
     assert storage.WriteData(node)

@@ -23,6 +23,12 @@ def given_file(tmp_path):
     return write
 
 
+def assert_both(landmarks, *labels):
+    """These are the two POINTS, under these labels."""
+    np.testing.assert_array_equal(landmarks.points, POINTS)
+    assert landmarks.labels == labels
+
+
 def markups(points, **attributes):
     return json.dumps({"markups": [{"type": "Fiducial", "controlPoints": points, **attributes}]})
 
@@ -61,9 +67,7 @@ def test_written_landmarks_are_read_back_exactly(tmp_path_factory, rows):
     ],
 )
 def test_csv_with_and_without_header(given_file, text):
-    landmarks = read_landmarks(given_file("points.csv", text))
-    np.testing.assert_array_equal(landmarks.points, POINTS)
-    assert landmarks.labels == ("1", "2")
+    assert_both(read_landmarks(given_file("points.csv", text)), "1", "2")
 
 
 @pytest.mark.parametrize(
@@ -75,9 +79,7 @@ def test_csv_with_and_without_header(given_file, text):
     ],
 )
 def test_csv_with_labels(given_file, text):
-    landmarks = read_landmarks(given_file("points.csv", text))
-    np.testing.assert_array_equal(landmarks.points, POINTS)
-    assert landmarks.labels == ("apex", "carina")
+    assert_both(read_landmarks(given_file("points.csv", text)), "apex", "carina")
 
 
 @pytest.mark.parametrize("system, sign", [("LPS", 1), ("RAS", -1), (None, 1)])
@@ -89,9 +91,7 @@ def test_markups_in_either_frame_without_the_points_that_were_not_placed(given_f
         {"label": "d", "position": [sign * -40.25, sign * 50.0, -60.0]},
     ]
     text = markups(points, **({"coordinateSystem": system} if system else {}))
-    landmarks = read_landmarks(given_file("points.mrk.json", text))
-    np.testing.assert_array_equal(landmarks.points, POINTS)
-    assert landmarks.labels == ("a", "d")
+    assert_both(read_landmarks(given_file("points.mrk.json", text)), "a", "d")
 
 
 @pytest.mark.parametrize("system, sign", [("LPS", 1), ("1", 1), ("RAS", -1), ("0", -1)])
@@ -104,9 +104,7 @@ def test_fcsv_in_either_frame(given_file, system, sign):
         "2,7,7,7,0,0,0,1,1,1,0,lost,,,0,0\n"
         f"3,{sign * -40.25},{sign * 50},-60,0,0,0,1,1,1,0,F-3,,\n"
     )
-    landmarks = read_landmarks(given_file("points.fcsv", text))
-    np.testing.assert_array_equal(landmarks.points, POINTS)
-    assert landmarks.labels == ("upper, left", "F-3")
+    assert_both(read_landmarks(given_file("points.fcsv", text)), "upper, left", "F-3")
 
 
 def test_dirlab_indices_start_at_one_on_the_axes_of_the_image(given_file):

@@ -35,6 +35,7 @@ def exported(tmp_path):
 
 
 def changed(path, **entries):
+    """Change entries of the card beside these weights; ... takes one out."""
     card = path.with_suffix(".json")
     content = {**json.loads(card.read_text()), **entries}
     card.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
@@ -86,25 +87,23 @@ def test_weights_cut_short_are_noticed(exported):
         load_model(path)
 
 
-def test_weights_of_another_network(exported, tmp_path):
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"variant": "paper"}, "don't fit the 'paper' network: give"),
+        ({"width": 8}, "don't fit the 'pyramid' network: give"),
+        ({"width": None}, "don't fit the 'pyramid' network: give"),
+        ({"width": "wide"}, "don't fit the 'pyramid' network: give"),
+        ({"variant": "transformer"}, "unknown network: transformer"),
+        ({"colour": "blue"}, "damaged"),  # of a later version
+        ({"licence": ...}, "damaged"),  # of an earlier one
+    ],
+    ids=str,
+)
+def test_a_card_that_describes_something_else(exported, entry, told):
     _, path = exported
-    changed(path, variant="paper")
-    with pytest.raises(InputError, match="don't fit the 'paper' network: give"):
-        load_model(path)
-
-
-@pytest.mark.parametrize("width", [8, None, "wide"])
-def test_a_card_with_another_width(exported, width):
-    _, path = exported
-    changed(path, width=width)
-    with pytest.raises(InputError, match="don't fit the 'pyramid' network: give"):
-        load_model(path)
-
-
-def test_a_network_nobody_knows(exported):
-    _, path = exported
-    changed(path, variant="transformer")
-    with pytest.raises(InputError, match="unknown network: transformer"):
+    changed(path, **entry)
+    with pytest.raises(InputError, match=told):
         load_model(path)
 
 
@@ -139,16 +138,6 @@ def test_a_damaged_card(exported, content):
     _, path = exported
     path.with_suffix(".json").write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match="model card tiny.json is damaged"):
-        load_model(path)
-
-
-def test_a_card_of_another_version(exported):
-    _, path = exported
-    changed(path, colour="blue")
-    with pytest.raises(InputError, match="damaged"):
-        load_model(path)
-    changed(path, colour=..., licence=...)
-    with pytest.raises(InputError, match="damaged"):
         load_model(path)
 
 

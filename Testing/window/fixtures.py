@@ -2,12 +2,11 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import slicer
-from L2ORegistrationLib.geometry import DisplacementField
 from L2ORegistrationLib.phantom import make_pair
 from L2ORegistrationLib.scene import run as scene_run
 from L2ORegistrationLib.scene import transforms, volumes
@@ -89,32 +88,10 @@ def wait_for(condition, seconds=10.0):
         process_events(0.005)
 
 
-@dataclass
-class Step:
-    """As the engine yields it."""
-
-    index: int
-    total: int
-    stage: str
-    level: int
-    field: DisplacementField
-    dissimilarity: float
-    seconds: float
-
-
-@dataclass
-class Result:
-    """What the module reads of the engine's Result."""
-
-    field: DisplacementField
-    best: int
-    fixed_mask: object
-    seconds: float
-    provenance: dict
-
-
 class SteeredEngine:
     """The engine's protocol, at the pace of the test: a fraction more of the true field each step.
+
+    Its steps and result have what the module reads of the engine's; torch is not imported.
 
     `go(n)` lets n more steps happen; without it they all run through. fail: raised in place of
     the step with that index.
@@ -147,21 +124,27 @@ class SteeredEngine:
                 raise self.fail[index]
             stage = ("initial", "start")[index] if index < 2 else "l2o"
             share = index / self.total
-            step = Step(
-                index,
-                self.total,
-                stage,
-                0,
-                self.true_field.scaled(share),
-                1 - 0.9 * share,
-                0.1 * index,
+            step = SimpleNamespace(
+                index=index,
+                total=self.total,
+                stage=stage,
+                level=0,
+                field=self.true_field.scaled(share),
+                dissimilarity=1 - 0.9 * share,
+                seconds=0.1 * index,
             )
             self.seen.append(step)
             yield step
 
     def result(self):
         last = self.seen[-1]
-        return Result(last.field, last.index, self.mask, 1.5, {"version": "0.1.0", "model": "test"})
+        return SimpleNamespace(
+            field=last.field,
+            best=last.index,
+            fixed_mask=self.mask,
+            seconds=1.5,
+            provenance={"version": "0.1.0", "model": "test"},
+        )
 
 
 def _coarse(grid):

@@ -24,7 +24,14 @@ def markups(name, count):
     return node
 
 
+def choose(panel, **nodes):
+    """Choose nodes in the selectors of these names, as the user would."""
+    for name, node in nodes.items():
+        getattr(panel.ui, name + "Selector").setCurrentNode(node)
+
+
 def reason(panel):
+    """What the panel says of a disabled Register button; "" where it is enabled."""
     process_events()
     assert panel.ui.registerButton.enabled == (panel.ui.hintLabel.text == "")
     if panel.ui.hintLabel.text:
@@ -73,15 +80,14 @@ def test_label_maps_are_not_picked(panel):
 
 def test_what_the_user_chose_stays(panel, phantom):
     process_events()
-    panel.ui.fixedVolumeSelector.setCurrentNode(phantom["moving"])
-    panel.ui.movingVolumeSelector.setCurrentNode(phantom["fixed"])
+    choose(panel, fixedVolume=phantom["moving"], movingVolume=phantom["fixed"])
     volume("a fixed one")
     assert reason(panel) == ""
     assert panel._parameterNode.fixedVolume is phantom["moving"]
 
 
 def same_volume(panel, phantom):
-    panel.ui.movingVolumeSelector.setCurrentNode(phantom["fixed"])
+    choose(panel, movingVolume=phantom["fixed"])
     return "Fixed and moving volume are the same: choose two different volumes."
 
 
@@ -109,24 +115,22 @@ def sheared(panel, phantom):
 
 
 def half_the_landmarks(panel, phantom):
-    panel.ui.movingLandmarksSelector.setCurrentNode(None)
+    choose(panel, movingLandmarks=None)
     return "Choose the moving landmarks, too, or none at all."
 
 
 def no_landmarks_placed(panel, phantom):
-    panel.ui.fixedLandmarksSelector.setCurrentNode(markups("none yet", 0))
+    choose(panel, fixedLandmarks=markups("none yet", 0))
     return "'none yet' has no landmarks: place some in the image first."
 
 
 def landmarks_that_do_not_match(panel, phantom):
-    panel.ui.fixedLandmarksSelector.setCurrentNode(markups("three", 3))
-    panel.ui.movingLandmarksSelector.setCurrentNode(markups("five", 5))
+    choose(panel, fixedLandmarks=markups("three", 3), movingLandmarks=markups("five", 5))
     return "landmarks"
 
 
 def start_without_landmarks(panel, phantom):
-    panel.ui.fixedLandmarksSelector.setCurrentNode(None)
-    panel.ui.movingLandmarksSelector.setCurrentNode(None)
+    choose(panel, fixedLandmarks=None, movingLandmarks=None)
     panel.ui.startComboBox.setCurrentIndex(panel.ui.startComboBox.findText("Landmarks"))
     assert panel._parameterNode.start.name == "landmarks"
     return "Choose fixed and moving landmarks to start from them."
@@ -134,41 +138,39 @@ def start_without_landmarks(panel, phantom):
 
 def output_is_the_initial_transform(panel, phantom):
     both = add("vtkMRMLTransformNode", "both")
-    panel.ui.initialTransformSelector.setCurrentNode(both)
-    panel.ui.outputTransformSelector.setCurrentNode(both)
+    choose(panel, initialTransform=both, outputTransform=both)
     return "The output transform is the initial one: choose another output."
 
 
 def fixed_under_the_output(panel, phantom):
     output = add("vtkMRMLTransformNode", "output")
     phantom["fixed"].SetAndObserveTransformNodeID(output.GetID())
-    panel.ui.outputTransformSelector.setCurrentNode(output)
+    choose(panel, outputTransform=output)
     return "The fixed volume is under the output transform 'output': take it out."
 
 
 def output_under_another(panel, phantom):
     output, parent = add("vtkMRMLTransformNode", "output"), add("vtkMRMLTransformNode", "parent")
     output.SetAndObserveTransformNodeID(parent.GetID())
-    panel.ui.outputTransformSelector.setCurrentNode(output)
+    choose(panel, outputTransform=output)
     return "The output transform 'output' is under another: take it out."
 
 
 def moving_under_the_initial(panel, phantom):
     rough = add("vtkMRMLLinearTransformNode", "rough")
     phantom["moving"].SetAndObserveTransformNodeID(rough.GetID())
-    panel.ui.initialTransformSelector.setCurrentNode(rough)
+    choose(panel, initialTransform=rough)
     return "The moving volume is already under the initial transform 'rough': take it out"
 
 
 def output_overwrites_an_input(panel, phantom):
-    panel.ui.outputVolumeSelector.setCurrentNode(phantom["moving"])
+    choose(panel, outputVolume=phantom["moving"])
     return "The output volume would overwrite an input: choose another."
 
 
 def outputs_are_the_same(panel, phantom):
     output = add("vtkMRMLScalarVolumeNode", "output")
-    panel.ui.outputVolumeSelector.setCurrentNode(output)
-    panel.ui.outputJacobianSelector.setCurrentNode(output)
+    choose(panel, outputVolume=output, outputJacobian=output)
     return "The warped volume and the Jacobian need two different outputs."
 
 
@@ -191,7 +193,7 @@ def test_a_disabled_button_says_why(panel, phantom, wrong):
 def test_the_initial_transform_may_be_linear(panel, phantom):
     rough = add("vtkMRMLLinearTransformNode", "rough")
     process_events()
-    panel.ui.initialTransformSelector.setCurrentNode(rough)
+    choose(panel, initialTransform=rough)
     assert panel._settings().initialTransform is rough and reason(panel) == ""
 
 
@@ -201,16 +203,16 @@ def test_a_segment_can_be_a_mask(panel, phantom):
     process_events()
     selector = panel.ui.fixedSegmentSelector
     assert not selector.isVisibleTo(panel.parent)
-    panel.ui.fixedMaskSelector.setCurrentNode(lungs)
+    choose(panel, fixedMask=lungs)
     assert panel._settings().fixedMask is lungs  # all segments
     assert not selector.isHidden()
     selector.setCurrentSegmentID(right)
     assert panel._settings().fixedMask == (lungs, right)
     other = add("vtkMRMLSegmentationNode", "other")
     other.GetSegmentation().AddEmptySegment("another", "another")
-    panel.ui.fixedMaskSelector.setCurrentNode(other)
+    choose(panel, fixedMask=other)
     assert panel._settings().fixedMask is other  # not the segment of that name order
-    panel.ui.fixedMaskSelector.setCurrentNode(None)
+    choose(panel, fixedMask=None)
     assert panel._settings().fixedMask is None and selector.isHidden()
 
 
