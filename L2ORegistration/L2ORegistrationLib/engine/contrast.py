@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from .dissimilarity import block_at, voxel_positions
+
 _CHUNK = 1 << 16
 
 
@@ -36,17 +38,9 @@ def sampled_system(
 
 
 def _chunk(fixed, moving, shape, displacement, voxels, weight):
-    depth, height, width = shape[:3]
+    _, height, width = shape[:3]
     plane = height * width
-    z = torch.div(voxels, plane, rounding_mode="floor")
-    y = torch.div(voxels, width, rounding_mode="floor") % height
-    position = torch.stack((voxels % width, y, z), dim=-1) + displacement
-    size = torch.tensor((width, height, depth), device=position.device)
-    position = torch.minimum(position, (size - 1.0001).to(position)).clamp_(min=0)
-    base = position.floor()
-    wx, wy, wz = (position - base).unsqueeze(-1).unbind(dim=1)
-    base = base.long()
-    corner = base[:, 2] * plane + base[:, 1] * width + base[:, 0]
+    corner, (wx, wy, wz) = block_at(voxel_positions(voxels, shape) + displacement, shape, 2)
 
     def row(offset):
         return torch.lerp(moving[corner + offset], moving[corner + (offset + 1)], wx)

@@ -8,6 +8,8 @@ voxel lie in one block of 3x3x3 moving voxels and share their interpolation weig
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 # Offsets in units of the half-width: (x, y, z), in the order in which costs are returned.
@@ -46,20 +48,38 @@ def sampled_dissimilarity(
         return both[:, :8], both[:, 8:]
 
 
-def _chunk(fixed_rows, moving_rows, shape, displacement, voxels):
-    depth, height, width = shape[:3]
-    plane = height * width
-    z = torch.div(voxels, plane, rounding_mode="floor")
+def voxel_positions(voxels: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Positions (N, 3), integers (x, y, z), of flat indices (N,) into a lattice (D, H, W, ...)."""
+    _, height, width = shape[:3]
+    z = torch.div(voxels, height * width, rounding_mode="floor")
     y = torch.div(voxels, width, rounding_mode="floor") % height
-    position = torch.stack((voxels % width, y, z), dim=-1) + displacement
-    size = torch.tensor((width, height, depth), device=position.device)
-    # The block's first voxel is the one below the lower offset; clamp so that three fit.
-    position = torch.minimum(position - 0.5, (size - 2.0001).to(position)).clamp_(min=0)
+    return torch.stack((voxels % width, y, z), dim=-1)
+
+
+def block_at(
+    position: torch.Tensor, shape: Sequence[int], width: int
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The block of `width` voxels a side whose first voxel is the one at or before a position.
+
+    position: (N, 3), (x, y, z) in voxels of a lattice (D, H, W, ...); where the block would reach
+    beyond the lattice, the position is moved inside. Returns the flat indices (N,) of the first
+    voxels and the way from them to the position, a share (N, 1) of a voxel along x, y and z.
+    """
+    depth, height, across = shape[:3]
+    size = torch.tensor((across, height, depth), device=position.device)
+    last = (size - (width - 1 + 1e-4)).to(position)
+    position = torch.minimum(position, last).clamp_(min=0)
     base = position.floor()
-    weight = (position - base).unsqueeze(-1)
+    share = (position - base).unsqueeze(-1).unbind(dim=1)
     base = base.long()
-    corner = base[:, 2] * plane + base[:, 1] * width + base[:, 0]
-    wx, wy, wz = weight.unbind(dim=1)
+    return (base[:, 2] * height + base[:, 1]) * across + base[:, 0], share
+
+
+def _chunk(fixed_rows, moving_rows, shape, displacement, voxels):
+    _, height, width = shape[:3]
+    plane = height * width
+    lowest = voxel_positions(voxels, shape) + displacement - 0.5
+    corner, (wx, wy, wz) = block_at(lowest, shape, 3)
     planes = []
     for dz in range(3):
         rows = []
