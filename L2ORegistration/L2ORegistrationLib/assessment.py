@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .evaluation import jacobian_summary, summarise, target_registration_error
-from .files import atomic, write_transform
+from .files import write_transform
 from .geometry import DisplacementField, Grid, Volume
+from .paths import atomic
 
 if TYPE_CHECKING:
     from .engine.registration import Result

@@ -37,6 +37,23 @@ def checked_suffix(path: str | Path, supported: tuple[str, ...], what: str) -> s
     return suffix
 
 
+def writable_file(path: str | Path) -> Path:
+    """The path of a file that can be written, with ~ expanded. Raises InputError if not."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file.")
+    check_writable(path.parent)
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError for a folder that is missing, or in which no file can be made."""
+    if not folder.is_dir():
+        raise InputError(f"The folder {folder} does not exist: create it or choose another one.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {folder} cannot be written to: choose another one.")
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, with its suffix, that takes its place on success.
@@ -44,16 +61,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     On any error the temporary file is removed and an older file at `path` stays as it was.
     Raises InputError when the folder is missing or the file cannot be written there.
     """
-    path = Path(path).expanduser()
-    folder = path.parent
-    if not folder.is_dir():
-        raise InputError(f"The folder {folder} does not exist: create it or choose another one.")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file.")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"The folder {folder} cannot be written to: choose another one.")
+    path = writable_file(path)
     # Not tempfile: its files are private to the user, and the result would stay so.
-    temporary = folder / f".{secrets.token_hex(6)}{suffix_of(path)}"
+    temporary = path.parent / f".{secrets.token_hex(6)}{suffix_of(path)}"
     try:
         yield temporary
         os.replace(temporary, path)

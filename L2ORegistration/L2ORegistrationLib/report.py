@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from . import __version__
 from .assessment import Pairs, table
-from .errors import InputError
-from .files import atomic
 from .geometry import Grid
+from .paths import atomic, check_writable
 
 if TYPE_CHECKING:
     from .engine.registration import Result
@@ -101,8 +100,7 @@ def write_report(
     from . import pictures  # matplotlib takes a second to import
 
     folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"The folder {folder} does not exist: create it or choose another one.")
+    check_writable(folder)
     result = next(iter(results.values()))
     overview = pictures.png(pictures.overview(result))
     rows = table(results, pairs)

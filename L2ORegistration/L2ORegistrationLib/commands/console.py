@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -26,7 +25,7 @@ from ..evaluation import (
 )
 from ..files import read_landmarks
 from ..geometry import Grid
-from ..paths import checked_suffix
+from ..paths import check_writable, checked_suffix, writable_file
 
 if TYPE_CHECKING:
     from ..engine.registration import Registration, Result
@@ -54,12 +53,8 @@ class Verbosity(Enum):
 
 def checked_file(path: Path, suffixes: tuple[str, ...], what: str) -> Path:
     """The path of a file that can be written. Raises InputError, before hours of work, if not."""
-    path = path.expanduser()
     checked_suffix(path, suffixes, what)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file.")
-    _check_writable(path.parent)
-    return path
+    return writable_file(path)
 
 
 def checked_folder(path: Path) -> Path:
@@ -70,7 +65,7 @@ def checked_folder(path: Path) -> Path:
     path = path.expanduser()
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: give the name of a folder.")
-    _check_writable(path if path.exists() else path.absolute().parent)
+    check_writable(path if path.exists() else path.absolute().parent)
     return path
 
 
@@ -172,13 +167,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, bool | int | str | None) else str(value)
-
-
-def _check_writable(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"The folder {folder} does not exist: create it or choose another one.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"The folder {folder} cannot be written to: choose another one.")
 
 
 @contextmanager
