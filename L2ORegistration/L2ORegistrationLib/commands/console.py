@@ -145,6 +145,12 @@ def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) ->
     return table
 
 
+def tell_written(*paths: Path) -> None:
+    """A line on stdout for each file that was written."""
+    for path in paths:
+        output.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout; numbers that JSON cannot hold become null."""
     print(json.dumps(_plain(document), indent=1, allow_nan=False))

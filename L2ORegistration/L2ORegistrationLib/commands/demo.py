@@ -19,8 +19,10 @@ from .console import (
     messages,
     print_json,
     read_pairs,
+    tell_written,
 )
 from .console import output as out
+from .options import Device, Json, Quiet, Threads
 
 _SPACING = 2.5  # mm: drawn in seconds
 _AMPLITUDE = 30.0  # mm at the base of the lungs: a deep breath
@@ -32,10 +34,10 @@ def demo(
         Path, typer.Option("--out", help="Folder for images, transform, report and picture.")
     ] = Path("l2o-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another number, another patient.")] = 7,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    threads: Threads = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Make a breathing phantom, register it with Adam and with L2O, and show what came out.
 
@@ -92,8 +94,7 @@ def demo(
         return
     out.print()
     out.print(measures_table(rows, f"TRE in mm at {len(pairs[0])} vessel branches"))
-    for path in (folder / "transform.h5", folder / "warped.nii.gz", *written):
-        out.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    tell_written(folder / "transform.h5", folder / "warped.nii.gz", *written)
 
 
 def _points(folder: Path, role: str) -> Path:

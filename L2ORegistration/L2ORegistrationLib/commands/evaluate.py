@@ -15,6 +15,7 @@ from ..files import read_mask, read_transform, read_volume
 from ..geometry import DisplacementField, Grid, Volume
 from .console import measures_table, print_json, read_pairs
 from .console import output as out
+from .options import FixedLandmarks, Json, MovingLandmarks
 
 _NODE_MM = 2.0  # between the points at which a transform that is no field is looked at
 
@@ -23,10 +24,8 @@ def evaluate(
     transform: Annotated[
         Path, typer.Argument(metavar="TRANSFORM", help="Fixed point -> moving point; any format.")
     ],
-    fixed_landmarks: Annotated[
-        Path | None, typer.Option(help="Points in fixed: .csv (LPS) .mrk.json .fcsv .txt")
-    ] = None,
-    moving_landmarks: Annotated[Path | None, typer.Option(help="Their partners.")] = None,
+    fixed_landmarks: FixedLandmarks = None,
+    moving_landmarks: MovingLandmarks = None,
     fixed_mask: Annotated[
         Path | None, typer.Option(help="Where folding and SDlogJ count, such as the lungs.")
     ] = None,
@@ -36,7 +35,7 @@ def evaluate(
     moving: Annotated[
         Path | None, typer.Option(help="The moving image: likewise, and for the snapped error.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure a transform: landmark errors before and after it, folding and SDlogJ."""
     motion = read_transform(transform)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
 from rich import box
 from rich.table import Table
 
 from .console import output as out
 from .console import print_json
+from .options import Json
 
-_Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
-
-def models(as_json: _Json = False) -> None:
+def models(as_json: Json = False) -> None:
     """List the packaged weights and what is known of them."""
     from ..engine.models import DEFAULT, available_models
 
@@ -43,7 +40,7 @@ def models(as_json: _Json = False) -> None:
             out.print(f"{card.name}: {key}: {value}", markup=False, soft_wrap=True)
 
 
-def devices(as_json: _Json = False) -> None:
+def devices(as_json: Json = False) -> None:
     """List what `--device` can be here."""
     from ..engine.devices import available_devices
 

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import assessment
 from ..errors import InputError
-from ..files import (
-    WRITABLE_IMAGES,
-    WRITABLE_TRANSFORMS,
-    read_volume,
-    write_volume,
-)
+from ..files import WRITABLE_IMAGES, WRITABLE_TRANSFORMS, read_volume, write_volume
 from .console import (
     Verbosity,
     checked_file,
@@ -26,8 +21,13 @@ from .console import (
     messages,
     print_json,
     read_pairs,
+    tell_written,
 )
 from .console import output as out
+from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Threads
+
+if TYPE_CHECKING:
+    from ..engine.registration import Result
 
 
 class Method(str, Enum):
@@ -47,7 +47,8 @@ class Start(str, Enum):
     landmarks = "landmarks"
 
 
-NAMES = {"l2o": "L2O", "adam": "Adam"}
+_NAMES = {Method.l2o: "L2O", Method.adam: "Adam"}
+_Mask = Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")]
 
 
 def register(
@@ -60,15 +61,13 @@ def register(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Transform: .h5 .tfm .nrrd .mha .nii.gz")
     ],
-    fixed_mask: Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")] = None,
-    moving_mask: Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")] = None,
+    fixed_mask: _Mask = None,
+    moving_mask: _Mask = None,
     initial_transform: Annotated[
         Path | None, typer.Option(help="Start from this transform (fixed to moving points).")
     ] = None,
-    fixed_landmarks: Annotated[
-        Path | None, typer.Option(help="Points to measure: .csv (LPS) .mrk.json .fcsv .txt")
-    ] = None,
-    moving_landmarks: Annotated[Path | None, typer.Option(help="Their partners.")] = None,
+    fixed_landmarks: FixedLandmarks = None,
+    moving_landmarks: MovingLandmarks = None,
     start: Annotated[
         Start | None, typer.Option(help="Before the first iteration; search if left out.")
     ] = None,
@@ -82,8 +81,8 @@ def register(
     spacing: Annotated[
         float | None, typer.Option(min=0.1, help="Working resolution in mm (coarser: faster).")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     warped: Annotated[
         Path | None, typer.Option(help="Also write the moving image in the fixed geometry.")
     ] = None,
@@ -91,9 +90,9 @@ def register(
         Path | None, typer.Option(help="Also write every step's field and measures here.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML report here.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was used.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Register MOVING to FIXED and write the transform: fixed point -> where to sample in moving.
 
@@ -132,7 +131,7 @@ def register(
     registration = Registration(fixed_volume, moving_volume, **options)
     result = follow(registration, pairs, shown=verbosity is not Verbosity.quiet)
 
-    name, warnings = NAMES[method.value], _warnings(result, start)
+    name, warnings = _NAMES[method], _warnings(result, start)
     result.save(output)
     written = [output]
     if warped:
@@ -167,8 +166,7 @@ def register(
         )
     else:
         out.print(measures_table(rows))
-        for path in written:
-            out.print(f"Wrote {path}", markup=False, soft_wrap=True)
+        tell_written(*written)
     if verbosity is Verbosity.verbose:
         for key, value in result.provenance.items():
             messages.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
@@ -176,7 +174,8 @@ def register(
         raise typer.Exit(130)
 
 
-def _warnings(result, start: Start | None) -> tuple[str, ...]:
+def _warnings(result: Result, start: Start | None) -> tuple[str, ...]:
+    """What the user should know of this result, a sentence each."""
     found = []
     if result.cancelled:
         found.append("The registration was stopped early: this is the best field until then.")

@@ -1,0 +1,18 @@
+"""Options that several commands have: the same name, meaning and help in each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")]
+FixedLandmarks = Annotated[
+    Path | None,
+    typer.Option(help="Points in fixed to measure at: .csv (LPS) .mrk.json .fcsv .txt"),
+]
+MovingLandmarks = Annotated[Path | None, typer.Option(help="Their partners in moving.")]
