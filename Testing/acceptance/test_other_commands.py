@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from command_line import landmarks, points_of, refused, run, started
+from L2ORegistrationLib.evaluation import jacobian_summary
+from L2ORegistrationLib.files import write_volume
+from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
+from scipy.spatial.transform import Rotation
 
 
 def test_evaluate_agrees_with_simpleitk(data, registered):
@@ -41,6 +45,24 @@ def test_evaluate_measures_an_affine_in_the_mask(data, tmp_path):
     jacobian = json.loads(out)["measures"]["jacobian"]
     assert jacobian["min"] == pytest.approx(0.55, abs=1e-4)
     assert jacobian["sdlogj"] == pytest.approx(0, abs=1e-4)
+
+
+def test_evaluate_looks_at_the_whole_of_a_turned_mask(tmp_path):
+    turn = Rotation.from_euler("z", 45, degrees=True).as_matrix()
+    grid = Grid((20, 20, 8), (3.0, 3.0, 3.0), (-10, 20, 30), turn)
+    mask = Volume(np.ones(grid.shape, bool), grid)
+    write_volume(mask, tmp_path / "mask.nrrd")
+    bump = sitk.BSplineTransformInitializer(mask.to_image(), [5, 5, 2])
+    bump.SetParameters(np.random.default_rng(0).normal(0, 3, len(bump.GetParameters())))
+    sitk.WriteTransform(bump, str(tmp_path / "bump.tfm"))
+    everywhere = Grid.covering(grid.corners(), 2.0, margin=4.0)
+    field = DisplacementField.of_transform(bump, everywhere)
+    code, out, err = run(
+        "evaluate", tmp_path / "bump.tfm", "--fixed-mask", tmp_path / "mask.nrrd", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)["measures"]["jacobian"]
+    assert found == pytest.approx(jacobian_summary(field, mask), abs=1e-6)
 
 
 def test_evaluate_needs_something_to_measure(tmp_path):

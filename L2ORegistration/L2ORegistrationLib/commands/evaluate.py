@@ -51,7 +51,7 @@ def evaluate(
             if grids[1] is not None:
                 snapped = target_registration_error(one, *pairs, snap_to=grids[1])
                 rows[name]["snapped"] = summarise(snapped)
-    field = _field(motion, mask.grid if mask else grids[0], mask)
+    field = _field(motion, mask, grids[0])
     if field is not None:
         rows["Transform"]["jacobian"] = jacobian_summary(field, mask)
     if not any(rows.values()):
@@ -73,9 +73,12 @@ def evaluate(
 
 
 def _field(
-    transform: sitk.Transform, grid: Grid | None, mask: Volume | None
+    transform: sitk.Transform, mask: Volume | None, grid: Grid | None
 ) -> DisplacementField | None:
-    """The transform as a field: on its own nodes where it has some, else over the mask or image."""
+    """The transform as a field: on its own nodes where it has some, else over the mask or image.
+
+    None where there is neither of them.
+    """
     if transform.GetTransformEnum() == sitk.sitkComposite:
         composite = sitk.CompositeTransform(transform)
         if composite.GetNumberOfTransforms() == 1:
@@ -83,12 +86,13 @@ def _field(
     if transform.GetTransformEnum() == sitk.sitkDisplacementField:
         image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
         return DisplacementField.of_image(image)
-    if grid is None:
-        return None
-    corners = grid.corners()
     if mask is not None:
         index = np.argwhere(mask.array)[:, ::-1]
-        corners = grid.to_world(np.stack([index.min(axis=0), index.max(axis=0)]))
-        corners = np.array(np.meshgrid(*corners.T)).reshape(3, -1).T
+        sides = np.stack([index.min(axis=0), index.max(axis=0)], axis=1)
+        corners = mask.grid.to_world(np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 3))
+    elif grid is not None:
+        corners = grid.corners()
+    else:
+        return None
     nodes = Grid.covering(corners, _NODE_MM, margin=2 * _NODE_MM)
     return DisplacementField.of_transform(transform, nodes)
