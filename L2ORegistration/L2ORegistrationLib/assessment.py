@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import SimpleITK as sitk
 
 from .evaluation import jacobian_summary, summarise, target_registration_error
 from .files import write_transform
-from .geometry import DisplacementField, Grid, Volume
+from .geometry import DisplacementField, Grid
 from .paths import atomic
 
 if TYPE_CHECKING:
@@ -20,30 +21,27 @@ if TYPE_CHECKING:
 Pairs = tuple[np.ndarray, np.ndarray]  # fixed and moving points (N, 3), LPS mm, row by row
 
 
-def measures(
-    field: DisplacementField,
-    mask: Volume | None = None,
-    pairs: Pairs | None = None,
-    snap_to: Grid | None = None,
+def landmark_measures(
+    transform: DisplacementField | sitk.Transform, pairs: Pairs | None, snap_to: Grid | None = None
 ) -> dict[str, dict[str, float]]:
-    """What a field achieves: "jacobian" in the mask, "tre" at landmark pairs, "snapped" TRE.
+    """Errors at landmark pairs: "tre" and, given the moving grid to snap to, "snapped".
 
-    The values are what `evaluation.jacobian_summary` and `evaluation.summarise` return; snap_to:
-    the moving grid for "snapped".
+    The values are what `evaluation.summarise` returns; without pairs there are none.
     """
-    found = {"jacobian": jacobian_summary(field, mask)}
-    if pairs is not None:
-        found["tre"] = summarise(target_registration_error(field, *pairs))
-        if snap_to is not None:
-            errors = target_registration_error(field, *pairs, snap_to=snap_to)
-            found["snapped"] = summarise(errors)
+    if pairs is None:
+        return {}
+    found = {"tre": summarise(target_registration_error(transform, *pairs))}
+    if snap_to is not None:
+        errors = target_registration_error(transform, *pairs, snap_to=snap_to)
+        found["snapped"] = summarise(errors)
     return found
 
 
 def table(results: dict[str, Result], pairs: Pairs | None = None) -> dict[str, dict]:
     """The measures of "Initial", "Start" and of the best step of each result, and "seconds" to it.
 
-    The results, by the name of their method, are of the same two images.
+    The results, by the name of their method, are of the same two images. A row's measures are
+    "jacobian" (`evaluation.jacobian_summary`) and, with pairs, those of `landmark_measures`.
     """
     first = next(iter(results.values()))
     rows = {}
@@ -59,7 +57,7 @@ def table(results: dict[str, Result], pairs: Pairs | None = None) -> dict[str, d
 def by_step(result: Result, pairs: Pairs | None = None, *, regularity: bool = True) -> list[dict]:
     """One dictionary per step: index, stage, level, dissimilarity, seconds, best and its measures.
 
-    regularity: also the Jacobian's summary, which takes a while on large grids.
+    regularity: all measures, as in `table`; False: only "tre", which is quick on large grids.
     """
     rows = []
     for number, step in enumerate(result.steps):
@@ -73,14 +71,17 @@ def by_step(result: Result, pairs: Pairs | None = None, *, regularity: bool = Tr
         }
         if regularity:
             row |= _measures(result, step.field, pairs)
-        elif pairs is not None:
-            row["tre"] = summarise(target_registration_error(step.field, *pairs))
+        else:
+            row |= landmark_measures(step.field, pairs)
         rows.append(row)
     return rows
 
 
 def write_history(result: Result, folder: Path, pairs: Pairs | None = None) -> list[Path]:
-    """Write each step's field (step-000.nrrd, ...) and the measures (steps.json, steps.csv)."""
+    """Write each step's field (step-000.nrrd, ...) and the measures (steps.json, steps.csv).
+
+    Returns the paths in this order. Raises InputError when the folder cannot be written to.
+    """
     rows = by_step(result, pairs)
     paths = []
     for row, step in zip(rows, result.steps, strict=True):
@@ -99,7 +100,8 @@ def write_history(result: Result, folder: Path, pairs: Pairs | None = None) -> l
 
 
 def _measures(result: Result, field: DisplacementField, pairs: Pairs | None) -> dict:
-    return measures(field, result.fixed_mask, pairs, result.moving.grid)
+    jacobian = jacobian_summary(field, result.fixed_mask)
+    return {"jacobian": jacobian, **landmark_measures(field, pairs, result.moving.grid)}
 
 
 def _flat(row: dict) -> dict:

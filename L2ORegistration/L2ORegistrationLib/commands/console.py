@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,21 +33,6 @@ _LINES = 30  # of progress, about, that one run prints at most
 
 output = Console(highlight=False)
 messages = Console(stderr=True, highlight=False)
-
-
-class Verbosity(Enum):
-    """How much is told on the way: nothing, a line per iteration, or what was used as well."""
-
-    quiet = 0
-    normal = 1
-    verbose = 2
-
-    @classmethod
-    def of(cls, quiet: bool, verbose: bool) -> Verbosity:
-        """From the two options. Raises InputError for both at once."""
-        if quiet and verbose:
-            raise InputError("--quiet and --verbose exclude each other: leave one out.")
-        return cls.quiet if quiet else cls.verbose if verbose else cls.normal
 
 
 def checked_file(path: Path, suffixes: tuple[str, ...], what: str) -> Path:

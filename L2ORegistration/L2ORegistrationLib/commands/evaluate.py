@@ -9,8 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 import typer
 
+from ..assessment import landmark_measures
 from ..errors import InputError
-from ..evaluation import jacobian_summary, summarise, target_registration_error
+from ..evaluation import jacobian_summary
 from ..files import read_mask, read_transform, read_volume
 from ..geometry import DisplacementField, Grid, Volume
 from .console import measures_table, print_json, read_pairs
@@ -43,14 +44,10 @@ def evaluate(
     grids = [read_volume(path).grid if path else None for path in (fixed, moving)]
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *grids)
 
-    rows: dict[str, dict] = {"Initial": {}, "Transform": {}}
-    if pairs is not None:
-        for name, one in zip(rows, (sitk.Transform(3, sitk.sitkIdentity), motion), strict=True):
-            errors = target_registration_error(one, *pairs)
-            rows[name]["tre"] = summarise(errors)
-            if grids[1] is not None:
-                snapped = target_registration_error(one, *pairs, snap_to=grids[1])
-                rows[name]["snapped"] = summarise(snapped)
+    rows = {
+        "Initial": landmark_measures(sitk.Transform(3, sitk.sitkIdentity), pairs, grids[1]),
+        "Transform": landmark_measures(motion, pairs, grids[1]),
+    }
     field = _field(motion, mask, grids[0])
     if field is not None:
         rows["Transform"]["jacobian"] = jacobian_summary(field, mask)

@@ -12,7 +12,6 @@ from .. import assessment
 from ..errors import InputError
 from ..files import WRITABLE_IMAGES, WRITABLE_TRANSFORMS, read_volume, write_volume
 from .console import (
-    Verbosity,
     checked_file,
     checked_folder,
     follow,
@@ -98,11 +97,12 @@ def register(
 
     Ctrl-C stops early, keeps the best field so far and exits with code 130.
     """
-    verbosity = Verbosity.of(quiet, verbose)
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose exclude each other: leave one out.")
     output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
     if warped:
         warped = checked_file(warped, WRITABLE_IMAGES, "an image")
-    folders = [checked_folder(folder) if folder else None for folder in (history, report)]
+    history, report = (folder and checked_folder(folder) for folder in (history, report))
     if start and initial_transform:
         raise InputError("--start and --initial-transform exclude each other: leave one out.")
     if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
@@ -129,7 +129,7 @@ def register(
     from ..engine.registration import Registration  # imports torch, which takes seconds
 
     registration = Registration(fixed_volume, moving_volume, **options)
-    result = follow(registration, pairs, shown=verbosity is not Verbosity.quiet)
+    result = follow(registration, pairs, shown=not quiet)
 
     name, warnings = _NAMES[method], _warnings(result, start)
     result.save(output)
@@ -137,17 +137,21 @@ def register(
     if warped:
         write_volume(result.warped(), warped)
         written.append(warped)
-    history, report = (made(folder) if folder else None for folder in folders)
     if history:
-        written += assessment.write_history(result, history, pairs)[-1:]
+        written.append(assessment.write_history(result, made(history), pairs)[-1])  # the table
     if report:
         from ..report import write_report
 
         details = {"fixed image": str(fixed), "moving image": str(moving)}
-        written += write_report(
-            {name: result}, report, pairs, title=f"{fixed.name} and {moving.name}",
-            details=details, warnings=warnings,
-        )[:1]  # fmt: skip
+        page, _ = write_report(
+            {name: result},
+            made(report),
+            pairs,
+            title=f"{fixed.name} and {moving.name}",
+            details=details,
+            warnings=warnings,
+        )
+        written.append(page)
     rows = assessment.table({name: result}, pairs)
     for warning in warnings:
         messages.print(f"Note: {warning}", style="yellow", markup=False, soft_wrap=True)
@@ -167,7 +171,7 @@ def register(
     else:
         out.print(measures_table(rows))
         tell_written(*written)
-    if verbosity is Verbosity.verbose:
+    if verbose:
         for key, value in result.provenance.items():
             messages.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
     if result.cancelled:
