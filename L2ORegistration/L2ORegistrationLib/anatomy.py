@@ -6,6 +6,7 @@ and slanted structures show the partial volume of a real scan.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,13 +80,14 @@ def make_anatomy(
 
 
 def _paint(image: np.ndarray, value, share: np.ndarray) -> None:
+    """Bring the image (changed in place) towards a value in HU by a share from 0 to 1."""
     image += share * (value - image)
 
 
 def _draw_body(rng: np.random.Generator, shapes: Shapes) -> np.ndarray:
     """HU of all but the lungs, whose place is taken by soft tissue; no vessels yet."""
     build, grid = shapes.build, shapes.grid
-    x, y, wall = shapes.x, shapes.y, shapes.wall
+    (x, y, _), wall = shapes.canonical, shapes.wall
     lumps = smooth_noise(rng, grid, 14)
     image = np.full(grid.shape, AIR, np.float32)
     _paint(image, FAT + 8 * lumps, soft_share(shapes.torso, grid))
@@ -130,6 +132,7 @@ def _draw_body(rng: np.random.Generator, shapes: Shapes) -> np.ndarray:
 
 
 def _draw_bones(rng: np.random.Generator, shapes: Shapes, image: np.ndarray) -> None:
+    """Ribs, spine, sternum and shoulder blades, painted into the image."""
     build, grid = shapes.build, shapes.grid
     (x, y, z), wall = shapes.canonical, shapes.wall
     marrow = 40 * smooth_noise(rng, grid, 6)
@@ -168,7 +171,7 @@ def _draw_bones(rng: np.random.Generator, shapes: Shapes, image: np.ndarray) -> 
 def _draw_parenchyma(rng: np.random.Generator, shapes: Shapes) -> np.ndarray:
     """HU of the lung tissue everywhere (it is cut out at the pleura later); no vessels yet."""
     build, grid = shapes.build, shapes.grid
-    hang = shapes.y / build.depth
+    hang = shapes.canonical[1] / build.depth
     lung = rng.uniform(-900, -820) + rng.uniform(10, 45) * hang
     for scale, low, high in ((45, 4, 14), (15, 5, 14), (6, 6, 16), (3, 8, 26)):
         lung = lung + rng.uniform(low, high) * smooth_noise(rng, grid, scale)
@@ -191,8 +194,8 @@ def _draw_parenchyma(rng: np.random.Generator, shapes: Shapes) -> np.ndarray:
     return lung
 
 
-def _fissures(rng: np.random.Generator, shapes: Shapes):
-    """Signed distances to the oblique fissures and the horizontal one, and their side."""
+def _fissures(rng: np.random.Generator, shapes: Shapes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Signed distance (mm) to each fissure, and where it exists: 1, and 0 in the other lung."""
     x, y, z = shapes.canonical
     right = (shapes.side < 0).astype(np.float32)
     height = shapes.build.height
@@ -276,6 +279,7 @@ class _Bend:
 
 
 def _trunk(start, end, radius) -> Tree:
+    """A tree of one branch."""
     return Tree(np.array([start]), np.array([end]), np.array([radius]), np.array([0]))
 
 

@@ -19,27 +19,28 @@ from .smooth import interpolate, lattice_over, smooth_noise
 
 @dataclass(frozen=True)
 class Build:
-    """What differs between patients: lengths in mm."""
+    """What differs between patients; lengths in mm."""
 
-    width: float
-    depth: float
-    height: float
-    roundness: float
-    dome: float
-    left_dome: float
-    recess_side: float
-    recess_back: float
-    heart: np.ndarray
-    heart_radii: np.ndarray
-    mediastinum: float
-    muscle: float
-    fat: float
-    rib_pitch: float
-    rib_slope: float
-    blood: float
+    width: float  # half of the rib cage, from the middle to a side
+    depth: float  # half of it, from the middle to the back
+    height: float  # of the lungs
+    roundness: float  # exponent of the rib cage's outline; 2: an ellipse
+    dome: float  # where the diaphragm's top is, as a share of the height from above
+    left_dome: float  # how much lower the left dome is
+    recess_side: float  # how much lower than its domes the diaphragm is at the sides
+    recess_back: float  # and at the back
+    heart: np.ndarray  # (3,) its centre; z counts from where it rests on the diaphragm
+    heart_radii: np.ndarray  # (3,)
+    mediastinum: float  # half of its width
+    muscle: float  # thickness on the ribs
+    fat: float  # thickness over the muscles
+    rib_pitch: float  # from rib to rib
+    rib_slope: float  # rise of a rib towards the back, mm per mm
+    blood: float  # HU, with contrast agent in some patients
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Build:
+        """A patient by chance."""
         size = rng.uniform(0.86, 1.1)
         width = size * rng.uniform(122, 138)
         depth = size * rng.uniform(82, 104) + rng.choice([0, 10], p=[0.75, 0.25])
@@ -67,13 +68,19 @@ class Build:
 
 
 class Shapes:
-    """Signed distances on the fine grid, and where everything is."""
+    """Where everything is: float32 arrays (z, y, x) on the fine grid.
+
+    canonical: the coordinates x, y and z of each voxel, mm. Signed distances in mm, negative
+    inside: wall (the inner face of the rib cage), heart, aorta, middle (mediastinum and hila),
+    spine, lung (both of them), torso (skin). below: negative above the diaphragm. side: negative
+    on the patient's right. lattice: the coarse one, with world-aligned axes like the grid.
+    """
 
     def __init__(self, rng, build: Build, grid: Grid, tilt: Rotation):
+        """tilt: from canonical coordinates to LPS."""
         self.build, self.grid, self.tilt = build, grid, tilt
         self.lattice = lattice_over(grid, 4.0)
-        self.x, self.y, self.z = (self._fine_axis(k) for k in range(3))
-        self.canonical = self.x, self.y, self.z
+        self.canonical = tuple(self._fine_axis(k) for k in range(3))
         x, y, z = np.moveaxis(tilt.inv().apply(self.lattice.points().reshape(-1, 3)), 1, 0)
         x, y, z = (c.reshape(self.lattice.shape).astype(np.float32) for c in (x, y, z))
         # A smooth warp of space makes every patient crooked in their own way.
@@ -86,21 +93,21 @@ class Shapes:
         organs = np.minimum.reduce([heart, aorta, middle, spine - 4])
         lung = np.maximum.reduce([wall, -organs, below, 5 - np.abs(x - 3)])
         lung = self._normalised(ndimage.gaussian_filter(lung, 0.7, mode="nearest"))
-        torso = self._torso(x, y, z, wall)
-        for name, values in {
-            "wall": wall,
-            "heart": heart,
-            "aorta": aorta,
-            "middle": middle,
-            "spine": spine,
-            "below": below,
-            "lung": lung,
-            "torso": torso,
-            "side": x - 3,
-        }.items():
-            setattr(self, name, interpolate(np.clip(values, -60, 60), self.lattice, grid))
+        self.wall = self._fine(wall)
+        self.heart = self._fine(heart)
+        self.aorta = self._fine(aorta)
+        self.middle = self._fine(middle)
+        self.spine = self._fine(spine)
+        self.below = self._fine(below)
+        self.lung = self._fine(lung)
+        self.torso = self._fine(self._torso(x, y, wall))
+        self.side = self._fine(x - 3)
         # Ribs press a little on the lung, which gives its surface a texture.
         self.lung += 1.2 * np.exp(-((self.rib_height() / 7) ** 2)) * (np.abs(self.wall) < 6)
+
+    def _fine(self, values: np.ndarray) -> np.ndarray:
+        """Distances (mm) at the lattice's nodes, cut to 60 mm, on the fine grid."""
+        return interpolate(np.clip(values, -60, 60), self.lattice, self.grid)
 
     def _fine_axis(self, k: int) -> np.ndarray:
         """Canonical coordinate k of every voxel (z, y, x)."""
@@ -119,9 +126,9 @@ class Shapes:
 
     def rib_height(self) -> np.ndarray:
         """Height in mm over the middle line of the nearest rib, on the fine grid."""
-        build = self.build
-        phase = (self.z - build.rib_slope * self.y) / build.rib_pitch
-        return (phase - np.round(phase)) * build.rib_pitch
+        _, y, z = self.canonical
+        phase = (z - self.build.rib_slope * y) / self.build.rib_pitch
+        return (phase - np.round(phase)) * self.build.rib_pitch
 
     def _level(self, z):
         """0 at the top of the lungs, 1 at their lowest point."""
@@ -133,6 +140,7 @@ class Shapes:
         return value / np.clip(slope, 0.3, 3)
 
     def _chest(self, x, y, z):
+        """The inner face of the rib cage: a rounded ring at each height, closed at the top."""
         build = self.build
         level = self._level(z)
         rise = np.clip(level, 0.002, 1)
@@ -158,6 +166,7 @@ class Shapes:
         return self._normalised(top - z)
 
     def _middle(self, x, y, z):
+        """Heart, aorta with its arch, mediastinum with the hila, and spine."""
         build = self.build
         level = self._level(z)
         dome = build.height * (0.5 - build.dome)
@@ -194,7 +203,8 @@ class Shapes:
         spine = np.hypot(x / 21, (y - 0.86 * build.depth) / 24) * 22 - 22
         return heart, aorta, middle, spine
 
-    def _torso(self, x, y, z, wall):
+    def _torso(self, x, y, wall):
+        """The skin: a cylinder that holds the rib cage and the muscles beside the spine."""
         build = self.build
         a = build.width + build.muscle + build.fat
         b = build.depth + 0.6 * build.muscle + build.fat

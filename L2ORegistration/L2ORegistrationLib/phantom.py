@@ -93,7 +93,7 @@ def make_pair(
         array = np.where(mask[..., None], motion_fine, body_fine)
         states = (image, mask), (inspiration, lungs)
     field = DisplacementField(array.astype(np.float32), still)
-    landmarks = _landmarks(anatomy, motion_fine, field, states[0][1], states[1][1], swap)
+    landmarks = _landmarks(anatomy, motion_fine, field, states[0][1], swap)
 
     (fixed, fixed_lungs), (moving, moving_lungs) = states
     fixed, moving = (_scanned(rng, state, noise_hu) for state in (fixed, moving))
@@ -239,6 +239,7 @@ def _stretch(motion, lattice: Grid) -> np.ndarray:
 
 
 def _fine(motion, lattice: Grid, grid: Grid) -> np.ndarray:
+    """Motion at the lattice nodes, (z, y, x, 3) in mm, interpolated on the grid."""
     return np.stack([interpolate(motion[..., k], lattice, grid) for k in range(3)], axis=-1)
 
 
@@ -246,13 +247,13 @@ def _moved(rng, anatomy: Anatomy, motion, body_motion, stretch, density: bool):
     """The other state: HU (z, y, x) and its lung mask; both layers sampled where they come from."""
     grid = anatomy.image.grid
     points = _index_points(motion, grid)
-    inside = _sampled(anatomy.inside, points, 1)
-    body = _sampled(anatomy.body, _index_points(body_motion, grid), 1)
+    inside = _sampled(anatomy.inside, points)
+    body = _sampled(anatomy.body, _index_points(body_motion, grid))
     share = np.where(inside > 0.004, inside, 0)
-    air = 1000.0  # the layers are mixed in densities: HU + 1000
-    image = (1 - share) * (body + air)
+    to_density = 1000.0  # the layers are mixed in densities: HU + 1000
+    image = (1 - share) * (body + to_density)
 
-    lung = anatomy.image.array + air - (1 - anatomy.inside) * (anatomy.body + air)
+    lung = anatomy.image.array + to_density - (1 - anatomy.inside) * (anatomy.body + to_density)
     found = share > 0
     box = ndimage.find_objects((anatomy.inside > 0).astype(np.uint8))[0]
     box = tuple(slice(max(s.start - 8, 0), s.stop + 8) for s in box)
@@ -271,14 +272,15 @@ def _moved(rng, anatomy: Anatomy, motion, body_motion, stretch, density: bool):
         airy = np.clip((600 - value / np.maximum(share[found], 0.1)) / 400, 0, 1)
         value = value * (1 + (change - 1) * airy)
     image[found] += np.maximum(value, 0)
-    return (image - air).astype(np.float32), inside > 0.5
+    return (image - to_density).astype(np.float32), inside > 0.5
 
 
 def _scanned(rng, state: np.ndarray, noise_hu: float | None) -> np.ndarray:
     """The state as a scanner shows it: its kernel's blur and its noise (z, y, x)."""
-    drawn = np.exp(rng.uniform(np.log(10), np.log(50))), rng.uniform(0.3, 0.8), rng.uniform(0.4, 1)
+    # Drawn in any case, so that the noise asked for changes nothing that is drawn later.
+    sd = np.exp(rng.uniform(np.log(10), np.log(50)))
+    blur, grain = rng.uniform(0.3, 0.8), rng.uniform(0.4, 1)  # voxels
     seed = rng.integers(2**32)
-    sd, blur, grain = drawn
     if noise_hu == 0:
         return state.astype(np.float32)
     sd = sd if noise_hu is None else noise_hu
@@ -288,7 +290,7 @@ def _scanned(rng, state: np.ndarray, noise_hu: float | None) -> np.ndarray:
     return (scanned + noise * np.float32(sd / noise.std())).astype(np.float32)
 
 
-def _landmarks(anatomy, motion, field, fixed_lungs, moving_lungs, swap):
+def _landmarks(anatomy, motion, field, fixed_lungs, swap):
     """Branch points in fixed and moving, where the whole neighbourhood belongs to the lung."""
     grid = field.grid
     u = DisplacementField(motion, grid)
@@ -314,7 +316,7 @@ def _inverted(motion, lattice: Grid) -> np.ndarray:
     back = -motion
     for _ in range(60):
         points = _index_points(back, lattice)
-        found = np.stack([_sampled(-motion[..., k], points, 1) for k in range(3)], axis=-1)
+        found = np.stack([_sampled(-motion[..., k], points) for k in range(3)], axis=-1)
         change = np.abs(found - back).max()
         back = found
         if change < 10 * _TOLERANCE:
@@ -331,7 +333,7 @@ def _inverted_fine(motion, motion_fine, lattice: Grid, grid: Grid, where) -> np.
     active = np.arange(len(place))
     for _ in range(200):
         points = (place[active] + (value[active] / scale)[:, ::-1]).T
-        found = -np.stack([_sampled(motion_fine[..., k], points, 1) for k in range(3)], axis=-1)
+        found = -np.stack([_sampled(motion_fine[..., k], points) for k in range(3)], axis=-1)
         miss = np.abs(found - value[active]).max(axis=1)
         value[active] = found
         active = active[miss > _TOLERANCE]
@@ -349,5 +351,6 @@ def _index_points(motion, grid: Grid) -> np.ndarray:
     return index
 
 
-def _sampled(array, points, order: int) -> np.ndarray:
-    return ndimage.map_coordinates(array, points, order=order, mode="nearest", prefilter=False)
+def _sampled(array, points) -> np.ndarray:
+    """Values at array indices (3, ...), linear; beyond the array its edge continues."""
+    return ndimage.map_coordinates(array, points, order=1, mode="nearest")
