@@ -9,6 +9,7 @@ import typer
 
 from ..commands.console import checked_folder, made, messages, print_json
 from ..commands.console import output as out
+from ..commands.data import read_datasets
 from ..errors import InputError
 
 
@@ -52,6 +53,7 @@ def benchmark(
     images in memory, GB the peak of its process. Writes table.md, cases.csv, iterations.csv and
     iterations.png; they are complete up to the last case when the run is stopped.
     """
+    from ..training.datasets import DATASETS
     from . import figure, table
     from .methods import chosen
     from .peers import missing
@@ -60,58 +62,27 @@ def benchmark(
     rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
     if peers and missing():
         raise InputError(f"--peers needs {' and '.join(missing())}: pip install them.")
-    datasets = _datasets(data, cases, skip)
+    datasets = read_datasets(data, cases, skip, tuple(DATASETS))
     folder = made(checked_folder(folder))
     options = {"model": model, "device": device, "threads": threads}
     runs = []
     for done in run(datasets, rows, options):
         runs.append(done)
         if not quiet:
-            _tell(done)
+            tell(done)
         if done.method == rows[-1]:
             table.write(runs, folder)
             figure.draw(runs, folder / "iterations.png")
     if as_json:
         print_json({"folder": str(folder), "results": table.summary(runs)})
     else:
-        _show(runs, folder)
+        show(runs, folder)
     if any("error" in done.result for done in runs):
         raise typer.Exit(1)
 
 
-def _datasets(data: list[str], cases: str | None, skip: bool) -> dict:
-    """The cases of each column. Raises InputError for data that is not there."""
-    from ..training.datasets import DATASETS, case_names, load_dataset
-
-    wanted = [name.strip() for name in cases.split(",")] if cases else None
-    columns, known = {}, set()
-    for item in data:
-        name, _, folder = item.partition("=")
-        if name not in DATASETS or not folder:
-            raise InputError(f"--data needs NAME=FOLDER with a NAME of {', '.join(DATASETS)}.")
-        column = Path(folder).resolve().name if name == "pairs" else DATASETS[name].title
-        if column in columns:
-            raise InputError(f"There are two data sets {column}: measure them one after the other.")
-        columns[column] = name, folder
-        known.update(case_names(name, folder))
-    unknown = set(wanted or ()) - known
-    if unknown:
-        raise InputError(f"No data set has a case {', '.join(sorted(unknown))}: check --cases.")
-    found = {}
-    for column, (name, folder) in columns.items():
-        chosen = wanted and [case for case in case_names(name, folder) if case in wanted]
-        if chosen != []:
-            found[column] = load_dataset(
-                name,
-                folder,
-                "skip" if skip else "stop",
-                cases=chosen,
-                on_skip=lambda text: messages.print(text, style="yellow", markup=False),
-            )
-    return found
-
-
-def _tell(run) -> None:
+def tell(run) -> None:
+    """Print a line on stderr about one run."""
     from .table import METHODS, case_row
 
     row = case_row(run)
@@ -124,7 +95,8 @@ def _tell(run) -> None:
     messages.print(f"{line}{error}{row['seconds']:.1f} s{memory}", markup=False, soft_wrap=True)
 
 
-def _show(runs: list, folder: Path) -> None:
+def show(runs: list, folder: Path) -> None:
+    """Print the tables of these runs and the folder in which they are."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
