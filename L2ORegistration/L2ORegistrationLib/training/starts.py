@@ -1,0 +1,125 @@
+"""What a training rollout starts from: a part of a prepared pair and a field, good or bad."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..engine.learned import LearnedOptimiser
+from ..engine.pyramid import Level
+from ..engine.update_network import smooth
+from .config import TrainingConfig
+from .prepared import PreparedPair
+
+
+def paper_start(pair: PreparedPair, config: TrainingConfig, rng):
+    """A crop of the paper's level and the field it starts from: the paper's augmentation.
+
+    Nothing, the pre-registration (here the search), half of it, its mean with the truth, and the
+    same with noise.
+    """
+    crop = random_crop(pair.distances[0].float() < 0, config.crop, rng)
+    level = pair.paper_level(crop)
+    whole = pair.level(1)
+    search = whole.sample_field(pair.search)
+    truth = scattered(whole, pair.points, pair.targets)
+    choice = int(rng.integers(5))
+    start = (0 * search, search, 0.5 * search, (search + truth) / 2, (search + truth) / 2)[choice]
+    size = pair.distances[0].shape
+    start = F.interpolate(start[None], size=size, mode="trilinear", align_corners=False)[0]
+    field = start[(slice(None), *crop)]
+    return level, field + _smooth_noise(rng, level, 1.0) if choice == 4 else field
+
+
+def pyramid_start(network, pair: PreparedPair, kind: int, config: TrainingConfig, rng, device):
+    """A level (0: whole and coarse, 1: crop, 2: fine crop) and the field it starts from."""
+    if kind == 0:
+        level = pair.level(0)
+        return level, _coarse_start(pair, level, rng)
+    whole = pair.level(1)
+    if kind == 1:
+        field = _fine_start(network, pair, whole, rng, device)
+        crop = random_crop(whole.distance[0] < 0, config.crop, rng)
+        return whole.cropped(crop), field[(slice(None), *crop)]
+    truth = scattered(whole, pair.points, pair.targets)
+    size = pair.distances[0].shape
+    truth = F.interpolate(truth[None], size=size, mode="trilinear", align_corners=False)[0]
+    crop = random_crop(pair.distances[0].float() < 0, config.crop, rng)
+    level = pair.fine_level(crop)
+    field = truth[(slice(None), *crop)]
+    return level, field + _smooth_noise(rng, level, rng.uniform(0.2, 2.0))
+
+
+def _coarse_start(pair: PreparedPair, level: Level, rng) -> torch.Tensor:
+    """Zero, the search's result, or noisy mixtures of it with nothing and with the truth."""
+    choice = rng.random()
+    zero = torch.zeros_like(pair.search)
+    if choice < 0.4:
+        return zero
+    if choice < 0.6:
+        return pair.search
+    truth = scattered(level, pair.points, pair.targets)
+    a, b = rng.uniform(0, 1, 2)
+    mixture = pair.search * (a * (1 - b)) + truth * b
+    return mixture + _smooth_noise(rng, level, rng.uniform(0, 1.0))
+
+
+def _fine_start(network, pair: PreparedPair, level: Level, rng, device) -> torch.Tensor:
+    """The coarse level's result, the search's, or a mixture with the truth, and smooth noise."""
+    choice = rng.random()
+    if choice < 0.6:
+        coarse = pair.level(0).to(device)
+        start = (0 * pair.search if choice < 0.2 else pair.search).to(device)
+        with torch.no_grad():
+            for start, _ in LearnedOptimiser(network, safeguard=False).iterate(coarse, start, 6):  # noqa: B007, B020
+                pass
+        field = level.sample_field(start.cpu())
+    elif choice < 0.75:
+        field = level.sample_field(pair.search)
+    else:
+        truth = scattered(level, pair.points, pair.targets)
+        a = rng.uniform(0, 1)
+        field = level.sample_field(pair.search) * a + truth * (1 - a)
+    if rng.random() < 0.4:
+        field = field + _smooth_noise(rng, level, rng.uniform(0, 1.2))
+    return field
+
+
+def scattered(level: Level, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Keypoint displacements spread over the level's field grid, (3, d, h, w) in mm."""
+    index = ((points - points.new_tensor(level.origin)) / level.spacing).round().long()
+    last = torch.tensor(level.shape[::-1]) - 1
+    keep = ((index >= 0) & (index <= last)).all(dim=1)
+    x, y, z = index[keep].unbind(1)
+    flat = (z * level.shape[1] + y) * level.shape[2] + x
+    dense = torch.zeros((level.distance.numel(), 4))
+    rows = torch.cat((targets[keep], torch.ones((len(flat), 1))), dim=1)
+    dense.index_add_(0, flat, rows)
+    dense = dense.T.reshape(1, 4, *level.shape)
+    blurred = dense
+    for _ in range(12):
+        blurred = smooth(blurred)
+    near = smooth(dense)
+    filled = near + 1e-3 * blurred + 1e-9 * blurred.mean(dim=(2, 3, 4), keepdim=True)
+    return filled[0, :3] / filled[0, 3:].clamp(min=1e-12)
+
+
+def _smooth_noise(rng, level: Level, sd_voxels: float) -> torch.Tensor:
+    """A smooth random field (3, d, h, w) in mm, sd in field voxels, a few voxels wide."""
+    coarse = [max(2, int(np.ceil(n / rng.uniform(3, 8)))) for n in level.shape]
+    noise = torch.from_numpy(rng.standard_normal((1, 3, *coarse)).astype(np.float32))
+    noise = F.interpolate(noise, size=level.shape, mode="trilinear", align_corners=False)[0]
+    return smooth(noise[None])[0] * (sd_voxels * level.spacing)
+
+
+def random_crop(mask: torch.Tensor, size: int, rng) -> tuple[slice, slice, slice]:
+    """A box of at most size^3 voxels around a random voxel of the mask (z, y, x)."""
+    index = mask.nonzero()
+    centre = index[rng.integers(len(index))].tolist()
+    crop = []
+    for c, n in zip(centre, mask.shape):
+        length = min(size, n)
+        first = min(max(c - length // 2 + int(rng.integers(-4, 5)), 0), n - length)
+        crop.append(slice(first, first + length))
+    return tuple(crop)
