@@ -28,9 +28,12 @@ def test_every_package_is_installed():
         for path in LIBRARY.rglob("__init__.py")
     }
     setuptools = project()["tool"]["setuptools"]
-    assert set(setuptools["packages"]) == found | {"L2ORegistrationLib.weights"}
-    weights = ROOT / setuptools["package-dir"]["L2ORegistrationLib.weights"]
-    assert {path.suffix for path in weights.iterdir()} == {".json", ".pt"}
+    resources = {"weights": {".json", ".pt"}, "experiments": {".toml"}}
+    names = {f"L2ORegistrationLib.{name}": kinds for name, kinds in resources.items()}
+    assert set(setuptools["packages"]) == found | set(names)
+    for name, suffixes in names.items():
+        folder = ROOT / setuptools["package-dir"][name]
+        assert {path.suffix for path in folder.iterdir()} == suffixes
 
 
 def test_every_direct_dependency_is_pinned():

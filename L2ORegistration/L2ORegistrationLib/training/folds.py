@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from ..errors import InputError
+from .cases import Case
+from .datasets import DATASETS
 
 T = TypeVar("T")
 
@@ -18,6 +21,51 @@ TEST_FOLDS = (
     (8, 9, 14, 19),
 )
 PAIRS = 28
+SETS = ("copd", "4dct", "empire10")  # in this order
+
+Columns = dict[str, list[Case]]  # cases by the title of their data set
+
+
+@dataclass(frozen=True)
+class Fold:
+    """number: from 1; training, test: the cases of its data sets, none in both."""
+
+    number: int
+    training: Columns
+    test: Columns
+
+
+def folds_of(datasets: Mapping[str, Sequence[Case]]) -> list[Fold]:
+    """The folds of data sets, which are given by title.
+
+    Raises InputError where COPDgene or 4DCT is missing, or something that has no place in a fold
+    is given.
+    """
+    titles = {name: DATASETS[name].title for name in SETS}
+    missing = [name for name in ("copd", "4dct") if not datasets.get(titles[name])]
+    if missing:
+        raise InputError(
+            "Folds are made of DIR-Lab COPDgene and 4DCT, and of EMPIRE10 where it is there: "
+            f"give --data {' and --data '.join(f'{name}=FOLDER' for name in missing)} as well."
+        )
+    others = set(datasets) - set(titles.values())
+    if others:
+        raise InputError(
+            f"{', '.join(sorted(others))} has no place in the folds of COPDgene, 4DCT and "
+            "EMPIRE10: leave it out, or train without folds."
+        )
+    cases = [(title, case) for title in titles.values() for case in datasets.get(title, ())]
+    return [
+        Fold(number, _grouped(training), _grouped(test))
+        for number, (training, test) in enumerate(folds(cases), start=1)
+    ]
+
+
+def _grouped(cases: Sequence[tuple[str, Case]]) -> Columns:
+    columns: Columns = {}
+    for title, case in cases:
+        columns.setdefault(title, []).append(case)
+    return columns
 
 
 def folds(cases: Sequence[T]) -> list[tuple[list[T], list[T]]]:

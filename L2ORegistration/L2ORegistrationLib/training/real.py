@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from ..errors import InputError
 from ..lungs import lung_mask
-from .cases import Case
+from .cases import Case, naming
 from .keypoints import find_keypoints
 from .prepared import PreparedPair, prepare
 
@@ -31,7 +31,7 @@ def real_pairs(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for case in cases:
-        path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', case.name)}.pt"
+        path = folder / f"{quote(case.name, safe='')}.pt"  # a name of its own for every case
         try:
             if not path.exists():
                 prepare_case(case).save(path)
@@ -49,13 +49,12 @@ def real_pairs(
 def prepare_case(case: Case) -> PreparedPair:
     """Read a case and prepare it with its keypoints (None: found now, which takes a minute).
 
-    Expert landmarks are left for measuring. Raises InputError where a file is damaged, no lung is
-    found or nothing corresponds.
+    Expert landmarks are left for measuring. Raises InputError, naming the case, where a file is
+    damaged, no lung is found or nothing corresponds.
     """
     images = case.fixed(), case.moving()
-    masks = [
-        read() if read is not None else lung_mask(image)
-        for read, image in zip((case.fixed_mask, case.moving_mask), images, strict=True)
-    ]
-    keypoints = case.keypoints or find_keypoints(*images, *masks)
-    return prepare(*images, *masks, *keypoints)
+    given = [read and read() for read in (case.fixed_mask, case.moving_mask)]
+    with naming(case.name):
+        masks = [mask or lung_mask(image) for mask, image in zip(given, images)]
+        keypoints = case.keypoints or find_keypoints(*images, *masks)
+        return prepare(*images, *masks, *keypoints)

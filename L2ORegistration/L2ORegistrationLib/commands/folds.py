@@ -1,0 +1,84 @@
+"""Cross-validation: each fold's weights are trained, then measured on the cases left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..paths import atomic
+
+if TYPE_CHECKING:
+    from ..benchmark.run import Run
+    from ..training.cases import Case
+    from ..training.folds import Fold
+    from .experiment import Experiment
+
+METHODS = ("initial", "l2o")  # groups of benchmark.methods; other ones don't differ by fold
+
+
+def cross_validate(
+    datasets: dict[str, list[Case]],
+    only: int | None,
+    experiment: Experiment,
+    options: dict[str, Any],
+) -> list[Run]:
+    """Train and measure all folds, or one; tables over all folds measured so far.
+
+    A fold has its own folder fold-K; what is trained and measured there is kept. options: device
+    and threads of the measured registrations. Returns the runs in the tables, in the first process
+    only. Raises InputError where the data makes no folds.
+    """
+    from ..benchmark import figure, table
+    from ..training.folds import folds_of
+
+    folds = folds_of(datasets)
+    for fold in folds:
+        if only in (None, fold.number):
+            folder = _folder(experiment, fold)
+            card = experiment.train(fold.training, folder, folder.name)
+            experiment.workers.shared(lambda f=fold, c=card: _measure(experiment, f, c, options))
+    if not experiment.workers.first:
+        return []
+    stored = (_stored(_folder(experiment, fold)) for fold in folds)
+    runs = [run for _, found in stored for run in found]
+    table.write(runs, experiment.folder)
+    figure.draw(runs, experiment.folder / "iterations.png")
+    return runs
+
+
+def _folder(experiment: Experiment, fold: Fold) -> Path:
+    return experiment.folder / f"fold-{fold.number}"
+
+
+def _measure(experiment: Experiment, fold: Fold, card, options: dict[str, Any]) -> None:
+    """Measure the test cases with the fold's weights, unless that was done without a failure."""
+    from ..benchmark.command import tell
+    from ..benchmark.methods import chosen
+    from ..benchmark.run import run
+
+    folder = _folder(experiment, fold)
+    weights, runs = _stored(folder)
+    if weights == card.sha256 and not any("error" in run.result for run in runs):
+        return
+    options = {**options, "model": str((folder / f"{folder.name}.pt").resolve())}
+    runs = []
+    for done in run(fold.test, chosen(list(METHODS), False), options):
+        runs.append(done)
+        if experiment.shown:
+            tell(done)
+    content = {"weights": card.sha256, "runs": [asdict(run) for run in runs]}
+    with atomic(folder / "runs.json") as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _stored(folder: Path) -> tuple[str | None, list[Run]]:
+    """The checksum of the weights measured in this folder, and what was measured; or nothing."""
+    from ..benchmark.run import Run
+
+    path = folder / "runs.json"
+    if not path.exists():
+        return None, []
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["weights"], [Run(**run) for run in content["runs"]]

@@ -1,0 +1,92 @@
+"""A training in its folder: checkpoint, log and record of the data, and in the end the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+from ..engine.models import ModelCard, export_model
+from ..errors import InputError
+from ..files import atomic
+from . import card
+from .config import TrainingConfig
+from .log import FILE, TrainingLog, read_log, recent_errors
+from .loop import Progress, check_checkpoint, load_checkpoint, new_network, train
+from .workers import Workers
+
+CHECKPOINT, DATA = "checkpoint.pt", "data.json"
+Pairs = dict[str, list[Path]]  # files of prepared pairs by the title of their data set
+
+
+def run(
+    folder: Path, pairs: Pairs, config: TrainingConfig, device: str, workers: Workers
+) -> Iterator[Progress]:
+    """Train in this folder, which exists, or continue there; yields every rollout.
+
+    Raises InputError where the folder's checkpoint was made with other settings or other data.
+    """
+    step = check_checkpoint(folder / CHECKPOINT, config)
+    files = [path for paths in pairs.values() for path in paths]
+    steps = train(files, folder / CHECKPOINT, config, device, workers)
+    if not workers.first:
+        yield from steps
+        return
+    _record_data(folder / DATA, _names(pairs), continued=step > 0)
+    with TrainingLog(folder, step) as log:
+        for progress in steps:
+            log.add(progress)
+            yield progress
+
+
+def export(
+    folder: Path,
+    name: str,
+    pairs: Pairs,
+    config: TrainingConfig,
+    device: str,
+    licence: str | None = None,
+) -> ModelCard:
+    """Write the checkpoint's network as weights NAME.pt with their card, which is returned.
+
+    licence: None for what `card.licence` says of this data.
+    """
+    state = load_checkpoint(folder / CHECKPOINT)
+    network = new_network(config)
+    network.load_state_dict(state["network"])
+    data = _names(pairs)
+    return export_model(
+        network,
+        folder / f"{name}.pt",
+        version="1",
+        licence=licence or card.licence(data),
+        iterations=(config.iterations[1],) * (1 if config.variant == "paper" else 2),
+        trained_iterations=config.iterations,
+        facts=card.facts(
+            data,
+            config,
+            steps=state["step"],
+            seconds=state.get("seconds", 0.0),
+            device=device,
+            errors=recent_errors(read_log(folder / FILE)),
+        ),
+    )
+
+
+def _names(pairs: Pairs) -> dict[str, list[str]]:
+    return {title: [unquote(path.stem) for path in paths] for title, paths in pairs.items()}
+
+
+def _record_data(path: Path, data: dict[str, list[str]], continued: bool) -> None:
+    """Note which pairs are trained on. Raises InputError where the checkpoint had others."""
+    if continued and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != data:
+            counts = ", ".join(f"{title}: {len(names)} pairs" for title, names in before.items())
+            raise InputError(
+                f"{path.parent} was trained on other data ({counts}): give the same to continue, "
+                "or choose another folder."
+            )
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
