@@ -223,7 +223,6 @@ def _grow_trees(rng: np.random.Generator, shapes: Shapes, detail: float) -> dict
     density = rng.uniform(0.7, 1.3)
     leaf = rng.uniform(0.23, 0.31)
     carina = np.array([3.0, 12.0, 30.0])
-    slope, bend = 1.4, 5.0
     for sign in (-1, 1):
         own = nodes[np.sign(canonical[:, 0] - 3) == sign]
         if len(own) < 8:
@@ -233,9 +232,9 @@ def _grow_trees(rng: np.random.Generator, shapes: Shapes, detail: float) -> dict
             count = int(max(8, detail * density * len(own) * 64 / 420))
             targets = own[rng.choice(len(own), min(count, len(own)), replace=False)]
             local = shapes.tilt.inv().apply(targets)
-            lobe = (local[:, 2] > slope * (local[:, 1] - bend)).astype(int)
-            if kind == "vein":
-                lobe = (local[:, 2] > 0).astype(int)
+            # Arteries divide along the oblique fissure, veins into upper and lower ones.
+            border = 1.4 * (local[:, 1] - 5.0) if kind == "artery" else 0.0
+            lobe = (local[:, 2] > border).astype(int)
             root = shapes.to_world(hilum + np.array(offset))
             tree = grow_tree(rng, root, targets, groups=lobe, leaf_radius=leaf / detail**0.385)
             heart = hilum + offset - [sign * 26.0, 8.0, 2.0]
@@ -247,8 +246,8 @@ def _grow_trees(rng: np.random.Generator, shapes: Shapes, detail: float) -> dict
                 ]
     top = shapes.to_world(np.array([2.0, 16.0, build.height / 2 + 40]))
     trees["airway"].append(_trunk(shapes.to_world(carina), top, 8.5))
-    bend = _Bend(rng, lattice)
-    return {kind: _joined([bend(tree) for tree in parts]) for kind, parts in trees.items()}
+    bent = _Bend(rng, lattice)
+    return {kind: _joined([bent(tree) for tree in parts]) for kind, parts in trees.items()}
 
 
 class _Bend:

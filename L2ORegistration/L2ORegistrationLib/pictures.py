@@ -13,10 +13,11 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, Locator, LogLocator, NullLocator
 
 from .assessment import Pairs, by_step
 from .evaluation import jacobian_determinant
@@ -109,21 +110,23 @@ def deformation(result: Result) -> Figure:
     for row, norm, name, label in zip(axes, norms, maps, labels, strict=True):
         bar = figure.colorbar(ScalarMappable(norm, name), ax=list(row), shrink=0.85, extend="both")
         bar.set_label(label, color=_INK)
-        if isinstance(norm, LogNorm):
-            bar.ax.yaxis.set_major_locator(FixedLocator([0.4, 0.6, 1.0, 1.6, 2.5]))
-            bar.ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-            bar.ax.yaxis.set_minor_locator(NullLocator())
+    _plain_ticks(bar.ax.yaxis, FixedLocator([0.4, 0.6, 1.0, 1.6, 2.5]))  # of the Jacobian
     return figure
 
 
 def curves(results: dict[str, Result], pairs: Pairs | None = None) -> Figure:
     """Dissimilarity and, with landmark pairs, mean error over iterations and over seconds."""
     runs = {name: by_step(result, pairs, regularity=False) for name, result in results.items()}
-    quantities = [("mean dissimilarity in the lungs", lambda row: row["dissimilarity"])]
+
+    def dissimilarity(row: dict) -> float:
+        return row["dissimilarity"]
+
+    def error(row: dict) -> float:
+        return max(row["tre"]["mean"], _LEAST_MM)
+
+    quantities = [("mean dissimilarity in the lungs", dissimilarity)]
     if pairs is not None:
-        quantities.append(
-            ("mean landmark error (mm)", lambda row: max(row["tre"]["mean"], _LEAST_MM))
-        )
+        quantities.append(("mean landmark error (mm)", error))
     figure = Figure(figsize=(11, 3.1 * len(quantities)), layout="constrained")
     axes = figure.subplots(len(quantities), 2, sharey="row", sharex="col", squeeze=False)
     for line, (label, value) in zip(axes, quantities, strict=True):
@@ -134,23 +137,13 @@ def curves(results: dict[str, Result], pairs: Pairs | None = None) -> Figure:
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
     if pairs is not None:
-        errors = [quantities[1][1](row) for rows in runs.values() for row in rows]
-        initial = errors[0]
-        for axis in axes[1]:
-            axis.axhline(initial, color="0.5", lw=0.8, ls="--")
-        where = axes[1, 0].get_yaxis_transform()  # x as a fraction of the axis, y in mm
-        axes[1, 0].text(0.98, initial, "initial", transform=where, ha="right", va="bottom")
-        axes[1, 0].set_ylim(0.8 * min(errors), 1.25 * max(errors))
-        axes[1, 0].set_yscale("log")
-        axes[1, 0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes[1, 0].yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axes[1, 0].yaxis.set_minor_locator(NullLocator())
+        _scale_errors(axes[1], [error(row) for rows in runs.values() for row in rows])
     counts = [len(rows) for rows in runs.values()]
-    if max(counts) > 3 * min(counts):
+    if max(counts) > 3 * min(counts):  # the short run, too, shall be seen
         axes[0, 0].set_xscale("symlog", linthresh=10, linscale=0.6)
         axes[0, 0].set_xlim(-0.5, max(counts) * 1.1)
-        axes[0, 0].xaxis.set_major_locator(FixedLocator([0, 2, 5, 10, 20, 50, 100, 200, 500, 1000]))
-        axes[0, 0].xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ticks = FixedLocator([0, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
+        _plain_ticks(axes[0, 0].xaxis, ticks)
     axes[0, 0].legend(frameon=False)
     axes[-1, 0].set_xlabel("iteration (0: start)", color=_INK)
     axes[-1, 1].set_xlabel("seconds", color=_INK)
@@ -191,7 +184,30 @@ def _panels(planes: list[Plane], count: int, transpose: bool = False):
     return figure, axes
 
 
+def _plain_ticks(axis: Axis, locator: Locator) -> None:
+    """Ticks at these places alone, with numbers as one writes them by hand."""
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _scale_errors(line: np.ndarray, errors: list[float]) -> None:
+    """A logarithmic scale for a line of axes that holds these errors (mm), the initial one first.
+
+    The initial error, from which no curve starts, gets a dashed line.
+    """
+    initial = errors[0]
+    for axis in line:
+        axis.axhline(initial, color="0.5", lw=0.8, ls="--")
+    where = line[0].get_yaxis_transform()  # x as a fraction of the axis, y in mm
+    line[0].text(0.98, initial, "initial", transform=where, ha="right", va="bottom")
+    line[0].set_ylim(0.8 * min(errors), 1.25 * max(errors))
+    line[0].set_yscale("log")
+    _plain_ticks(line[0].yaxis, LogLocator(subs=(1, 2, 5)))
+
+
 def _shades(values: np.ndarray) -> np.ndarray:
+    """Values in HU as shades of the window, 0 (black) to 1 (white); NaN stays."""
     low, high = _WINDOW
     return np.clip((values - low) / (high - low), 0, 1)
 
@@ -221,18 +237,17 @@ def _draw_run(axes, rows: list[dict], value: Callable, colour: str, name: str) -
                 axis.axvline((x[i - 1] + x[i]) / 2, color=colour, lw=0.7, ls=":", alpha=0.7)
 
 
-def _draw_map(axis, plane: Plane, result, values: Volume, norm, name: str, folds: bool) -> None:
+def _draw_map(
+    axis, plane: Plane, result: Result, values: Volume, norm, colours: str, folds: bool
+) -> None:
+    """Values in the lungs over the fixed image; folds: mark where they are not positive."""
     axis.imshow(
         _shades(result.fixed.sample(plane.points, outside=_AIR)), cmap="gray", vmin=0, vmax=1
     )
-    inside = result.fixed_mask.sample(plane.points, order=0, outside=0.0) > 0
-    sampled = values.sample(plane.points)
-    axis.imshow(np.ma.masked_where(~inside, sampled), cmap=name, norm=norm, interpolation="nearest")
-    if folds and (inside & (sampled <= 0)).any():
-        axis.imshow(
-            np.ma.masked_where(~(inside & (sampled <= 0)), np.ones(inside.shape)),
-            cmap="autumn",
-            vmin=1,
-            vmax=2,
-            interpolation="nearest",
-        )
+    outside = result.fixed_mask.sample(plane.points, order=0, outside=0.0) == 0
+    shown = np.ma.masked_where(outside, values.sample(plane.points))
+    axis.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")
+    folded = (shown <= 0).filled(False)
+    if folds and folded.any():
+        marks = np.ma.masked_where(~folded, np.ones(folded.shape))
+        axis.imshow(marks, cmap="autumn", vmin=1, vmax=2, interpolation="nearest")
