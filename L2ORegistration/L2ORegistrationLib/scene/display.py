@@ -122,6 +122,7 @@ def _slice(scene, name: str):
 
 
 def _set(composite, background, foreground, opacity: float) -> None:
+    """Show two volume nodes (None: an empty layer); opacity of the foreground, 0 to 1."""
     composite.SetBackgroundVolumeID(background.GetID() if background else None)
     composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
     composite.SetForegroundOpacity(opacity)

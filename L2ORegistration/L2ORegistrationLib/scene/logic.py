@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from .. import evaluation
 from ..errors import InputError
+from ..geometry import Volume
 from ..job import Failed, Finished
 from . import display, landmarks, nodes, transforms, volumes
 from .curve import Curve
@@ -119,22 +120,19 @@ class SceneLogic:
 
     def updateOutputs(self, transform, outputVolume=None, outputJacobian=None) -> None:
         """Warped volume in the fixed geometry and Jacobian determinant, of the shown iteration."""
-        field = transforms.field_of(transform)
         if outputVolume is not None:
             fixed, moving = self._images(transform)
-            source = volumes.to_volume(moving, below=transform)
-            warped = volumes.warp(source, field, volumes.grid_of(fixed))
+            warped = self._warped(fixed, moving, transform)
             window = volumes.window_of(moving)
             volumes.set_volume(outputVolume, warped, like=fixed, window=window)
         if outputJacobian is not None:
+            field = transforms.field_of(transform)
             display.show_jacobian(outputJacobian, evaluation.jacobian_determinant(field))
 
     def checkerboard(self, transform, output, squares: int = 8) -> None:
         """Fill a volume node with squares of the fixed and of the warped moving volume."""
         fixed, moving = self._images(transform)
-        source = volumes.to_volume(moving, below=transform)
-        warped = volumes.warp(source, transforms.field_of(transform), volumes.grid_of(fixed))
-        display.checkerboard(fixed, warped, output, squares)
+        display.checkerboard(fixed, self._warped(fixed, moving, transform), output, squares)
 
     def evaluate(self, transform, fixedLandmarks, movingLandmarks) -> landmarks.Evaluation:
         """Landmark errors of the shown iteration: tables, coloured lines, and the curve's TRE."""
@@ -163,7 +161,14 @@ class SceneLogic:
         return history
 
     @staticmethod
+    def _warped(fixed, moving, transform) -> Volume:
+        """The moving volume as the transform shows it, in the fixed geometry."""
+        source = volumes.to_volume(moving, below=transform)
+        return volumes.warp(source, transforms.field_of(transform), volumes.grid_of(fixed))
+
+    @staticmethod
     def _images(transform) -> tuple:
+        """The (fixed, moving) volume nodes that the transform registered."""
         images = transforms.roles(transform)
         if None in images:
             raise InputError(
@@ -173,6 +178,7 @@ class SceneLogic:
 
 
 def _exception(event: Failed) -> Exception:
+    """What register() raises: InputError for what the user can mend, else RuntimeError."""
     if isinstance(event.error, InputError) or event.error is None:
         return InputError(event.message)
     return RuntimeError(event.message)

@@ -46,11 +46,10 @@ class Outcome:
 
 @dataclass
 class _Before:
-    """What the run may have to put back."""
+    """What the run may have to put back: the slice views' layers and a given output transform."""
 
     transform: Any = None
     from_parent: Any = None
-    to_parent: Any = None
     attributes: dict = field(default_factory=dict)
     roles: tuple = (None, None)
     layers: list = field(default_factory=list)
@@ -247,7 +246,6 @@ def _remember(transform, layers: list) -> _Before:
     return _Before(
         transform=transform,
         from_parent=transform.GetTransformFromParent(),
-        to_parent=transform.GetTransformToParent(),
         attributes={name: transform.GetAttribute(name) for name in transform.GetAttributeNames()},
         roles=transforms.roles(transform),
         layers=layers,

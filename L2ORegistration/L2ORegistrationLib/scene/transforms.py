@@ -204,6 +204,7 @@ def matrix_to_vtk(matrix: np.ndarray) -> vtk.vtkMatrix4x4:
 
 
 def _sampled(node, grid: Grid) -> DisplacementField:
+    """The motion of any transform node, its parents included, at the nodes of a grid."""
     transform = vtk.vtkGeneralTransform()
     node.GetTransformFromWorld(transform)
     points = ras_lps(grid.points().reshape(-1, 3))

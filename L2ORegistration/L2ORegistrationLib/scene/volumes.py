@@ -155,7 +155,8 @@ def _prepare_display(node, window: tuple | None) -> None:
         display.SetWindowLevel(*window)
 
 
-def _segments(node, segment, below) -> Volume:
+def _segments(node, segment: str | None, below) -> Volume:
+    """One segment (None: all together) as a bool Volume that holds it with a rim of zeros."""
     segmentation = node.GetSegmentation()
     if not segmentation.GetNumberOfSegments():
         raise InputError(f"The segmentation '{node.GetName()}' has no segments: add one first.")
