@@ -55,31 +55,22 @@ def test_written_landmarks_are_read_back_exactly(tmp_path_factory, rows):
 
 
 @pytest.mark.parametrize(
-    "text",
+    "text, labels",
     [
-        "x,y,z\n1.5,-2,3\n-40.25,50,-60\n",
-        "1.5,-2,3\n-40.25,50,-60",
-        "\ufeffX, Y, Z\r\n1.5, -2, 3\r\n\r\n-40.25, 50, -60\r\n",
-        "x;y;z\n1.5;-2;3\n-40.25;50;-60\n",
-        "1.5 -2 3\n-40.25 50 -60\n",
-        "# from the atlas\nz\ty\tx\n3\t-2\t1.5\n-60\t50\t-40.25\n",
-        "label,r,a,s,defined\n1,-1.5,2,3,1\nlost,0,0,0,0\n2,40.25,-50,-60,1\n",
+        ("x,y,z\n1.5,-2,3\n-40.25,50,-60\n", ("1", "2")),
+        ("1.5,-2,3\n-40.25,50,-60", ("1", "2")),
+        ("\ufeffX, Y, Z\r\n1.5, -2, 3\r\n\r\n-40.25, 50, -60\r\n", ("1", "2")),
+        ("x;y;z\n1.5;-2;3\n-40.25;50;-60\n", ("1", "2")),
+        ("1.5 -2 3\n-40.25 50 -60\n", ("1", "2")),
+        ("# from the atlas\nz\ty\tx\n3\t-2\t1.5\n-60\t50\t-40.25\n", ("1", "2")),
+        ("label,r,a,s,defined\n1,-1.5,2,3,1\nlost,0,0,0,0\n2,40.25,-50,-60,1\n", ("1", "2")),
+        ("x,y,z,label\n1.5,-2,3,apex\n-40.25,50,-60,carina", ("apex", "carina")),
+        ("label,l,p,s\napex,1.5,-2,3\ncarina,-40.25,50,-60", ("apex", "carina")),
+        ('1.5,-2,3,apex\n-40.25,50,-60,"carina"', ("apex", "carina")),
     ],
 )
-def test_csv_with_and_without_header(given_file, text):
-    assert_both(read_landmarks(given_file("points.csv", text)), "1", "2")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "x,y,z,label\n1.5,-2,3,apex\n-40.25,50,-60,carina",
-        "label,l,p,s\napex,1.5,-2,3\ncarina,-40.25,50,-60",
-        '1.5,-2,3,apex\n-40.25,50,-60,"carina"',
-    ],
-)
-def test_csv_with_labels(given_file, text):
-    assert_both(read_landmarks(given_file("points.csv", text)), "apex", "carina")
+def test_csv_with_and_without_header_and_labels(given_file, text, labels):
+    assert_both(read_landmarks(given_file("points.csv", text)), *labels)
 
 
 @pytest.mark.parametrize("system, sign", [("LPS", 1), ("RAS", -1), (None, 1)])
