@@ -3,7 +3,11 @@
 import json
 
 import pytest
+from chests import MOTION, breath
 from command_line import refused, register, run
+from L2ORegistrationLib.files import write_volume
+
+TINY = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [1, 1]\n"
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,51 @@ def test_train_continues_and_its_weights_register(data, tmp_path):
         *register(data, tmp_path / "t.h5"), "--model", tmp_path / "out" / "trained.pt", "--quiet"
     )
     assert code == 0, err
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Two pairs of one small chest, one of which turns out damaged when its voxels are read."""
+    for name in ("good", "torn"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for side, motion in (("fixed", 0.0), ("moving", MOTION)):
+            write_volume(breath(motion), tmp_path / "mine" / name / f"{side}.nii.gz")
+    torn = tmp_path / "mine/torn/moving.nii.gz"
+    content = bytearray(torn.read_bytes())
+    content[2000:-2000] = bytes(len(content) - 4000)
+    torn.write_bytes(content)
+    return tmp_path / "mine"
+
+
+@pytest.mark.slow
+def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
+    """Lungs and correspondences are found; a damaged case stops, or is named and left out."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = ("train", "--out", tmp_path / "out", "--data", f"pairs={pairs}", "--threads", 1)
+    command += ("--config", tmp_path / "tiny.toml", "--device", "cpu")
+    code, _, err = run(*command, "--steps", 1)
+    assert code == 2 and "Case torn: " in err and not (tmp_path / "out/checkpoint.pt").exists()
+    code, out, err = run(*command, "--steps", 1, "--skip", "--json")
+    assert code == 0 and "Case torn: " in err and "Skipped." in err
+    card = json.loads((tmp_path / "out/trained.json").read_text())
+    assert card["facts"]["data"] == "mine (1) pairs" and "patient" not in card["facts"]["limits"]
+    assert json.loads(out)["sha256"] == card["sha256"]
+    log = (tmp_path / "out/log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["step", "1", "1"]
+    # The prepared pair is kept, so that only the data that is missing would be prepared.
+    code, _, err = run(*command, "--steps", 2, "--cases", "good", "--quiet")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--phantoms", "0"), "nothing to train on"),
+        (("--data", "phantom=0-3"), "NAME of 4dct, copd, empire10, learn2reg, pairs"),
+        (("--data", "copd=nowhere"), "does not exist"),
+        (("--config", "papers"), "packaged are paper, pyramid"),
+        (("--device", "tpu"), "not available here"),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused(arguments, told, tmp_path):
+    assert told in refused("train", "--out", tmp_path / "out", *arguments, within=tmp_path)

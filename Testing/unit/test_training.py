@@ -12,59 +12,12 @@ from L2ORegistrationLib.engine.prealignment import distance_map  # noqa: E402
 from L2ORegistrationLib.engine.preprocessing import WORKING_SPACING_MM  # noqa: E402
 from L2ORegistrationLib.engine.pyramid import Level  # noqa: E402
 from L2ORegistrationLib.engine.update_network import PaperNetwork, PyramidNetwork  # noqa: E402
-from L2ORegistrationLib.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.training import loop  # noqa: E402
-from L2ORegistrationLib.training.config import TrainingConfig  # noqa: E402
 from L2ORegistrationLib.training.loop import train  # noqa: E402
 from L2ORegistrationLib.training.loss import inside, keypoint_loss  # noqa: E402
-from L2ORegistrationLib.training.prepared import (  # noqa: E402
-    PreparedPair,
-    packed,
-    prepare,
-    unpacked,
-)
+from L2ORegistrationLib.training.prepared import PreparedPair, packed, unpacked  # noqa: E402
 from L2ORegistrationLib.training.starts import random_crop, scattered  # noqa: E402
-from scipy import ndimage  # noqa: E402
-
-SHIFT = np.array([4.0, -3.0, 9.0])
-CONFIG = TrainingConfig(
-    steps=3,
-    width=4,
-    crop=6,
-    keypoints=50,
-    iterations=(1, 2),
-    accumulate=2,
-    warmup=1,
-    checkpoint_every=1,
-    rates=(0.4, 0.3, 0.3),
-)
-
-
-def patient(origin):
-    """A ball of textured air in water, 60 mm across."""
-    grid = Grid((44, 44, 44), (2.0, 2.0, 2.0), tuple(np.subtract(origin, 43.0)))
-    texture = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(grid.shape), 1.5)
-    radius = np.linalg.norm(grid.points() - origin, axis=-1)
-    image = np.where(radius < 30, -800 + 800 * texture, 20).astype(np.float32)
-    return Volume(image, grid), Volume(radius < 30, grid)
-
-
-def prepared(jitter=None):
-    """The same ball twice, the second time SHIFT further: displacements against the start."""
-    (fixed, fixed_mask), (moving, moving_mask) = patient((0, 0, 0)), patient(SHIFT)
-    points = np.random.default_rng(1).uniform(-16, 16, (400, 3))
-    rng = None if jitter is None else np.random.default_rng(jitter)
-    return prepare(fixed, moving, fixed_mask, moving_mask, points, points + SHIFT, jitter=rng)
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """Two prepared pairs on disk, from disturbed starts."""
-    folder = tmp_path_factory.mktemp("pairs")
-    paths = [folder / f"{k}.pt" for k in range(2)]
-    for k, path in enumerate(paths):
-        prepared(jitter=k).save(path)
-    return paths
+from training_pairs import CONFIG, SHIFT, patient, prepared  # noqa: E402
 
 
 def level_of(spacing=4.0, size=(5, 6, 7), origin=(10.0, 20.0, 30.0)):
@@ -205,11 +158,14 @@ def test_a_few_steps_stay_finite_and_change_the_weights(pairs, tmp_path, variant
 
 @pytest.mark.parametrize("stop", [1, 2])
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(pairs, tmp_path, stop):
-    list(train(pairs, tmp_path / "whole.pt", CONFIG))
+    losses = [p.loss for p in train(pairs, tmp_path / "whole.pt", CONFIG)]
+    again = []
     for p in train(pairs, tmp_path / "parts.pt", CONFIG):
-        if p.step == stop:
+        if p.step > stop:
             break
-    list(train(pairs, tmp_path / "parts.pt", CONFIG))
+        again.append(p.loss)
+    again += [p.loss for p in train(pairs, tmp_path / "parts.pt", CONFIG)]
+    assert again == losses
     whole, parts = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "parts"))
     for name, value in whole["network"].items():
         assert torch.equal(value, parts["network"][name]), name
@@ -247,6 +203,49 @@ def test_the_rate_warms_up_and_cools_down():
     rates = [loop._schedule(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1, abs=0.01) and rates[9] == pytest.approx(1, abs=0.03)
     assert np.argmax(rates) in (9, 10) and 0.02 <= rates[-1] < 0.03
+
+
+def test_the_rate_halves_where_the_settings_say_so():
+    config = replace(CONFIG, warmup=2, halve_every=3)
+    rates = [loop._schedule(step, config) for step in range(7)]
+    assert rates == [0.5, 1, 1, 0.5, 0.5, 0.5, 0.25]
+
+
+def test_a_crop_without_keypoints_teaches_nothing(pairs, tmp_path):
+    """Its error is unknown, not zero; the step goes on and the weights stay finite."""
+    pair = PreparedPair.load(pairs[0])
+    pair.points = pair.points + 1000
+    pair.save(tmp_path / "far.pt")
+    far = [tmp_path / "far.pt"]
+    found = list(train(far, tmp_path / "run.pt", replace(CONFIG, steps=1, rates=(1, 0, 0))))
+    assert [p.loss for p in found] == [0, 0] and np.isnan([p.after for p in found]).all()
+    network = torch.load(tmp_path / "run.pt", weights_only=True)["network"]
+    assert all(value.isfinite().all() for value in network.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("variant", ["pyramid", "paper"])
+def test_mixed_precision_stays_close_to_float32(pairs, tmp_path, variant):
+    """The first loss differs by bfloat16's digits only, and what is stored is float32."""
+    losses = []
+    for mixed in (True, False):
+        config = replace(CONFIG, steps=2, variant=variant, mixed_precision=mixed)
+        path = tmp_path / f"{mixed}.pt"
+        losses.append([p.loss for p in train(pairs, path, config, "cuda")])
+        network = torch.load(path, weights_only=True)["network"]
+        assert {v.dtype for v in network.values()} == {torch.float32}
+        assert all(v.isfinite().all() for v in network.values())
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[0][0], losses[1][0], rtol=0.2)
+
+
+def test_mixed_precision_changes_nothing_on_the_cpu(pairs, tmp_path):
+    losses = [
+        [p.loss for p in train(pairs, tmp_path / f"{mixed}.pt", replace(CONFIG, **settings))]
+        for mixed, settings in ((m, {"steps": 1, "mixed_precision": m}) for m in (True, False))
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_what_was_trained_can_be_exported_and_used(pairs, tmp_path):

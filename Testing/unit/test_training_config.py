@@ -1,0 +1,62 @@
+"""Settings: packaged and own files, what is refused, and what may change in a continued run."""
+
+import math
+from dataclasses import asdict
+
+import pytest
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.training.config import (
+    TrainingConfig,
+    changed,
+    experiments,
+    read_config,
+)
+
+
+def test_the_packaged_settings():
+    assert experiments() == ["paper", "pyramid"]
+    assert read_config("pyramid") == read_config(None) == TrainingConfig()
+    paper = read_config("paper", seed=3)
+    assert (paper.variant, paper.iterations, paper.seed) == ("paper", (8, 8), 3)
+    assert paper.steps * paper.accumulate == 24_000
+    assert paper.halve_every * paper.accumulate == 3_000
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("steps = 7\nlearning_rate = 1\nrates = [1, 0, 0]\n")
+    config = read_config(path, steps=9)
+    assert (config.steps, config.learning_rate, config.rates) == (9, 1.0, (1, 0, 0))
+    assert isinstance(config.learning_rate, float)
+    with pytest.raises(InputError, match="no configuration 'mine': packaged are paper, pyramid"):
+        read_config("mine")
+    with pytest.raises(InputError, match="nowhere.toml does not exist"):
+        read_config(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("steps", 0, "more than zero"),
+        ("learning_rate", math.nan, "more than zero"),
+        ("width", 2.5, "must be like 24"),
+        ("seed", True, "must be like 0"),
+        ("mixed_precision", 1, "must be like True"),
+        ("rates", (0.5, 0.5, 0.5), "sum to 1"),
+        ("rates", (1.5, -0.5, 0), "zero or more"),
+        ("iterations", (8, 4), "fewest, then the most"),
+        ("variant", "other", "no variant 'other': use pyramid or paper"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(field, value, told):
+    with pytest.raises(InputError, match=told):
+        read_config(None, **{field: value})
+
+
+def test_what_may_change_when_a_run_is_continued():
+    config = TrainingConfig(steps=10, checkpoint_every=5)
+    made_with = asdict(TrainingConfig())
+    assert changed(config, made_with) is None
+    assert changed(config, made_with | {"seed": 1}) == "seed"
+    del made_with["mixed_precision"]  # a checkpoint from before there was such a field
+    assert changed(config, made_with) is None

@@ -1,0 +1,140 @@
+"""The log has each step once, whatever interrupted it, and TensorBoard reads the same numbers."""
+
+import math
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.training import card, log
+from L2ORegistrationLib.training.log import TrainingLog, read_log, recent_errors
+from L2ORegistrationLib.training.loop import Progress
+from L2ORegistrationLib.training.run import export, run
+from L2ORegistrationLib.training.workers import Workers
+from training_pairs import CONFIG
+
+NUMBERS = ("step", "level", "error_before_mm", "error_after_mm", "loss", "learning_rate")
+
+
+def rollouts(*steps):
+    return [Progress(s, s % 2, 3.0 + s, 1 / s, 0.1 * s, 1e-3 / 3, float(s)) for s in steps]
+
+
+def write(folder, step, found):
+    with TrainingLog(folder, step) as notes:
+        for progress in found:
+            notes.add(progress)
+
+
+def scalars(folder, tag):
+    """{step: values} of a tag, as TensorBoard shows it."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = reader.EventAccumulator(str(folder / log.EVENTS))
+    events.Reload()
+    found = {}
+    for event in events.Scalars(tag):
+        found.setdefault(event.step, []).append(event.value)
+    return found
+
+
+def test_numbers_come_back_exactly(tmp_path):
+    write(tmp_path, 0, rollouts(1, 2))
+    rows = read_log(tmp_path / log.FILE)
+    assert [tuple(row.values()) for row in rows] == [
+        (1, 1, 4.0, 1.0, 0.1, 1e-3 / 3, 1.0),
+        (2, 0, 5.0, 0.5, 0.2, 1e-3 / 3, 2.0),
+    ]
+
+
+def test_steps_beyond_the_checkpoint_are_dropped_and_done_again(tmp_path):
+    write(tmp_path, 0, rollouts(1, 2, 2, 3))
+    with open(tmp_path / log.FILE, "a") as file:
+        file.write("4,0,5.0")  # killed within a line
+    write(tmp_path, 2, rollouts(3, 4))
+    assert [row["step"] for row in read_log(tmp_path / log.FILE)] == [1, 2, 2, 3, 4]
+    write(tmp_path, 0, rollouts(1))
+    assert [row["step"] for row in read_log(tmp_path / log.FILE)] == [1]
+
+
+def test_tensorboard_shows_each_step_once(tmp_path):
+    write(tmp_path, 0, rollouts(1, 2, 3))
+    write(tmp_path, 2, [replace(p, loss=9.0) for p in rollouts(3, 4)])
+    assert scalars(tmp_path, "loss") == {
+        1: [pytest.approx(0.1)], 2: [pytest.approx(0.2)], 3: [9], 4: [9],
+    }  # fmt: skip
+    assert list(scalars(tmp_path, "error_after_mm/level_1")) == [1, 3]
+    assert scalars(tmp_path, "learning_rate")[1] == [pytest.approx(1e-3 / 3)]
+
+
+def test_without_tensorboard_there_is_the_csv(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    write(tmp_path, 0, rollouts(1))
+    assert [path.name for path in tmp_path.iterdir()] == [log.FILE]
+
+
+def test_recent_errors_are_those_that_are_known(tmp_path):
+    assert recent_errors([]) == {}
+    unknown = replace(rollouts(3)[0], before=math.nan, after=math.nan)
+    write(tmp_path, 0, [*rollouts(1, 2), unknown])
+    rows = read_log(tmp_path / log.FILE)
+    assert recent_errors(rows) == {"before": 4.5, "after": 0.75}
+    assert recent_errors(rows, count=1) == {}
+
+
+def test_an_interrupted_run_has_the_log_and_card_of_a_whole_one(pairs, tmp_path):
+    config = replace(CONFIG, checkpoint_every=2)
+    data = {"set": pairs[:1], card.PHANTOMS: pairs[1:]}
+    for name, stops in (("whole", ()), ("parts", (1, 3))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for stop in (*stops, 99):  # stopped before the first checkpoint and after it
+            for progress in run(folder, data, config, "cpu", Workers()):
+                if progress.step == stop:
+                    break
+    logs = [read_log(tmp_path / name / log.FILE) for name in ("whole", "parts")]
+    first, second = ([[str(row[n]) for n in NUMBERS] for row in rows] for rows in logs)
+    assert first == second and len(first) == config.steps * config.accumulate
+    assert list(scalars(tmp_path / "parts", "loss")) == [1, 2, 3]
+    seconds = [row["seconds"] for row in logs[1]]
+    assert seconds == sorted(seconds)
+
+    cards = [
+        export(tmp_path / name, "mine", data, config, "cpu, float32") for name in ("whole", "parts")
+    ]
+    assert cards[0].facts["errors_mm"] == cards[1].facts["errors_mm"] != {}
+    assert cards[1].facts["hours"] == round(seconds[-1] / 3600, 3)
+    assert cards[0].facts["data"] == "set (1), breathing phantoms (1) pairs"
+    assert cards[0].licence == "not stated; mind the terms of the data"
+    with pytest.raises(InputError, match=r"trained on other data \(set: 1 pairs, breathing"):
+        list(run(tmp_path / "parts", {"set": pairs}, config, "cpu", Workers()))
+
+
+def test_phantoms_alone_are_free_and_a_chosen_licence_counts(pairs, tmp_path):
+    config, data = replace(CONFIG, steps=1), {card.PHANTOMS: pairs}
+    list(run(tmp_path, data, config, "cpu", Workers()))
+    assert export(tmp_path, "a", data, config, "cpu").licence == "Apache-2.0"
+    assert export(tmp_path, "b", data, config, "cpu", "CC0-1.0").licence == "CC0-1.0"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_known_where_git_knows_the_file(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    file, stray = tmp_path / "card.py", tmp_path / "installed.py"
+    file.write_text("")
+    assert card.commit(file) == "unknown"  # no repository
+    git("init")
+    git("add", "card.py")
+    git("commit", "-m", "One")
+    stray.write_text("")
+    assert card.commit(file) == git("rev-parse", "HEAD")
+    assert card.commit(stray) == "unknown"  # in a repository that is not its own
+    file.write_text("changed")
+    assert card.commit(file) == git("rev-parse", "HEAD") + "-dirty"
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
+    assert card.commit(file) == "unknown"
