@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,8 @@ def cross_validate(
     for fold in folds:
         if only in (None, fold.number):
             folder = _folder(experiment, fold)
-            card = experiment.train(fold.training, folder, folder.name)
-            experiment.workers.shared(lambda f=fold, c=card: _measure(experiment, f, c, options))
+            experiment.train(fold.training, folder, folder.name)
+            experiment.workers.shared(lambda f=fold: _measure(experiment, f, options))
     if not experiment.workers.first:
         return []
     stored = (_stored(_folder(experiment, fold)) for fold in folds)
@@ -52,25 +53,34 @@ def _folder(experiment: Experiment, fold: Fold) -> Path:
     return experiment.folder / f"fold-{fold.number}"
 
 
-def _measure(experiment: Experiment, fold: Fold, card, options: dict[str, Any]) -> None:
+def _measure(experiment: Experiment, fold: Fold, options: dict[str, Any]) -> None:
     """Measure the test cases with the fold's weights, unless that was done without a failure."""
     from ..benchmark.command import tell
     from ..benchmark.methods import chosen
     from ..benchmark.run import run
 
     folder = _folder(experiment, fold)
-    weights, runs = _stored(folder)
-    if weights == card.sha256 and not any("error" in run.result for run in runs):
+    weights = (folder / f"{folder.name}.pt").resolve()
+    measured, runs = _stored(folder)
+    if measured == _checksum(weights) and not any("error" in run.result for run in runs):
         return
-    options = {**options, "model": str((folder / f"{folder.name}.pt").resolve())}
+    options = {**options, "model": str(weights)}
     runs = []
     for done in run(fold.test, chosen(list(METHODS), False), options):
         runs.append(done)
         if experiment.shown:
             tell(done)
-    content = {"weights": card.sha256, "runs": [asdict(run) for run in runs]}
+    content = {"weights": _checksum(weights), "runs": [asdict(run) for run in runs]}
     with atomic(folder / "runs.json") as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _checksum(weights: Path) -> str:
+    """Of the numbers: that of the file differs between two exports of the same network."""
+    import torch
+
+    state = torch.load(weights, weights_only=True)
+    return sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest()
 
 
 def _stored(folder: Path) -> tuple[str | None, list[Run]]:
