@@ -86,6 +86,8 @@ def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
         (("--phantoms", "0"), "nothing to train on"),
         (("--data", "phantom=0-3"), "NAME of 4dct, copd, empire10, learn2reg, pairs"),
         (("--data", "copd=nowhere"), "does not exist"),
+        (("--name", "checkpoint"), "cannot be called 'checkpoint'"),
+        (("--name", "../mine"), "cannot be called '../mine'"),
         (("--config", "papers"), "packaged are paper, pyramid"),
         (("--device", "tpu"), "not available here"),
     ],

@@ -75,6 +75,8 @@ def train(
         torch.set_num_threads(threads)
     with one_voice(), joined() as workers:
         folder = checked_folder(folder)
+        if name == "checkpoint" or Path(name).name != name:
+            raise InputError(f"The weights cannot be called '{name}': choose another --name.")
         overrides = {"steps": steps, "seed": seed}
         training = read_config(config, **{k: v for k, v in overrides.items() if v is not None})
         datasets, phantoms = _material(data, cases, skip, phantoms, folds or fold is not None)

@@ -95,9 +95,9 @@ def device_of(name: str, workers: Workers) -> torch.device:
         return choose_device(name)
     local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= there:
+        fewer = f"--nproc-per-node {there} or " if there else ""
         raise InputError(
-            f"Each process needs a GPU of its own, and there are {there}: "
-            f"use --nproc-per-node {there}, or --device cpu."
+            f"Each process needs a GPU of its own and there are {there}: use {fewer}--device cpu."
         )
     device = choose_device(f"cuda:{local}")
     torch.cuda.set_device(device)
