@@ -61,6 +61,14 @@ def started(*arguments):
     )
 
 
+def torchrun(count, *arguments):
+    """What a command line returned that several processes ran together on the CPU."""
+    environment = {**os.environ, "PYTHONPATH": str(LIBRARY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", count, "-m", "L2ORegistrationLib.cli", *arguments]
+    return subprocess.run(map(str, command), env=environment, capture_output=True, text=True)
+
+
 def points_of(path):
     """The rows of a CSV file of landmarks as [x, y, z] in LPS mm."""
     rows = list(csv.DictReader(path.open(encoding="utf-8")))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from chests import MOTION, breath
-from command_line import refused, register, run
+from command_line import refused, register, run, torchrun
 from L2ORegistrationLib.files import write_volume
 
 TINY = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [1, 1]\n"
@@ -75,9 +75,13 @@ def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
     assert json.loads(out)["sha256"] == card["sha256"]
     log = (tmp_path / "out/log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["step", "1", "1"]
-    # The prepared pair is kept, so that only the data that is missing would be prepared.
-    code, _, err = run(*command, "--steps", 2, "--cases", "good", "--quiet")
-    assert code == 0, err
+    # Two processes go on with the prepared pair; only the first one prints and writes.
+    done = torchrun(2, *command, "--steps", 2, "--cases", "good")
+    assert done.returncode == 0 and done.stdout.count("Wrote") == 1, done.stderr
+    card = json.loads((tmp_path / "out/trained.json").read_text())
+    assert card["facts"]["device"] == "2 processes on cpu, float32"
+    log = (tmp_path / "out/log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log[1:]] == ["1"] * 2 + ["2"] * 4
 
 
 @pytest.mark.parametrize(

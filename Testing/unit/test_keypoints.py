@@ -115,3 +115,18 @@ def test_real_cases_become_training_pairs(pair, tmp_path):
     # Targets are what is left of the motion after the lung alignment: small, and mostly right.
     assert prepared.targets.norm(dim=1).median() < 5
     assert real_pairs([Case("a", damaged, damaged)], tmp_path) == [path]
+
+
+def test_a_case_without_lungs_is_named(tmp_path):
+    grid = Grid((20, 20, 20), (3.0, 3.0, 3.0))
+    water = Volume(np.random.default_rng(0).normal(20, 5, grid.shape).astype(np.float32), grid)
+    with pytest.raises(InputError, match="^Case water: .*lung"):
+        real_pairs([Case("water", lambda: water, lambda: water)], tmp_path)
+
+
+def test_every_case_has_a_file_of_its_own(pair, tmp_path):
+    (fixed, moving, mask, moving_mask), _ = pair
+    points = fixed.grid.to_world(np.argwhere(mask.array)[::500, ::-1])
+    images = [lambda v=v: v for v in (fixed, moving, mask, moving_mask)]
+    cases = [Case(name, *images, keypoints=(points, points)) for name in ("a b", "a-b", "a/b")]
+    assert len(set(real_pairs(cases, tmp_path))) == 3

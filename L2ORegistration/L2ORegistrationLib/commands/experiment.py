@@ -96,6 +96,7 @@ class Experiment:
         from ..training.run import run
 
         recent: deque = deque(maxlen=_WINDOW)
+        told = 0
         with _bar(self.shown) as bar:
             task = bar.add_task("training", total=self.config.steps, error="")
             for progress in run(folder, pairs, self.config, self.device, self.workers):
@@ -104,9 +105,10 @@ class Experiment:
                 means = (sum(column) / len(recent) for column in zip(*recent, strict=True))
                 error = "error {:.2f} -> {:.2f} mm".format(*means) if recent else ""
                 bar.update(task, completed=progress.step, error=error)
-                last = progress.step % self.config.checkpoint_every == 0
-                if self.shown and not messages.is_terminal and last and len(recent) == _WINDOW:
+                kept = progress.step - progress.step % self.config.checkpoint_every
+                if self.shown and not messages.is_terminal and kept > told:
                     messages.print(f"step {progress.step}: {error}, {progress.seconds:.0f} s")
+                    told = kept
 
 
 @contextmanager
