@@ -98,7 +98,7 @@ def test_folds_are_trained_and_measured_once(dirlab20):
             assert float(row["tre_mean"]) == pytest.approx(initial)
         else:
             assert ("fold-1" if row["case"] == "copd1" else "fold-2") in row["software"]
-    assert "## DIR-Lab 4DCT (1 case)" in (out / "table.md").read_text()
+    assert "## DIR-Lab 4DCT (1 case)" in (out / "table.md").read_text(encoding="utf-8")
     # What was finished is neither trained nor measured again.
     assert [path.stat().st_mtime_ns for path in finished] == written
 

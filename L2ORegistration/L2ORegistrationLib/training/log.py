@@ -34,11 +34,13 @@ class TrainingLog:
     def __init__(self, folder: Path, step: int):
         path = folder / FILE
         rows = [row for row in read_log(path) if row["step"] <= step]
-        with atomic(path) as temporary, open(temporary, "w", newline="") as file:
+        with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(row.values() for row in rows)
-        self._file = open(path, "a", newline="", buffering=1)  # a line is written when it ends
+        self._file = open(
+            path, "a", newline="", buffering=1, encoding="utf-8"
+        )  # a line is written when it ends
         self._rows = csv.writer(self._file)
         self._events = _event_writer(folder / EVENTS, step)
 
@@ -71,7 +73,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     rows = []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             try:
                 row = {name: float(line[name]) for name in COLUMNS}
