@@ -38,9 +38,8 @@ class TrainingLog:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(row.values() for row in rows)
-        self._file = open(
-            path, "a", newline="", buffering=1, encoding="utf-8"
-        )  # a line is written when it ends
+        # Buffered by lines: each is written when it ends.
+        self._file = open(path, "a", newline="", buffering=1, encoding="utf-8")
         self._rows = csv.writer(self._file)
         self._events = _event_writer(folder / EVENTS, step)
 
