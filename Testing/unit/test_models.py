@@ -53,6 +53,11 @@ def test_what_is_exported_loads_again(exported):
         assert torch.equal(loaded.state_dict()[name], value)
 
 
+def test_the_same_network_has_the_same_checksum(exported, tmp_path):
+    network, path = exported
+    assert export_model(network, tmp_path / "again.pt", **CARD).sha256 == load_model(path)[0].sha256
+
+
 def test_the_papers_network_likewise(tmp_path):
     path = tmp_path / "paper.pt"
     export_model(PaperNetwork(), path, **{**CARD, "iterations": (8,)})

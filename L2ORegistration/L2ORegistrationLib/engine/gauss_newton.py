@@ -11,13 +11,17 @@ from collections.abc import Iterator
 
 import torch
 
-from .pyramid import Level
+from .pyramid import Lattice, Level
 
 CG_ITERATIONS = 16
 
 
 def gauss_newton_step(
-    level: Level, field: torch.Tensor, system: torch.Tensor, stiffness: float
+    level: Lattice,
+    field: torch.Tensor,
+    system: torch.Tensor,
+    stiffness: float,
+    iterations: int = CG_ITERATIONS,
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
@@ -47,7 +51,7 @@ def gauss_newton_step(
         preconditioned = inverse_diagonal * residual
         direction = preconditioned.clone()
         power = (residual * preconditioned).sum()
-        for _ in range(CG_ITERATIONS):
+        for _ in range(iterations):
             applied = apply(direction)
             length = power / (direction * applied).sum().clamp(min=1e-30)
             step += length * direction

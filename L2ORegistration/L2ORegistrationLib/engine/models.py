@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -81,8 +82,10 @@ def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
     """Write weights (.pt) and their card (.json, same name); the rest of the card as keywords."""
     path = Path(path)
     state = {k: v.detach().cpu() for k, v in network.state_dict().items()}
+    content = io.BytesIO()  # torch writes a file's own name into it, which would change the sum
+    torch.save(state, content)
     with atomic(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getvalue())
     card = ModelCard(
         name=path.stem,
         sha256=_sha256(path),

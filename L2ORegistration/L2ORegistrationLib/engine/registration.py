@@ -36,8 +36,9 @@ from .world import World, continued, start_grid
 STARTS = ("search", "affine", "box", "none", "landmarks")
 METHODS = ("l2o", "adam")
 ADAM_ITERATIONS = 50
-REFINEMENT_ITERATIONS = 3
-REFINEMENT_STIFFNESS = 4e-3
+# Gauss-Newton iterations after the learned ones, and their stiffness, by level: fields of 6 mm on
+# MIND of 3 mm, unless the network works on that level itself, and on local contrast.
+REFINEMENTS = {1: (4, 1e-3), 2: (4, 4e-3)}
 BYTES_PER_VOXEL = 110  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is resampled
 BASE_MB = 500
@@ -109,8 +110,8 @@ class Registration:
     discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
     `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o" or "adam";
     model: name of packaged weights or a .pt file; iterations: on each level, instead of the
-    model's own; refine: end the l2o pyramid with Gauss-Newton steps on local contrast; device:
-    "auto", "cpu", "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
+    model's own; refine: end l2o with Gauss-Newton steps on finer features and on local contrast;
+    device: "auto", "cpu", "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
 
     Raises InputError for anything that cannot be used, before or at the first step.
     """
@@ -205,7 +206,8 @@ class Registration:
         counts = [self._iterations or n for n in self._card.iterations]
         plan = [("l2o", level, count) for level, count in enumerate(counts)]
         if self._refine:
-            plan.append(("refine", len(plan), REFINEMENT_ITERATIONS))
+            levels = range(len(plan), len(REFINEMENTS) + 1)
+            plan += [("refine", level, REFINEMENTS[level][0]) for level in levels]
         return plan
 
     @torch.inference_mode()  # as a decorator it is off while the caller has the step
@@ -238,20 +240,20 @@ class Registration:
         index = 1
         yield step(index, "start", 0, field)
         for stage, number, count in self._plan:
-            level = self._level(scans, stage, number, coarse, finest)
+            level = self._level(scans, number, coarse, finest)
             begun = level.sample_field(field)
-            for field, _ in self._optimiser(stage).iterate(level, begun, count):
+            for field, _ in self._optimiser(stage, number).iterate(level, begun, count):
                 index += 1
                 yield step(index, stage, number, finest.sample_field(field))
 
-    def _level(self, scans: Scans, stage: str, number: int, coarse, finest) -> Level:
-        if stage == "refine":
+    def _level(self, scans: Scans, number: int, coarse, finest) -> Level:
+        if number == 2:
             return scans.contrast_level()
         return finest if self._paper or number == 1 else coarse
 
-    def _optimiser(self, stage: str):
+    def _optimiser(self, stage: str, number: int):
         if stage == "refine":
-            return GaussNewtonOptimiser(REFINEMENT_STIFFNESS)
+            return GaussNewtonOptimiser(REFINEMENTS[number][1])
         if stage == "adam":
             return AdamOptimiser()
         return (PaperOptimiser if self._paper else LearnedOptimiser)(self._network)

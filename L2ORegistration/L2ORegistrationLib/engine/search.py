@@ -3,19 +3,24 @@
 Every block of the coarsest level tries all displacements of a box (breathing is mostly
 head-to-foot, so the box is), and a few alternating steps bring the blocks' choices and a smooth
 field together: the choice minimises dissimilarity + distance to the smooth field, the smooth field
-is the blurred choice, and the coupling grows.
+is a thin plate through the choices, the coupling grows and the plate softens.
 """
 
 from __future__ import annotations
 
 import torch
 
+from .gauss_newton import gauss_newton_step
 from .pyramid import Level
 from .update_network import smooth
 
-# Each pass: feature voxels to each side along (x, y, z), and how often choices are blurred.
-PASSES = (((3, 4, 5), 4), ((2, 2, 2), 2))
-COUPLING = (6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2)  # dissimilarity per squared feature voxel
+PASSES = ((3, 4, 5), (2, 2, 2))  # feature voxels to each side along (x, y, z)
+# For each alternation: the choice's coupling to the smooth field (dissimilarity per squared feature
+# voxel) and the smooth field's stiffness (squared feature voxels per squared second difference).
+SCHEDULE = ((6e-5, 100), (2e-4, 30), (6e-4, 10), (2e-3, 3), (6e-3, 1), (2e-2, 0.5))
+SUPPORTED = 3  # alternations in which a block's dissimilarities are averaged with its neighbours'
+SOLVER_ITERATIONS = 50
+_CHUNK = 64  # candidates whose dissimilarities are averaged at once
 
 
 def discrete_search(level: Level) -> torch.Tensor:
@@ -25,24 +30,62 @@ def discrete_search(level: Level) -> torch.Tensor:
     than its neighbours, the first pass only gets half of the way.
     """
     with torch.no_grad():
-        weight = level.distance.new_full((level.distance.numel(),), 1e-3)
-        weight[level.blocks] = 1.0
-        field = torch.zeros((3, *level.shape), device=weight.device)
-        for radius, blurs in PASSES:
-            steps = [torch.arange(-r, r + 1, device=weight.device) for r in radius]
-            z, y, x = torch.meshgrid(*steps[::-1], indexing="ij")
-            candidates = torch.stack((x, y, z), dim=-1).flatten(0, 2)
-            base = field.flatten(1)[:, level.blocks].T.round()
-            costs = _costs(level, candidates, base.long())
-            candidates = candidates.to(costs)
-            choice = base + candidates[costs.argmin(dim=0)]
-            for coupling in COUPLING:
-                field = _spread(choice, weight, level, blurs)
-                near = field.flatten(1)[:, level.blocks].T - base
-                apart = torch.cdist(candidates, near).square_()
-                choice = base + candidates[(costs + coupling * apart).argmin(dim=0)]
-            field = _spread(choice, weight, level, blurs)
+        field = torch.zeros((3, *level.shape), device=level.distance.device)
+        for radius in PASSES:
+            field = _pass(level, field, radius)
         return field * (level.spacing / 2)
+
+
+def _pass(level: Level, field: torch.Tensor, radius: tuple[int, int, int]) -> torch.Tensor:
+    """The field (3, d, h, w), in feature voxels, after a search in a box around it."""
+    steps = [torch.arange(-r, r + 1, device=field.device) for r in radius]
+    z, y, x = torch.meshgrid(*steps[::-1], indexing="ij")
+    candidates = torch.stack((x, y, z), dim=-1).flatten(0, 2)
+    base = _at_blocks(level, field).round()
+    costs = _costs(level, candidates, base.long())
+    supported = _supported(level, costs)
+    candidates = candidates.to(costs)
+
+    def choice(costs, coupling):
+        apart = torch.cdist(candidates, _at_blocks(level, field) - base).square_()
+        return base + candidates[(costs + coupling * apart).argmin(dim=0)]
+
+    chosen = choice(supported, SCHEDULE[0][0])
+    for number, (coupling, stiffness) in enumerate(SCHEDULE):
+        field = _fitted(level, field, chosen, stiffness)
+        chosen = choice(supported if number < SUPPORTED else costs, coupling)
+    return _fitted(level, field, chosen, SCHEDULE[-1][1])
+
+
+def _at_blocks(level: Level, field: torch.Tensor) -> torch.Tensor:
+    """A field (C, d, h, w) at the active blocks, (M, C)."""
+    return field.flatten(1)[:, level.blocks].T
+
+
+def _fitted(
+    level: Level, field: torch.Tensor, chosen: torch.Tensor, stiffness: float
+) -> torch.Tensor:
+    """The smooth field nearest to the blocks' choices (M, 3): least squares and curvature.
+
+    An affine motion costs nothing, so that motion that grows towards the diaphragm isn't flattened
+    there, as averages would.
+    """
+    system = chosen.new_zeros((len(chosen), 9))
+    system[:, :3] = 1
+    system[:, 6:] = chosen - _at_blocks(level, field)
+    return field + gauss_newton_step(level, field, system, stiffness, SOLVER_ITERATIONS)
+
+
+def _supported(level: Level, costs: torch.Tensor) -> torch.Tensor:
+    """Dissimilarities (candidates, M), each averaged with those of the blocks around it."""
+
+    def blurred(values):
+        dense = values.new_zeros((1, len(values), level.distance.numel()))
+        dense[0, :, level.blocks] = values
+        return smooth(dense.view(1, -1, *level.shape)).view(len(values), -1)[:, level.blocks]
+
+    weight = blurred(torch.ones_like(costs[:1]))
+    return torch.cat([blurred(part) / weight for part in costs.split(_CHUNK)])
 
 
 def _costs(level: Level, candidates: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
@@ -71,17 +114,3 @@ def _costs(level: Level, candidates: torch.Tensor, base: torch.Tensor) -> torch.
         difference = padded.index_select(0, first + offset).sub_(own)
         costs[i] = difference.square_().view(len(level.blocks), -1).mean(dim=1)
     return costs
-
-
-def _spread(choice: torch.Tensor, weight: torch.Tensor, level: Level, blurs: int) -> torch.Tensor:
-    """The blocks' choices (blocks, 3) blurred over the whole field grid, (3, d, h, w).
-
-    weight: (d h w,) of each field voxel: next to nothing, but not zero, where there is no block.
-    """
-    dense = choice.new_zeros((len(weight), 4))
-    dense[level.blocks, :3] = choice
-    dense[:, 3] = weight
-    dense = dense.T.reshape(1, 4, *level.shape)
-    for _ in range(blurs):
-        dense = smooth(dense)
-    return dense[0, :3] / dense[0, 3:]
