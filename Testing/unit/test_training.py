@@ -181,7 +181,13 @@ def test_a_finished_run_does_nothing_more(pairs, tmp_path):
 def test_training_on_one_pair_learns_it(pairs, tmp_path):
     """Only the coarse level and a network of this size: the loss must come down."""
     config = replace(
-        CONFIG, steps=25, learning_rate=5e-3, rates=(1, 0, 0), iterations=(2, 2), accumulate=1
+        CONFIG,
+        steps=25,
+        learning_rate=5e-3,
+        rates=(1, 0, 0),
+        further=0.0,
+        iterations=(2, 2),
+        accumulate=1,
     )
 
     def loss(network):

@@ -21,7 +21,7 @@ else:
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
 VARIANTS = ("pyramid", "paper")
-_MAY_BE_ZERO = ("seed", "halve_every", "rates")
+_MAY_BE_ZERO = ("seed", "halve_every", "rates", "further")
 _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupted training
 
 
@@ -34,7 +34,8 @@ class TrainingConfig:
     steps after which it halves, again and again (0: a cosine down to 2 %); width: channels of the
     network; crop: field voxels along each axis; keypoints: at most so many in a crop; iterations:
     fewest and most that are unrolled; rates: shares of the steps on each level (whole, crop, fine
-    crop); mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
+    crop); further: share of the whole lungs that get more motion than their pair has;
+    mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
     """
 
     variant: str = "pyramid"
@@ -46,11 +47,17 @@ class TrainingConfig:
     seed: int = 0
     crop: int = 32
     keypoints: int = 3000
-    iterations: tuple[int, int] = (4, 8)
-    rates: tuple[float, float, float] = (0.3, 0.55, 0.15)
+    iterations: tuple[int, int] = (5, 8)
+    rates: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    further: float = 0.7
     accumulate: int = 2
     checkpoint_every: int = 50
     mixed_precision: bool = True
+
+    @property
+    def levels(self) -> int:
+        """On how many levels, from the coarsest on, the network learns to work."""
+        return 2 if self.variant == "pyramid" and self.rates[0] < 1 else 1
 
 
 def experiments() -> list[str]:
@@ -108,6 +115,8 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError(f"There is no variant '{config.variant}': use {' or '.join(VARIANTS)}.")
     if config.iterations[0] > config.iterations[1]:
         raise InputError("The training setting 'iterations' needs the fewest, then the most.")
+    if config.further > 1:
+        raise InputError("The training setting 'further' is a share, from 0 to 1.")
     if not math.isclose(sum(config.rates), 1, abs_tol=1e-6):
         raise InputError("The training setting 'rates' must have three shares that sum to 1.")
     return config

@@ -168,11 +168,12 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
     if config.variant == "paper":
         kind, optimiser = 0, PaperOptimiser(network)
         level, field = paper_start(pair, config, rng)
+        targets = pair.targets
     else:
         kind = int(rng.choice(3, p=config.rates))
         optimiser = LearnedOptimiser(network, safeguard=False)
-        level, field = pyramid_start(network, pair, kind, config, rng, device)
-    points, targets = pair.points, pair.targets
+        level, field, targets = pyramid_start(network, pair, kind, config, rng, device)
+    points = pair.points
     keep = inside(level, points).nonzero().squeeze(1)
     keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
     points, targets = points[keep].to(device), targets[keep].to(device)

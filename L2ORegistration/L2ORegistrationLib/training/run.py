@@ -61,7 +61,7 @@ def export(
         folder / f"{name}.pt",
         version="1",
         licence=licence or card.licence(data),
-        iterations=(config.iterations[1],) * (1 if config.variant == "paper" else 2),
+        iterations=(config.iterations[1],) * config.levels,
         trained_iterations=config.iterations,
         facts=card.facts(
             data,

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 
 from ..engine.learned import LearnedOptimiser
 from ..engine.pyramid import Level
+from ..engine.search import discrete_search
 from ..engine.update_network import smooth
 from .config import TrainingConfig
+from .motion import moved_further
 from .prepared import PreparedPair
 
 
@@ -33,36 +35,55 @@ def paper_start(pair: PreparedPair, config: TrainingConfig, rng):
 
 
 def pyramid_start(network, pair: PreparedPair, kind: int, config: TrainingConfig, rng, device):
-    """A level (0: whole and coarse, 1: crop, 2: fine crop) and the field it starts from."""
+    """A level (0: whole and coarse, 1: crop, 2: fine crop), the start field and the targets."""
     if kind == 0:
-        level = pair.level(0)
-        return level, _coarse_start(pair, level, rng)
+        level, targets, search = pair.level(0), pair.targets, pair.search
+        if rng.random() < config.further:
+            level, targets = moved_further(level, pair.points, targets, rng)
+            search = discrete_search(level)
+        return level, _coarse_start(pair.points, targets, search, level, rng), targets
     whole = pair.level(1)
     if kind == 1:
         field = _fine_start(network, pair, whole, rng, device)
         crop = random_crop(whole.distance[0] < 0, config.crop, rng)
-        return whole.cropped(crop), field[(slice(None), *crop)]
+        return whole.cropped(crop), field[(slice(None), *crop)], pair.targets
     truth = scattered(whole, pair.points, pair.targets)
     size = pair.distances[0].shape
     truth = F.interpolate(truth[None], size=size, mode="trilinear", align_corners=False)[0]
     crop = random_crop(pair.distances[0].float() < 0, config.crop, rng)
     level = pair.fine_level(crop)
     field = truth[(slice(None), *crop)]
-    return level, field + _smooth_noise(rng, level, rng.uniform(0.2, 2.0))
+    return level, field + _smooth_noise(rng, level, rng.uniform(0.2, 2.0)), pair.targets
 
 
-def _coarse_start(pair: PreparedPair, level: Level, rng) -> torch.Tensor:
-    """Zero, the search's result, or noisy mixtures of it with nothing and with the truth."""
+def _coarse_start(points, targets, search, level: Level, rng) -> torch.Tensor:
+    """Zero, the search's result, or a noisy mixture with the truth; some with lost regions."""
     choice = rng.random()
-    zero = torch.zeros_like(pair.search)
-    if choice < 0.4:
-        return zero
-    if choice < 0.6:
-        return pair.search
-    truth = scattered(level, pair.points, pair.targets)
-    a, b = rng.uniform(0, 1, 2)
-    mixture = pair.search * (a * (1 - b)) + truth * b
-    return mixture + _smooth_noise(rng, level, rng.uniform(0, 1.0))
+    if choice < 0.1:
+        return torch.zeros_like(search)
+    field = search
+    if choice < 0.3:
+        truth = scattered(level, points, targets)
+        a, b = rng.uniform(0, 1, 2)
+        field = field * (a * (1 - b)) + truth * b
+        field = field + _smooth_noise(rng, level, rng.uniform(0, 0.7))
+    if rng.random() < 0.4:
+        for _ in range(int(rng.integers(1, 3))):
+            field = field + _lost_region(rng, level)
+    return field
+
+
+def _lost_region(rng, level: Level) -> torch.Tensor:
+    """A blob somewhere in the lungs (3, d, h, w) whose displacement is wrong by centimetres."""
+    inside = (level.distance[0] < 0).nonzero()
+    centre = inside[rng.integers(len(inside))]
+    width = rng.uniform(1.5, 4.0)
+    axes = [
+        torch.exp(-(((torch.arange(n) - c) / width) ** 2) / 2) for n, c in zip(level.shape, centre)
+    ]
+    blob = axes[0][:, None, None] * axes[1][:, None] * axes[2]
+    wrong = torch.from_numpy(rng.normal(0, (5.0, 6.0, 12.0)).astype(np.float32))
+    return wrong.view(3, 1, 1, 1) * blob
 
 
 def _fine_start(network, pair: PreparedPair, level: Level, rng, device) -> torch.Tensor:
