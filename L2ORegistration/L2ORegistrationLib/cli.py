@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from . import __version__
+from .benchmark.command import benchmark
 from .commands.console import messages, print_json
 from .commands.demo import demo
 from .commands.evaluate import evaluate
@@ -50,10 +49,8 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(_options)
-    for command in (demo, register, evaluate, models, devices, train):
+    for command in (demo, register, evaluate, models, devices, train, benchmark):
         application.command()(command)
-    if find_spec("L2ORegistrationLib.benchmark.command"):
-        import_module("L2ORegistrationLib.benchmark.command").add_to(application)
     return application
 
 

@@ -7,15 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ..commands import options
 from ..commands.console import checked_folder, made, messages, print_json
 from ..commands.console import output as out
 from ..commands.data import read_datasets
 from ..errors import InputError
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command with the command line."""
-    app.command()(benchmark)
 
 
 def benchmark(
@@ -30,22 +26,18 @@ def benchmark(
         str, typer.Option(help="Some of initial,start,adam,l2o,keypoints.")
     ] = "initial,start,adam,l2o",
     peers: Annotated[bool, typer.Option(help="Also elastix and convexAdam.")] = False,
-    cases: Annotated[
-        str | None, typer.Option(help="Only cases of these names, such as case1,case2.")
-    ] = None,
+    cases: options.Cases = None,
     folder: Annotated[
         Path, typer.Option("--out", help="Folder for tables, CSV and figure.")
     ] = Path("l2o-benchmark"),
     model: Annotated[str | None, typer.Option(help="Packaged weights or a .pt file.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")] = "auto",
+    device: options.Device = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads, of every method alike.")
     ] = None,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Go on without cases that miss files or are damaged.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    skip: options.Skip = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure accuracy, regularity, time and memory of every method on every case.
 
@@ -64,9 +56,9 @@ def benchmark(
         raise InputError(f"--peers needs {' and '.join(missing())}: pip install them.")
     datasets = read_datasets(data, cases, skip, tuple(DATASETS))
     folder = made(checked_folder(folder))
-    options = {"model": model, "device": device, "threads": threads}
+    settings = {"model": model, "device": device, "threads": threads}
     runs = []
-    for done in run(datasets, rows, options):
+    for done in run(datasets, rows, settings):
         runs.append(done)
         if not quiet:
             tell(done)

@@ -16,3 +16,7 @@ FixedLandmarks = Annotated[
     typer.Option(help="Points in fixed to measure at: .csv (LPS) .mrk.json .fcsv .txt"),
 ]
 MovingLandmarks = Annotated[Path | None, typer.Option(help="Their partners in moving.")]
+Cases = Annotated[str | None, typer.Option(help="Only cases of these names, such as case1,case2.")]
+Skip = Annotated[
+    bool, typer.Option("--skip", help="Go on without cases that miss files or are damaged.")
+]

@@ -28,12 +28,8 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME=FOLDER", help=f"Real scans: {', '.join(_DATA)} and where."),
     ] = None,
-    cases: Annotated[
-        str | None, typer.Option(help="Only cases of these names, such as case1,case2.")
-    ] = None,
-    skip: Annotated[
-        bool, typer.Option("--skip", help="Go on without cases that miss files or are damaged.")
-    ] = False,
+    cases: options.Cases = None,
+    skip: options.Skip = False,
     phantoms: Annotated[
         int | None,
         typer.Option(
