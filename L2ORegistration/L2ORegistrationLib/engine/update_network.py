@@ -39,6 +39,9 @@ class PaperNetwork(nn.Module):
             nn.Conv3d(32, 3 + self.hidden, 1),
             nn.Tanh(),
         )
+        # Untrained it changes nothing, instead of moving every voxel by tens of millimetres.
+        nn.init.zeros_(self.last[-2].weight[:3])
+        nn.init.zeros_(self.last[-2].bias[:3])
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, 45, D, H, W) -> displacement (N, 3, D, H, W), hidden state (N, 10, D, H, W)."""
