@@ -2,8 +2,7 @@
 
 Each iteration looks at the images through `Level.look`, takes the regularised Gauss-Newton step
 that the samples suggest and lets the network correct it: the network starts from what classical
-optimisation would do and learns what it gets wrong. Outside training a safeguard keeps a correction
-only where the images match better with it than without.
+optimisation would do and learns what it gets wrong.
 """
 
 from __future__ import annotations
@@ -14,23 +13,18 @@ import torch
 
 from .gauss_newton import gauss_newton_step
 from .pyramid import Level
-from .update_network import PyramidNetwork, smooth
+from .update_network import PyramidNetwork
 
 STIFFNESS = 1e-3  # of the Gauss-Newton step at 6 mm field spacing, see gauss_newton.py
 DISPLACEMENT_SCALE = 0.25  # brings displacements of a few field voxels to the size of the costs
 COST_SCALE = 10.0
-SAFEGUARD_SLOPE = 40.0  # a correction that gains 2.5 % of the dissimilarity is kept at 73 %
-SAFEGUARD_BLURS = 3
 
 
 class LearnedOptimiser:
-    """Steps of one level by a `PyramidNetwork`; the same network serves all levels.
+    """Steps of one level by a `PyramidNetwork`, which can serve several levels."""
 
-    safeguard: weigh each correction by what it gains (no gradient flows through the weights).
-    """
-
-    def __init__(self, network: PyramidNetwork, safeguard: bool = True):
-        self.network, self.safeguard = network, safeguard
+    def __init__(self, network: PyramidNetwork):
+        self.network = network
 
     def iterate(
         self, level: Level, field: torch.Tensor, iterations: int
@@ -44,24 +38,8 @@ class LearnedOptimiser:
         for _ in range(iterations):
             inputs, classical, dissimilarity = observe(level, field.detach(), hidden)
             correction, hidden = (output[0] for output in self.network(inputs[None]))
-            stepped, correction = field + classical * level.spacing, correction * level.spacing
-            if self.safeguard:
-                correction = correction * gain_weight(level, stepped, stepped + correction)
-            field = stepped + correction
+            field = field + (classical + correction) * level.spacing
             yield field, dissimilarity
-
-
-def gain_weight(level: Level, without: torch.Tensor, corrected: torch.Tensor) -> torch.Tensor:
-    """How far to trust the corrected field against the other one, (1, d, h, w) in (0, 1)."""
-    with torch.no_grad():
-        before, after = level.peek(without), level.peek(corrected)
-        sums = before.new_zeros((level.distance.numel(), 2))
-        sums[level.blocks] = torch.stack((before - after, before), dim=1)
-        sums = sums.T.reshape(1, 2, *level.shape)
-        for _ in range(SAFEGUARD_BLURS):
-            sums = smooth(sums)
-        gain = sums[0, :1] / sums[0, 1:].clamp(min=1e-9)
-        return torch.sigmoid(SAFEGUARD_SLOPE * gain)
 
 
 def observe(

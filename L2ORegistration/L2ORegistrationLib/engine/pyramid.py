@@ -149,15 +149,6 @@ class Level(Lattice):
         )
         return costs.view(len(self.blocks), -1, 8), self.system(rows)
 
-    def peek(self, field: torch.Tensor) -> torch.Tensor:
-        """The mean dissimilarity (M,) of each active block for a field in mm, from two voxels."""
-        count = self.voxels.shape[1]
-        pair = (0, count - 1)
-        displacement = self.displacements(field).view(-1, count, 3)[:, pair].flatten(0, 1)
-        voxels = self.voxels[:, pair].flatten()
-        costs, _ = sampled_dissimilarity(self.fixed, self.moving, displacement, voxels)
-        return costs.reshape(len(self.blocks), -1).mean(dim=1)
-
     def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
         """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
         sampled = sample(self.surface, field / self.spacing)

@@ -171,7 +171,7 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
         targets = pair.targets
     else:
         kind = int(rng.choice(3, p=config.rates))
-        optimiser = LearnedOptimiser(network, safeguard=False)
+        optimiser = LearnedOptimiser(network)
         level, field, targets = pyramid_start(network, pair, kind, config, rng, device)
     points = pair.points
     keep = inside(level, points).nonzero().squeeze(1)
@@ -180,7 +180,7 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
     iterations = int(rng.integers(config.iterations[0], config.iterations[1] + 1))
     level, field = level.to(device), field.to(device)
     fields = [f for f, _ in optimiser.iterate(level, field, iterations)]
-    loss = keypoint_loss(fields, level, points, targets)
+    loss = keypoint_loss(fields, level, points, targets, field)
     with torch.no_grad():
         before, after = (
             float(keypoint_loss([f], level, points, targets)) * level.spacing

@@ -93,7 +93,7 @@ def _fine_start(network, pair: PreparedPair, level: Level, rng, device) -> torch
         coarse = pair.level(0).to(device)
         start = (0 * pair.search if choice < 0.2 else pair.search).to(device)
         with torch.no_grad():
-            for start, _ in LearnedOptimiser(network, safeguard=False).iterate(coarse, start, 6):  # noqa: B007, B020
+            for start, _ in LearnedOptimiser(network).iterate(coarse, start, 6):  # noqa: B007, B020
                 pass
         field = level.sample_field(start.cpu())
     elif choice < 0.75:
