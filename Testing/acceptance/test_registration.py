@@ -364,7 +364,7 @@ def test_a_registration_can_be_walked_twice(pair):
         pair.fixed, pair.moving, **masks(pair), **FAST, iterations=1, refine=False
     )
     first, second = list(registration), list(registration)
-    assert len(first) == len(second) == registration.total + 1 == 4
+    assert len(first) == len(second) == registration.total + 1 == 3
     assert np.array_equal(first[-1].field.array, second[-1].field.array)
     assert not registration.result().cancelled
 
@@ -380,16 +380,18 @@ def test_it_leaves_torch_as_it_found_it(pair):
 
 def test_iterations_and_refinement_are_chosen(pair):
     stages = [s.stage for s in register(pair, iterations=2).steps]
-    assert stages == ["initial", "start"] + 4 * ["l2o"] + 3 * ["refine"]
+    assert stages == ["initial", "start"] + 2 * ["l2o"] + 8 * ["refine"]
     stages = [s.stage for s in register(pair, iterations=1, refine=False).steps]
-    assert stages == ["initial", "start"] + 2 * ["l2o"]
+    assert stages == ["initial", "start", "l2o"]
 
 
 def test_the_papers_network_walks_the_same_road(pair, tmp_path):
     torch.manual_seed(0)
+    network = PaperNetwork()
+    torch.nn.init.normal_(network.last[-2].weight)
     path = tmp_path / "paper.pt"
     export_model(
-        PaperNetwork(),
+        network,
         path,
         version="0",
         licence="CC0",
@@ -399,5 +401,5 @@ def test_the_papers_network_walks_the_same_road(pair, tmp_path):
     result = register(pair, model=path)
     assert [s.stage for s in result.steps] == ["initial", "start", "l2o", "l2o"]
     assert result.provenance["model"] == "paper 0"
-    assert result.best == 1  # untrained, it only makes things worse, and that is noticed
+    assert result.best == 1  # its random steps only make things worse, and that is noticed
     assert all(np.isfinite(step.field.array).all() for step in result.steps)

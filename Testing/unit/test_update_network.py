@@ -130,3 +130,8 @@ def test_the_papers_optimiser_replaces_the_field_relative_to_its_start():
     assert corners[0].tolist() == pytest.approx([-HALF_WIDTH] * 3)
     assert corners[1].tolist() == pytest.approx([HALF_WIDTH, -HALF_WIDTH, -HALF_WIDTH])
     assert second[0, 27:37].min() == 1 and second[0, 0, 4, 5, 5] == pytest.approx(0.1)
+
+
+def test_the_untrained_paper_network_moves_nothing():
+    displacement, hidden = PaperNetwork()(torch.randn(1, 45, 8, 8, 8))
+    assert displacement.abs().max() == 0 and hidden.abs().max() > 0
