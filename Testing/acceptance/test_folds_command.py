@@ -13,7 +13,7 @@ from L2ORegistrationLib.training import datasets, dirlab, folds
 from L2ORegistrationLib.training.datasets import DATASETS, Dataset, load_dataset
 from L2ORegistrationLib.training.real import real_pairs
 
-SETTINGS = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [1, 1]\naccumulate = 1\n"
+SETTINGS = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 1\n"
 POINTS = np.array([[15, 18, 12], [27, 20, 18], [14, 22, 16]])  # voxels from 1, z from the head
 
 

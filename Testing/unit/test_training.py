@@ -278,7 +278,7 @@ def test_what_was_trained_can_be_exported_and_used(pairs, tmp_path):
         tmp_path / "mine.pt",
         version="1",
         licence="CC0",
-        iterations=(1, 1),
+        iterations=(2, 2),
         trained_iterations=CONFIG.iterations,
     )
     card, loaded = load_model(tmp_path / "mine.pt")

@@ -45,6 +45,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("rates", (0.5, 0.5, 0.5), "sum to 1"),
         ("rates", (1.5, -0.5, 0), "zero or more"),
         ("further", 1.5, "from 0 to 1"),
+        ("iterations", (1, 4), "at least 2"),
         ("iterations", (8, 4), "fewest, then the most"),
         ("variant", "other", "no variant 'other': use pyramid or paper"),
     ],

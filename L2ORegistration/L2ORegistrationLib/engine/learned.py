@@ -35,10 +35,13 @@ class LearnedOptimiser:
         in the active region that was seen *before* it.
         """
         hidden = field.new_zeros((self.network.hidden, *level.shape))
-        for _ in range(iterations):
+        for number in range(iterations):
             inputs, classical, dissimilarity = observe(level, field.detach(), hidden)
             correction, hidden = (output[0] for output in self.network(inputs[None]))
-            field = field + (classical + correction) * level.spacing
+            # With nothing remembered, the network moves to find out, which looks worse at first:
+            # the first iteration takes the classical step and only fills the memory.
+            step = classical + correction if number else classical
+            field = field + step * level.spacing
             yield field, dissimilarity
 
 

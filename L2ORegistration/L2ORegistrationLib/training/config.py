@@ -115,6 +115,10 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError(f"There is no variant '{config.variant}': use {' or '.join(VARIANTS)}.")
     if config.iterations[0] > config.iterations[1]:
         raise InputError("The training setting 'iterations' needs the fewest, then the most.")
+    if config.variant == "pyramid" and config.iterations[0] < 2:
+        raise InputError(
+            "The training setting 'iterations' needs at least 2: the first only looks."
+        )
     if config.further > 1:
         raise InputError("The training setting 'further' is a share, from 0 to 1.")
     if not math.isclose(sum(config.rates), 1, abs_tol=1e-6):
