@@ -25,9 +25,11 @@ def gauss_newton_step(
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
-    system: (M, 9) from `Level.look`; stiffness: weight of the squared second differences of the
-    field (mm) against the mean squared feature difference of a field voxel. Conjugate gradients
-    with a diagonal preconditioner, a fixed number of iterations.
+    system: (M, 9) of the active blocks, as from `Level.look`: xx, yy, zz, xy, xz, yz of G, then b;
+    stiffness: weight of the squared second differences of the field against the mean squared
+    feature difference of a field voxel. Any other unit of length will do, where all agree on it.
+    Conjugate gradients with a diagonal preconditioner, a fixed number of iterations, of which the
+    usual one stops on the way.
     """
     with torch.no_grad():
         dense = system.new_zeros((level.distance.numel(), 9))
@@ -76,7 +78,7 @@ def laplacian(field: torch.Tensor) -> torch.Tensor:
 
 
 class GaussNewtonOptimiser:
-    """Plain Gauss-Newton iterations: the last refinement, on local contrast."""
+    """Plain Gauss-Newton iterations, on MIND or local contrast: what refines the learned ones."""
 
     def __init__(self, stiffness: float):
         self.stiffness = stiffness

@@ -21,10 +21,10 @@ from ..geometry import DisplacementField, Grid, Volume
 from ..lungs import lung_mask
 from .adam import AdamOptimiser
 from .devices import check_memory, choose_device
-from .dissimilarity import sampled_dissimilarity
+from .dissimilarity import sampled_dissimilarity, voxel_positions
 from .gauss_newton import GaussNewtonOptimiser
 from .inputs import as_landmarks, as_mask, as_transform, as_volume, checked_count
-from .learned import LearnedOptimiser
+from .learned import STIFFNESS, LearnedOptimiser
 from .models import DEFAULT, load_model
 from .paper import PaperOptimiser
 from .prealignment import box_alignment, distance_map, landmark_alignment, lung_alignment
@@ -38,7 +38,7 @@ METHODS = ("l2o", "adam")
 ADAM_ITERATIONS = 50
 # Gauss-Newton iterations after the learned ones, and their stiffness, by level: fields of 6 mm on
 # MIND of 3 mm, unless the network works on that level itself, and on local contrast.
-REFINEMENTS = {1: (4, 1e-3), 2: (4, 4e-3)}
+REFINEMENTS = {1: (4, STIFFNESS), 2: (4, 4e-3)}
 BYTES_PER_VOXEL = 110  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is resampled
 BASE_MB = 500
@@ -362,10 +362,7 @@ class _Monitor:
         voxels = finest.voxels[inside].flatten()
         stride = max(1, len(voxels) // self.COUNT)
         self._voxels = voxels[::stride]
-        depth, height, width = finest.fixed.shape[:3]
-        z = torch.div(self._voxels, height * width, rounding_mode="floor")
-        y = torch.div(self._voxels, width, rounding_mode="floor") % height
-        index = torch.stack((self._voxels % width, y, z), dim=1).float()
+        index = voxel_positions(self._voxels, finest.fixed.shape).float()
         self._position = (index + 0.5) / finest.ratio - 0.5
 
     def __call__(self, finest: Level, field: torch.Tensor) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from .dissimilarity import voxel_positions
 from .gauss_newton import gauss_newton_step
 from .pyramid import Level
 from .update_network import smooth
@@ -93,7 +94,7 @@ def _costs(level: Level, candidates: torch.Tensor, base: torch.Tensor) -> torch.
 
     candidates: (K, 3) and base: (blocks, 3), whole feature voxels (x, y, z).
     """
-    depth, height, width, channels = level.fixed.shape
+    _, height, width, channels = level.fixed.shape
     index = level.voxels.flatten()
     own = level.fixed.flatten(0, 2)[index]
     # Repeat the edge so that every shift of every voxel is a plain offset into one flat array.
@@ -104,9 +105,7 @@ def _costs(level: Level, candidates: torch.Tensor, base: torch.Tensor) -> torch.
     padded = padded.permute(1, 2, 3, 0).reshape(-1, channels)
     row = width + 2 * px
     strides = torch.tensor([1, row, row * (height + 2 * py)], device=index.device)
-    iz = torch.div(index, height * width, rounding_mode="floor")
-    iy = torch.div(index, width, rounding_mode="floor") % height
-    voxel = torch.stack((index % width + px, iy + py, iz + pz), dim=1)
+    voxel = voxel_positions(index, level.fixed.shape) + torch.tensor((px, py, pz)).to(index)
     voxel += base.repeat_interleave(level.voxels.shape[1], dim=0)
     first = (voxel * strides).sum(dim=1)
     costs = own.new_empty((len(candidates), len(level.blocks)))

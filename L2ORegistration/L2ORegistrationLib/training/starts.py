@@ -77,12 +77,12 @@ def _lost_region(rng, level: Level) -> torch.Tensor:
     """A blob somewhere in the lungs (3, d, h, w) whose displacement is wrong by centimetres."""
     inside = (level.distance[0] < 0).nonzero()
     centre = inside[rng.integers(len(inside))]
-    width = rng.uniform(1.5, 4.0)
+    width = rng.uniform(1.5, 4.0)  # field voxels
     axes = [
         torch.exp(-(((torch.arange(n) - c) / width) ** 2) / 2) for n, c in zip(level.shape, centre)
     ]
     blob = axes[0][:, None, None] * axes[1][:, None] * axes[2]
-    wrong = torch.from_numpy(rng.normal(0, (5.0, 6.0, 12.0)).astype(np.float32))
+    wrong = torch.from_numpy(rng.normal(0, (5.0, 6.0, 12.0)).astype(np.float32))  # mm
     return wrong.view(3, 1, 1, 1) * blob
 
 
