@@ -54,6 +54,15 @@ def torchrun(count, folder, pairs):
     return [torch.load(folder / name, weights_only=True) for name in names]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As torchrun's processes have: sums differ in the last digit, which Adam magnifies."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed")
 def test_two_processes_are_as_one_with_twice_the_crops(pairs, tmp_path):
     first, second = torchrun(2, tmp_path, pairs)
@@ -78,12 +87,7 @@ def test_two_processes_are_as_one_with_twice_the_crops(pairs, tmp_path):
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch has no torch.distributed")
 def test_one_process_of_torchrun_is_as_none(pairs, tmp_path):
     (only,) = torchrun(1, tmp_path, pairs)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as torchrun's processes: sums depend on it in the last digit
-    try:
-        list(train(pairs, tmp_path / "alone.pt", replace(CONFIG, accumulate=2, checkpoint_every=2)))
-    finally:
-        torch.set_num_threads(threads)
+    list(train(pairs, tmp_path / "alone.pt", replace(CONFIG, accumulate=2, checkpoint_every=2)))
     state = torch.load(tmp_path / "alone.pt", weights_only=True)["network"]
     assert all(torch.equal(value, state[name]) for name, value in only["state"].items())
 

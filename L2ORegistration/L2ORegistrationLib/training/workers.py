@@ -76,6 +76,7 @@ def joined() -> Iterator[Workers]:
     dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield Workers(dist.get_rank(), dist.get_world_size())
+        dist.barrier()  # a process that leaves while another still talks to it can abort that one
     finally:
         dist.destroy_process_group()
 
