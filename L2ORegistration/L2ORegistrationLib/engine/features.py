@@ -74,12 +74,14 @@ def local_contrast(
     Comparing it between two images is what normalised cross-correlation does.
     """
     weight = weight + 1e-3
-    moments = torch.stack((weight, weight * image, weight * image.square()))
-    moments = _blurred(F.avg_pool3d(moments[None], 2), sigma)
-    moments = F.interpolate(moments, size=image.shape, mode="trilinear", align_corners=False)[0]
+    weighted = weight * image
+    moments = [F.avg_pool3d(m[None, None], 2) for m in (weight, weighted, weighted * image)]
+    moments = _blurred(torch.cat(moments, dim=1), sigma)[0]
     mean = moments[1] / moments[0]
     variance = (moments[2] / moments[0] - mean.square()).clamp_(min=0)
-    return ((image - mean) / (variance + floor**2).sqrt_())[None]
+    window = torch.stack((mean, (variance + floor**2).rsqrt_()))[None]
+    window = F.interpolate(window, size=image.shape, mode="trilinear", align_corners=False)[0]
+    return (image - window[0]).mul_(window[1])[None]
 
 
 def pool(features: torch.Tensor, factor: int) -> torch.Tensor:

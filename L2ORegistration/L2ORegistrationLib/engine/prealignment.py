@@ -12,6 +12,7 @@ from scipy import interpolate, optimize, spatial
 
 from ..errors import InputError
 from ..geometry import DisplacementField, Grid, Volume
+from .preprocessing import resample
 
 SURFACE_SPACING_MM = 3.0
 BAND_MM = 15.0  # how far from the lung surface the distance maps are compared
@@ -29,17 +30,9 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
     The grid covers the mask and a margin (mm); beyond it the edge value continues. InputError
     where the mask marks nothing that could be a lung.
     """
-    inside = np.argwhere(mask.array)
-    if not len(inside):
-        raise InputError("The lung mask is empty: give a mask that marks the lungs.")
-    corners = Grid(
-        tuple(np.ptp(inside, axis=0)[::-1] + 1),
-        mask.grid.spacing,
-        tuple(mask.grid.to_world(inside.min(axis=0)[::-1])),
-        mask.grid.direction,
-    ).corners()
-    grid = Grid.covering(corners, spacing, margin)
-    soft = mask.sample(grid.points(), order=1, outside=0.0) > 0.5
+    tight = _marked(mask)
+    grid = Grid.covering(tight.grid.corners(), spacing, margin)
+    soft = resample(_padded(tight), grid, sitk.Transform(3, sitk.sitkIdentity)) > 0.5
     if soft.sum() < SMALLEST:
         raise InputError("The lung mask marks next to nothing: give a mask that marks the lungs.")
     binary = Volume(soft.astype(np.uint8), grid).to_image()
@@ -149,6 +142,30 @@ def affine(matrix: np.ndarray, centre: np.ndarray, image: np.ndarray) -> sitk.Af
     transform.SetMatrix(np.asarray(matrix, dtype=float).ravel().tolist())
     transform.SetTranslation((np.asarray(image) - matrix @ np.asarray(centre)).tolist())
     return transform
+
+
+def _marked(mask: Volume) -> Volume:
+    """The smallest box that holds all that a mask marks. InputError where it marks nothing."""
+    array, part = mask.array != 0, []
+    for axis in range(3):
+        along = np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))
+        if not len(along):
+            raise InputError("The lung mask is empty: give a mask that marks the lungs.")
+        part.append(slice(along[0], along[-1] + 1))
+    array = array[tuple(part)]
+    origin = mask.grid.to_world([s.start for s in part[::-1]])
+    return Volume(
+        array, Grid(array.shape[::-1], mask.grid.spacing, tuple(origin), mask.grid.direction)
+    )
+
+
+def _padded(mask: Volume) -> Volume:
+    """A mask with a layer of nothing around it, as 0 and 1."""
+    origin = mask.grid.to_world((-1, -1, -1))
+    array = np.pad(mask.array, 1).astype(np.uint8)
+    return Volume(
+        array, Grid(array.shape[::-1], mask.grid.spacing, tuple(origin), mask.grid.direction)
+    )
 
 
 def _extent(distance: Volume) -> tuple[np.ndarray, np.ndarray]:

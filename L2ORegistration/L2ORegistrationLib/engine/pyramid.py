@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..geometry import Grid
 from .contrast import sampled_system, with_gradient
-from .dissimilarity import channel_last, sampled_dissimilarity
+from .dissimilarity import channel_last, sampled_dissimilarity, voxel_positions
 from .features import local_contrast, mind_ssc, pool
 from .preprocessing import Pair
 
@@ -66,11 +66,21 @@ class Lattice:
         return F.interpolate(field[None], size=self.shape, mode="trilinear", align_corners=False)[0]
 
     def displacements(self, field: torch.Tensor) -> torch.Tensor:
-        """A field in mm at the feature voxels of the active blocks, (M r^3, 3), in those voxels."""
-        ratio = self.ratio
-        fine = field[None]
-        fine = F.interpolate(fine, scale_factor=ratio, mode="trilinear", align_corners=False)[0]
-        return _blocks(fine, ratio)[self.blocks].flatten(0, 1) / (self.spacing / ratio)
+        """A field in mm at the feature voxels of the active blocks, (M r^3, 3), in those voxels.
+
+        Linear between field voxels, the edge value beyond the outermost ones: `F.interpolate` for
+        the active blocks alone, each a blend of the 3x3x3 field voxels around it.
+        """
+        padded = F.pad(field[None], (1,) * 6, mode="replicate")[0]
+        _, height, width = padded.shape[1:]
+        position = voxel_positions(self.blocks, self.shape)
+        strides = torch.tensor((1, width, width * height), device=field.device)
+        first = (position * strides).sum(dim=1, keepdim=True)
+        steps = torch.arange(3, device=field.device)
+        steps = steps[:, None, None] * strides[2] + steps[:, None] * strides[1] + steps
+        around = padded.flatten(1)[:, first + steps.flatten()]  # (3, M, 27)
+        fine = around @ _blend(self.ratio).to(field).T
+        return fine.flatten(1).T / (self.spacing / self.ratio)
 
     def system(self, rows: torch.Tensor) -> torch.Tensor:
         """Gauss-Newton systems (M r^3, 9) per feature voxel, in voxels: (M, 9) per block, in mm."""
@@ -244,6 +254,13 @@ def sample_points(field: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         field[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
     )
     return out[0, :, :, 0, 0].T
+
+
+def _blend(ratio: int) -> torch.Tensor:
+    """How the voxels of a block blend the 3x3x3 field voxels around it: (ratio^3, 27), linear."""
+    offset = (torch.arange(ratio) + 0.5) / ratio - 0.5
+    line = torch.stack(((-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)), dim=1)
+    return torch.kron(torch.kron(line, line), line)
 
 
 def _blocks(values: torch.Tensor, ratio: int) -> torch.Tensor:

@@ -35,17 +35,21 @@ class World:
         self._start = DisplacementField.of_transform(pair.start, start_grid(pair.grid))
         # Iterations would not find the way back from a large rotation, but its inverse is known.
         self._inverse = pair.start.GetInverse() if pair.start.IsLinear() else None
+        self._matrix = _linear_part(pair.start) if pair.start.IsLinear() else None
         self._points = finest.grid.points()
+        self._begun = self._start.sample(self._points).astype(np.float32)
         self._trust = torch.sigmoid((TRUSTED_MM - finest.distance) / 2.0)
 
     def field(self, field: torch.Tensor) -> DisplacementField:
         """The whole motion, from an optimiser's field (3, d, h, w), mm, on any level's grid."""
         field = self._continued(self._finest.sample_field(field)).cpu().numpy()
-        moved = self._points + np.moveaxis(field, 0, -1)
-        total = moved + self._start.sample(moved) - self._points
+        field = np.moveaxis(field, 0, -1)
+        if self._matrix is not None:  # nothing to look up: the same at all points
+            total = self._begun + field @ self._matrix.T
+        else:
+            total = (field + self._start.sample(self._points + field)).astype(np.float32)
         x, y, z = self._index
-        total = total.astype(np.float32)[np.ix_(z, y, x)]
-        return DisplacementField(np.ascontiguousarray(total), self.grid)
+        return DisplacementField(np.ascontiguousarray(total[np.ix_(z, y, x)]), self.grid)
 
     def before(self) -> torch.Tensor:
         """The finest-level field (3, d, h, w), mm, that undoes the start: no motion at all."""
@@ -89,6 +93,12 @@ def continued(transform: sitk.Transform, lattice: Grid) -> sitk.Transform:
         return transform
     image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
     return DisplacementField.of_image(image).resampled(lattice).to_transform()
+
+
+def _linear_part(transform: sitk.Transform) -> np.ndarray:
+    """The matrix (3, 3) of a linear transform, whatever its kind, float32."""
+    moved = [transform.TransformPoint(p) for p in np.vstack((np.zeros(3), np.eye(3))).tolist()]
+    return np.transpose(np.subtract(moved[1:], moved[0])).astype(np.float32)
 
 
 def affine_start(matrix: np.ndarray) -> sitk.AffineTransform:
