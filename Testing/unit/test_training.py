@@ -269,6 +269,27 @@ def test_mixed_precision_changes_nothing_on_the_cpu(pairs, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_iterations_ahead_are_run_but_teach_nothing(pairs, tmp_path, monkeypatch):
+    taught = []
+
+    def noting(config):
+        network = PyramidNetwork(config.width)
+        network.register_forward_hook(lambda *_: taught.append(torch.is_grad_enabled()))
+        return network
+
+    monkeypatch.setattr(loop, "new_network", noting)
+    config = replace(CONFIG, accumulate=1, rates=(1, 0, 0), iterations=(2, 3), ahead=2, steps=1)
+    ahead = set()
+    for seed in range(12):
+        taught.clear()
+        list(train(pairs, tmp_path / f"{seed}.pt", replace(config, seed=seed)))
+        count = taught.count(False)
+        assert taught == [False] * count + [True] * (len(taught) - count)
+        assert len(taught) - count in (2, 3)
+        ahead.add(count)
+    assert ahead == {0, 1, 2} and config.longest == 5
+
+
 def test_what_was_trained_can_be_exported_and_used(pairs, tmp_path):
     list(train(pairs, tmp_path / "run.pt", replace(CONFIG, steps=1)))
     network = PyramidNetwork(CONFIG.width)

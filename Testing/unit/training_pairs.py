@@ -13,6 +13,7 @@ CONFIG = TrainingConfig(
     crop=6,
     keypoints=50,
     iterations=(2, 3),
+    ahead=2,
     accumulate=2,
     warmup=1,
     checkpoint_every=1,

@@ -17,7 +17,7 @@ from .experiment import Experiment, one_voice
 from .folds import cross_validate
 
 _DATA = ("4dct", "copd", "empire10", "learn2reg", "pairs")
-_PHANTOMS = 60  # where there is no other data
+_PHANTOMS = 120  # where there is no other data
 
 
 def train(

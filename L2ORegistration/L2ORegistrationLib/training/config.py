@@ -21,7 +21,7 @@ else:
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
 VARIANTS = ("pyramid", "paper")
-_MAY_BE_ZERO = ("seed", "halve_every", "rates", "further")
+_MAY_BE_ZERO = ("seed", "halve_every", "rates", "further", "ahead")
 _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupted training
 
 
@@ -33,13 +33,15 @@ class TrainingConfig:
     of `accumulate` unrolled crops; warmup: steps until the learning rate is reached; halve_every:
     steps after which it halves, again and again (0: a cosine down to 2 %); width: channels of the
     network; crop: field voxels along each axis; keypoints: at most so many in a crop; iterations:
-    fewest and most that are unrolled; rates: shares of the steps on each level (whole, crop, fine
-    crop); further: share of the whole lungs that get more motion than their pair has;
+    fewest and most that are unrolled; ahead: in half of the rollouts, at most so many iterations
+    come before those and teach nothing, so that the network learns to stay where it has arrived;
+    rates: shares of the steps on each level (whole, crop, fine crop); further: share of the whole
+    lungs that get more motion than their pair has;
     mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
     """
 
     variant: str = "pyramid"
-    steps: int = 4000
+    steps: int = 1600
     learning_rate: float = 1e-3
     warmup: int = 50
     halve_every: int = 0
@@ -48,11 +50,17 @@ class TrainingConfig:
     crop: int = 32
     keypoints: int = 3000
     iterations: tuple[int, int] = (5, 8)
+    ahead: int = 8
     rates: tuple[float, float, float] = (1.0, 0.0, 0.0)
     further: float = 0.7
     accumulate: int = 2
     checkpoint_every: int = 50
     mixed_precision: bool = True
+
+    @property
+    def longest(self) -> int:
+        """The most iterations that a rollout has."""
+        return self.iterations[1] + self.ahead
 
     @property
     def levels(self) -> int:
@@ -77,11 +85,11 @@ def read_config(source: str | Path | None, **overrides: Any) -> TrainingConfig:
 def changed(config: TrainingConfig, made_with: Mapping[str, Any]) -> str | None:
     """The first field in which a checkpoint was made with other settings; None where it goes on.
 
-    made_with: the checkpoint's settings; fields that it does not know yet had their defaults.
+    made_with: the checkpoint's settings. One from a version without some field cannot go on.
     """
-    known = asdict(TrainingConfig()) | dict(made_with)
     return next(
-        (k for k, v in asdict(config).items() if k not in _MAY_CHANGE and known[k] != v), None
+        (k for k, v in asdict(config).items() if k not in _MAY_CHANGE and made_with.get(k) != v),
+        None,
     )
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +131,7 @@ def check_checkpoint(path: Path, config: TrainingConfig) -> int:
     other = changed(config, state["config"])
     if other:
         raise InputError(
-            f"{path} was made with another {other} ({state['config'].get(other)}): "
+            f"{path} was made with another {other} ({state['config'].get(other, 'unknown')}): "
             "repeat that setting to continue, or choose another folder."
         )
     return state["step"]
@@ -178,9 +179,15 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
     keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
     points, targets = points[keep].to(device), targets[keep].to(device)
     iterations = int(rng.integers(config.iterations[0], config.iterations[1] + 1))
+    ahead = max(0, int(rng.integers(-config.ahead, config.ahead + 1)))
     level, field = level.to(device), field.to(device)
-    fields = [f for f, _ in optimiser.iterate(level, field, iterations)]
-    loss = keypoint_loss(fields, level, points, targets, field)
+    steps = optimiser.iterate(level, field, ahead + iterations)
+    arrived = field
+    with torch.no_grad():
+        for arrived, _ in islice(steps, ahead):  # noqa: B007
+            pass
+    fields = [f for f, _ in steps]
+    loss = keypoint_loss(fields, level, points, targets, arrived)
     with torch.no_grad():
         before, after = (
             float(keypoint_loss([f], level, points, targets)) * level.spacing

@@ -62,7 +62,7 @@ def export(
         version="1",
         licence=licence or card.licence(data),
         iterations=(config.iterations[1],) * config.levels,
-        trained_iterations=config.iterations,
+        trained_iterations=(config.iterations[0], config.longest),
         facts=card.facts(
             data,
             config,
