@@ -28,7 +28,7 @@ def test_bad_training_settings_are_refused(text, told, tmp_path):
 
 @pytest.mark.slow
 def test_train_continues_and_its_weights_register(data, tmp_path):
-    settings = "crop = 16\nkeypoints = 300\niterations = [2, 2]\nahead = 1\nrates = [1.0, 0.0, 0.0]\n"
+    settings = "crop = 16\nkeypoints = 300\niterations = [2, 2]\nrates = [1.0, 0.0, 0.0]\n"
     (tmp_path / "tiny.toml").write_text(settings)
     command = ("train", "--out", tmp_path / "out", "--phantoms", 1, "--threads", 1, "--quiet")
     command += ("--config", tmp_path / "tiny.toml", "--json")
