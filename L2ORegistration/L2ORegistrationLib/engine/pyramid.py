@@ -21,6 +21,7 @@ from .features import local_contrast, mind_ssc, pool
 from .preprocessing import Pair
 
 ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
+BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
 CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
 DISTANCE_RANGE_MM = (-30.0, 15.0)
@@ -152,12 +153,27 @@ class Level(Lattice):
         """What the images say about a field in mm.
 
         Returns the dissimilarities of the active blocks (M, r^3 voxels, 8 offsets), and their
-        Gauss-Newton systems (M, 9) for a step in mm (see `sampled_dissimilarity`).
+        Gauss-Newton systems (M, 9) for a step in mm (see `sampled_dissimilarity`), in which the
+        chest wall counts as far as it moves along.
         """
         costs, rows = sampled_dissimilarity(
             self.fixed, self.moving, self.displacements(field), self.voxels.flatten()
         )
-        return costs.view(len(self.blocks), -1, 8), self.system(rows)
+        costs = costs.view(len(self.blocks), -1, 8)
+        return costs, self.system(rows) * self.moving_along(costs.mean(dim=(1, 2)))[:, None]
+
+    def moving_along(self, mismatch: torch.Tensor) -> torch.Tensor:
+        """Weights (M,) of blocks with these mean dissimilarities (M,): 1 inside the lungs.
+
+        A lung slides along the chest wall, which then matches worse than the lung beside it does
+        and must not hold it back. Where it does not slide, what lies outside helps.
+        """
+        distance = self.distance.flatten()[self.blocks]
+        beside = mismatch[(distance < 0) & (distance > -BESIDE_MM)]
+        if not len(beside):
+            return torch.ones_like(mismatch)
+        worse = mismatch / beside.median().clamp(min=1e-12)
+        return torch.where(distance < 0, 1.0, 1 / (1 + worse**4))
 
     def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
         """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
