@@ -41,7 +41,7 @@ class TrainingConfig:
     """
 
     variant: str = "pyramid"
-    steps: int = 1600
+    steps: int = 1200
     learning_rate: float = 1e-3
     warmup: int = 50
     halve_every: int = 0
