@@ -95,6 +95,9 @@ def test_the_table_as_text_and_csv(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "| L2O with pre-reg. | 1.50 ± 1.12 |  |" in text
     assert "## A (2 cases)" in text and "Initial (1 failed)" in text
+    by_case = ["| TRE mean of | 1 | 2 |", "|---|---|---|", "| Initial | 4.00 | 8.00 |"]
+    assert "\n".join([*by_case, "| L2O with pre-reg. | 2.00 | 1.00 |"]) in text
+    assert "| TRE mean of | x |" not in text
     rows = list(csv.DictReader(open(tmp_path / "cases.csv")))
     assert len(rows) == 5 and rows[4]["error"].startswith("Case x")
     assert float(rows[1]["tre_mean"]) == 2 and rows[1]["pleura_count"] == "1"
