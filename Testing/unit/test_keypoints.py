@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.geometry import Grid, Volume
 from L2ORegistrationLib.training import keypoints
@@ -29,19 +28,6 @@ def test_peaks_come_strongest_first_and_apart():
     np.testing.assert_array_equal(peaks(strength, 1, 10), [[7, 7, 7], [2, 3, 5]])
     np.testing.assert_array_equal(peaks(strength, 1, 1), [[7, 7, 7]])
     assert len(peaks(np.zeros((5, 5, 5)), 1, 10)) == 0
-
-
-def test_local_search_finds_a_shift_below_a_voxel():
-    rng = np.random.default_rng(0)
-    features = ndimage.gaussian_filter(rng.standard_normal((4, 40, 40, 40)), (0, 2, 2, 2))
-    shift = np.array([1.6, -2.3, 0.4])  # x, y, z
-    moving = ndimage.shift(features, (0, *shift[::-1]), order=3, mode="nearest")
-    fixed, moving = (torch.from_numpy(a / features.std()).float() for a in (features, moving))
-    position = torch.from_numpy(rng.uniform(12, 27, (30, 3))).float()
-    start = torch.tensor([1.0, -1.0, 0.0]).expand(30, 3)
-    found = keypoints.local_search(fixed, moving, position, start).numpy()
-    assert np.abs(found - shift).max() < 0.4
-    assert np.median(np.abs(found - shift)) < 0.15
 
 
 @pytest.fixture(scope="module")
