@@ -99,6 +99,14 @@ def test_copdgene(tmp_path, monkeypatch, rng):
     assert case.fixed_mask is None and case.landmarks[0].shape == (2, 3)
 
 
+def test_a_copy_in_plain_hu_is_noticed(four_d):
+    folder, hu = four_d
+    for path in (folder / "Case1Pack/Images").iterdir():
+        hu.astype("<i2").tofile(path)
+    (case,) = load_dataset("4dct", folder, cases=["case1"])
+    np.testing.assert_array_equal(case.fixed().array, hu[::-1])
+
+
 def test_a_missing_case_stops_or_is_skipped(four_d):
     folder, _ = four_d
     (folder / "Case1Pack/Images/case1_T50_s.img").unlink()

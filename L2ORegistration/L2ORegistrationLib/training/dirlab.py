@@ -1,7 +1,7 @@
 """DIR-Lab: ten 4DCT and ten COPDgene cases, raw volumes with 300 expert landmarks each.
 
 Sizes, spacings and conventions are those that DIR-Lab publishes. Volumes are little-endian 16-bit
-integers, HU + 1024, x fastest; voxel (1, 1, 1) is the right, anterior, superior corner. So x runs
+integers, HU + 1024 (copies in plain HU are told apart by their air), x fastest; voxel (1, 1, 1) is the right, anterior, superior corner. So x runs
 to the patient's left and y to the back, as LPS does, and z from head to foot, against it.
 """
 
@@ -18,6 +18,7 @@ from ..geometry import Grid, Volume
 from .cases import Case, Entry, naming, points_of, required
 
 STORED_OFFSET = 1024  # stored value - HU
+AIR_AND_LUNG_HU = np.array((-1100, -600))  # most of a chest scan
 _DOWNWARD = (1, 0, 0, 0, 1, 0, 0, 0, -1)
 
 
@@ -168,5 +169,11 @@ def read_raw(path: Path, geometry: Geometry) -> Volume:
         raise InputError(f"{path} cannot be read: copy or unpack it again.") from error
     grid = geometry.grid
     foot = grid.to_world((0, 0, grid.size[2] - 1))
-    array = np.ascontiguousarray(stored[::-1], dtype=np.float32) - STORED_OFFSET
+    array = np.ascontiguousarray(stored[::-1], dtype=np.float32)
+    if _count(stored, AIR_AND_LUNG_HU + STORED_OFFSET) >= _count(stored, AIR_AND_LUNG_HU):
+        array -= STORED_OFFSET
     return Volume(array, Grid(grid.size, grid.spacing, tuple(foot)))
+
+
+def _count(values: np.ndarray, span: np.ndarray) -> int:
+    return np.count_nonzero((values >= span[0]) & (values < span[1]))
