@@ -1,8 +1,9 @@
 """DIR-Lab: ten 4DCT and ten COPDgene cases, raw volumes with 300 expert landmarks each.
 
 Sizes, spacings and conventions are those that DIR-Lab publishes. Volumes are little-endian 16-bit
-integers, HU + 1024 (copies in plain HU are told apart by their air), x fastest; voxel (1, 1, 1) is the right, anterior, superior corner. So x runs
-to the patient's left and y to the back, as LPS does, and z from head to foot, against it.
+integers, x fastest, HU + 1024 (copies in plain HU are told apart by their air). Voxel (1, 1, 1) is
+the right, anterior, superior corner. So x runs to the patient's left and y to the back, as LPS
+does, and z from head to foot, against it.
 """
 
 from __future__ import annotations
