@@ -105,6 +105,24 @@ def test_the_table_as_text_and_csv(tmp_path):
     assert [float(s["tre_mean"]) for s in steps] == [4, 3, 2, 8, 5, 1.5, 1]
 
 
+def test_where_the_time_goes(tmp_path):
+    def timed(*steps):
+        names = ("stage", "level", "seconds")
+        return {"steps": [dict(zip(names, step, strict=True)) for step in steps], "seconds": 9.0}
+
+    first = timed(("initial", 0, 1.0), ("start", 0, 3.0), ("l2o", 0, 3.5), ("l2o", 0, 4.5))
+    second = timed(("initial", 0, 2.0), ("start", 0, 2.5), ("l2o", 0, 4.0), ("refine", 1, 5.0))
+    runs = [Run("A", str(i), "l2o-search", "", r) for i, r in enumerate((first, second))]
+    runs.append(Run("A", "0", "elastix", "", {"seconds": 1.0}))
+    names = ("preparation", "start", "l2o, level 1", "refine, level 2")
+    seconds = dict(zip(names, (1.5, 1.25, 1.5, 0.5), strict=True))
+    assert table.stages(runs) == {"A": {"l2o-search": seconds}}
+    table.write(runs, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert "| seconds of | preparation | start | l2o, level 1 | refine, level 2 |" in text
+    assert "| L2O with pre-reg. | 1.50 | 1.25 | 1.50 | 0.50 |" in text
+
+
 def test_the_figure_averages_over_cases_from_the_start_on(tmp_path):
     (errors,) = figure.curves(RUNS)["A"].values()
     np.testing.assert_allclose(errors, [4.0, 1.75])

@@ -104,4 +104,7 @@ def show(runs: list, folder: Path) -> None:
         for method, measures in methods.items():
             view.add_row(table.title(method, measures), *table.cells(measures))
         wide.print(view)
+        for method, parts in table.stages(runs).get(dataset, {}).items():
+            seconds = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+            wide.print(f"{table.METHODS[method].title}, seconds: {seconds}", soft_wrap=True)
     out.print(f"Wrote {folder}", soft_wrap=True)

@@ -85,6 +85,34 @@ def _average(rows: list[dict]) -> dict[str, float]:
     return result
 
 
+def stages(runs: list[Run]) -> dict[str, dict[str, dict[str, float]]]:
+    """{data set: {method: {stage: seconds}}}: where the time goes, the average over the cases.
+
+    Of methods with steps. Preparation: masks, affine, resampling, the first features; every other
+    stage includes the features that it needs.
+    """
+    found: dict = {}
+    for run in runs:
+        parts, before = {}, 0.0
+        for step in run.result.get("steps", ()):
+            name = f"{step['stage']}, level {step['level'] + 1}"
+            name = {"initial": "preparation", "start": "start"}.get(step["stage"], name)
+            parts[name] = parts.get(name, 0.0) + step["seconds"] - before
+            before = step["seconds"]
+        if parts:
+            found.setdefault(run.dataset, {}).setdefault(run.method, []).append(parts)
+    return {
+        dataset: {
+            method: {
+                name: float(np.mean([parts.get(name, 0.0) for parts in cases]))
+                for name in dict.fromkeys(name for parts in cases for name in parts)
+            }
+            for method, cases in methods.items()
+        }
+        for dataset, methods in found.items()
+    }
+
+
 def cells(measures: dict[str, float]) -> list[str]:
     """One text for each of COLUMNS; empty where nothing was measured."""
     return [
@@ -100,7 +128,7 @@ def title(method: str, measures: dict[str, float]) -> str:
 
 
 def markdown(runs: list[Run]) -> str:
-    """The paper's table (mean and SD of the TRE in mm), then each data set: measures, and cases."""
+    """The paper's table (mean and SD of the TRE in mm), then each data set in detail."""
     found = summary(runs)
     methods = [m for m in METHODS if any(m in rows for rows in found.values())]
     lines = ["| TRE, mm | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
@@ -117,6 +145,7 @@ def markdown(runs: list[Run]) -> str:
             if method in rows
         ]
         lines += _by_case([run for run in runs if run.dataset == dataset])
+        lines += _seconds(stages(runs).get(dataset, {}))
     return "\n".join(lines) + "\n"
 
 
@@ -132,6 +161,18 @@ def _by_case(runs: list[Run]) -> list[str]:
             values = (rows.get((method, case)) for case in cases)
             texts = ("" if value is None else f"{value:.2f}" for value in values)
             lines.append(f"| {METHODS[method].title} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def _seconds(methods: dict[str, dict[str, float]]) -> list[str]:
+    """The seconds of each stage, as a table."""
+    names = list(dict.fromkeys(name for parts in methods.values() for name in parts))
+    if not names:
+        return []
+    lines = ["", "| seconds of | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for method, parts in methods.items():
+        texts = (f"{parts[name]:.2f}" if name in parts else "" for name in names)
+        lines.append(f"| {METHODS[method].title} | " + " | ".join(texts) + " |")
     return lines
 
 
