@@ -84,7 +84,7 @@ def test_folds_are_trained_and_measured_once(dirlab20):
     assert card["facts"]["data"] == "DIR-Lab COPDgene (9), DIR-Lab 4DCT (10) pairs"
     trained = json.loads((out / "fold-1/data.json").read_text())
     assert "copd1" not in trained["DIR-Lab COPDgene"]
-    with open(out / "cases.csv") as file:
+    with open(out / "cases.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert {(row["case"], row["method"]) for row in rows} == {
         (case, method)

@@ -98,10 +98,10 @@ def test_the_table_as_text_and_csv(tmp_path):
     by_case = ["| TRE mean of | 1 | 2 |", "|---|---|---|", "| Initial | 4.00 | 8.00 |"]
     assert "\n".join([*by_case, "| L2O with pre-reg. | 2.00 | 1.00 |"]) in text
     assert "| TRE mean of | x |" not in text
-    rows = list(csv.DictReader(open(tmp_path / "cases.csv")))
+    rows = list(csv.DictReader(open(tmp_path / "cases.csv", encoding="utf-8")))
     assert len(rows) == 5 and rows[4]["error"].startswith("Case x")
     assert float(rows[1]["tre_mean"]) == 2 and rows[1]["pleura_count"] == "1"
-    steps = list(csv.DictReader(open(tmp_path / "iterations.csv")))
+    steps = list(csv.DictReader(open(tmp_path / "iterations.csv", encoding="utf-8")))
     assert [float(s["tre_mean"]) for s in steps] == [4, 3, 2, 8, 5, 1.5, 1]
 
 

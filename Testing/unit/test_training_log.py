@@ -50,7 +50,7 @@ def test_numbers_come_back_exactly(tmp_path):
 
 def test_steps_beyond_the_checkpoint_are_dropped_and_done_again(tmp_path):
     write(tmp_path, 0, rollouts(1, 2, 2, 3))
-    with open(tmp_path / log.FILE, "a") as file:
+    with open(tmp_path / log.FILE, "a", encoding="utf-8") as file:
         file.write("4,0,5.0")  # killed within a line
     write(tmp_path, 2, rollouts(3, 4))
     assert [row["step"] for row in read_log(tmp_path / log.FILE)] == [1, 2, 2, 3, 4]

@@ -131,7 +131,7 @@ def _memory_gb(key: str) -> float | None:
     Not getrusage on Linux: what it calls the peak starts with that of the parent process.
     """
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(row.split()[1]) for row in lines if row.startswith(key)) / 2**20
     except (OSError, StopIteration):
         pass
@@ -146,7 +146,7 @@ def _memory_gb(key: str) -> float | None:
 def _forget_peak() -> None:
     """Let the peak count from now on (Linux), so that reading the images does not count."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         pass
 
@@ -160,12 +160,12 @@ def _gpu_gb() -> float | None:
 
 def main(path: str) -> None:
     """Do the job in this file and write result.json beside it."""
-    job = json.loads(Path(path).read_text())
+    job = json.loads(Path(path).read_text(encoding="utf-8"))
     try:
         result = measure(Scan.load(Path(job["scan"])), job["method"], job["options"], job["born"])
     except InputError as error:
         result = {"error": str(error)}
-    Path(job["result"]).write_text(json.dumps(result))
+    Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

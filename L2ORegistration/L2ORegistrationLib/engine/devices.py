@@ -40,7 +40,7 @@ def free_memory_mb() -> int | None:
     """Memory (MB) that a process can still take; all there is, or None, where nobody says."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
+        for line in meminfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) >> 10
     try:

@@ -109,7 +109,7 @@ def _network(card: ModelCard) -> nn.Module:
 
 def _card(path: Path) -> ModelCard:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         content["iterations"] = tuple(content["iterations"])
         content["trained_iterations"] = tuple(content["trained_iterations"])
         return ModelCard(**content)

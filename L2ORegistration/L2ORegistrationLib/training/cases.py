@@ -141,7 +141,7 @@ def _check_raw(header: Path) -> None:
     """The file of voxels that a .mhd names is there and, if not compressed, long enough."""
     fields = dict(
         (part.strip() for part in line.split("=", 1))
-        for line in header.read_text(errors="replace").splitlines()
+        for line in header.read_text(encoding="utf-8", errors="replace").splitlines()
         if "=" in line
     )
     name = fields.get("ElementDataFile", "")
