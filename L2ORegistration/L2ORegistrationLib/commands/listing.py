@@ -43,8 +43,12 @@ def models(as_json: Json = False) -> None:
 def devices(as_json: Json = False) -> None:
     """List what `--device` can be here."""
     from ..engine.devices import available_devices
+    from ..engine.selfcheck import problem
 
-    found = available_devices()
+    found = [
+        (name, text if (reason := problem(name)) is None else f"unusable: {reason}", free)
+        for name, text, free in available_devices()
+    ]
     if as_json:
         keys = ("name", "description", "free_mb")
         print_json({"devices": [dict(zip(keys, device, strict=True)) for device in found]})

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
+from .selfcheck import problem
 
 
 def available_devices() -> list[tuple[str, str, int | None]]:
@@ -24,15 +25,22 @@ def available_devices() -> list[tuple[str, str, int | None]]:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of this name; "auto" takes CUDA, else MPS, else the CPU. InputError if absent."""
+    """The device of this name; "auto" takes CUDA, else MPS, else the CPU.
+
+    A GPU that doesn't compute what the CPU does is passed over by "auto". InputError where the
+    named device is absent or has that problem.
+    """
     names = [device for device, _, _ in available_devices()]
     if name == "auto":
-        return torch.device(names[0])
+        return torch.device(next(n for n in names if problem(n) is None))
     wanted = "cuda:0" if name == "cuda" else name
     if wanted not in names:
         raise InputError(
             f"The device '{name}' is not available here: choose one of {', '.join(names)} or auto."
         )
+    reason = problem(wanted)
+    if reason is not None:
+        raise InputError(f"The device '{name}' cannot run a registration ({reason}): choose cpu.")
     return torch.device(wanted)
 
 

@@ -23,7 +23,7 @@ def pairs(folder: Path) -> list[Entry]:
     folder = next((p.parent for p in sorted(folder.rglob(JSON))), folder)
     path = required(folder / JSON)
     try:
-        listed = json.loads(path.read_text())
+        listed = json.loads(path.read_text(encoding="utf-8"))
         found = {
             _name(pair["fixed"]): pair
             for part in ("training_paired_images", "registration_val", "registration_test")

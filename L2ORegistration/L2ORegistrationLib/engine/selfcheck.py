@@ -1,0 +1,82 @@
+"""Whether a device computes what the CPU does: the parts of a registration, tried on a tiny pair.
+
+GPUs differ in the operations that they offer and, with some drivers, in what these return. Nobody
+can test them all, so a registration looks before it relies on one; once in a process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ..geometry import Grid
+from .gauss_newton import gauss_newton_step
+from .learned import observe
+from .preprocessing import WORKING_SPACING_MM, Pair
+from .pyramid import Scans, sample_points
+from .search import discrete_search
+from .update_network import PyramidNetwork
+
+SIZE = 32  # voxels of the tiny pair along each axis
+TOLERANCE = 0.01  # of the largest value: less precise products of GPUs are within
+_passed: set[str] = set()
+
+
+def problem(device: torch.device | str) -> str | None:
+    """Why a registration should not run on this device, in a few words; None where it can."""
+    device = torch.device(device)
+    if device.type == "cpu" or str(device) in _passed:
+        return None
+    try:
+        with torch.inference_mode():
+            for found, expected in zip(_parts(device), _parts("cpu"), strict=True):
+                miss = (found.to("cpu") - expected).abs().max()
+                if not miss <= TOLERANCE * expected.abs().max():
+                    return "it computes other numbers than the CPU"
+    except (RuntimeError, TypeError) as error:  # what is not implemented is a RuntimeError, too
+        return str(error).strip().partition("\n")[0]
+    _passed.add(str(device))
+    return None
+
+
+def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
+    """What each part of a registration returns, every part given the same on all devices."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(-0.7, 0.2, (2, SIZE, SIZE, SIZE)).astype(np.float32)
+    grid = Grid((SIZE,) * 3, (WORKING_SPACING_MM,) * 3)
+    centre = grid.to_world(np.full(3, (SIZE - 1) / 2))
+    distance = (np.linalg.norm(grid.points() - centre, axis=-1) - 20).astype(np.float32)
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    scans = Scans(Pair(*images, distance < 0, distance, distance, grid, identity), device)
+    level = scans.mind_level(4)
+    yield from (level.fixed, level.moving, level.surface)
+    # Which of two equally good displacements it takes may differ: that it runs is what counts.
+    yield 0 * discrete_search(level) + 1
+    field = _constant(rng.normal(0, 2, (3, *level.shape)), device)
+    yield level.sample_field(field[:, ::2, ::2, ::2])
+    yield from level.look(field)
+    yield gauss_newton_step(level, field, _constant(_bowls(rng, len(level.blocks)), device), 1e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = PyramidNetwork(4)
+    for value in network.state_dict().values():  # parts of it begin with zero, which hides much
+        value.copy_(_constant(rng.normal(0, 0.3, value.shape), "cpu"))
+    inputs, step, _ = observe(level, field, field.new_zeros((network.hidden, *level.shape)))
+    yield step
+    yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
+    contrast = scans.contrast_level()
+    yield contrast.moving
+    yield from contrast.look(contrast.sample_field(field))
+    yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))
+
+
+def _bowls(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Gauss-Newton systems (count, 9) that are well-posed."""
+    return np.concatenate((rng.uniform(1, 2, (count, 3)), rng.normal(0, 0.1, (count, 6))), axis=1)
+
+
+def _constant(values: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32)).to(device)
