@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -156,6 +157,16 @@ def test_a_registration_is_measured_alone(tmp_path):
     np.testing.assert_allclose(done.result["tre"], np.linalg.norm(SHIFT), atol=1e-6)
     assert done.result["jacobian"] == {"sdlogj": 0, "folding": 0, "min": 1}
     assert not done.result["steps"] and done.points == "landmarks"
+
+
+@pytest.mark.parametrize("warm_up, calls", [(False, 1), (True, 2)])
+def test_a_method_can_run_once_before_the_clock_starts(tmp_path, monkeypatch, warm_up, calls):
+    scan, taken = scanned(tmp_path), []
+    still = methods.METHODS["initial"]
+    counting = replace(still, run=lambda *given: taken.append(0) or still.run(*given))
+    monkeypatch.setitem(methods.METHODS, "initial", counting)
+    measure.measure(scan, "initial", {"warm_up": warm_up}, 0.0)
+    assert len(taken) == calls
 
 
 def test_our_methods_give_steps(tmp_path):

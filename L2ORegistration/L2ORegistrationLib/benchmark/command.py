@@ -35,6 +35,9 @@ def benchmark(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads, of every method alike.")
     ] = None,
+    warm_up: Annotated[
+        bool, typer.Option("--warm-up", help="Register once before the clock starts, as on a GPU.")
+    ] = False,
     skip: options.Skip = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -56,7 +59,7 @@ def benchmark(
         raise InputError(f"--peers needs {' and '.join(missing())}: pip install them.")
     datasets = read_datasets(data, cases, skip, tuple(DATASETS))
     folder = made(checked_folder(folder))
-    settings = {"model": model, "device": device, "threads": threads}
+    settings = {"model": model, "device": device, "threads": threads, "warm_up": warm_up}
     runs = []
     for done in run(datasets, rows, settings):
         runs.append(done)

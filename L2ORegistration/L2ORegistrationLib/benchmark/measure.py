@@ -75,6 +75,8 @@ def measure(scan: Scan, name: str, options: dict[str, Any], born: float) -> dict
     """
     method = METHODS[name]
     method.prepare()
+    if options.get("warm_up"):
+        method.run(scan, options)
     before = _memory_gb("VmRSS")
     _forget_peak()
     begin = time.perf_counter()
