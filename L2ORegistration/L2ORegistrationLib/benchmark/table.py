@@ -145,33 +145,28 @@ def markdown(runs: list[Run]) -> str:
             if method in rows
         ]
         lines += _by_case([run for run in runs if run.dataset == dataset])
-        lines += _seconds(stages(runs).get(dataset, {}))
+        lines += _lines("seconds of", stages(runs).get(dataset, {}))
     return "\n".join(lines) + "\n"
 
 
 def _by_case(runs: list[Run]) -> list[str]:
     """Mean TRE of each case, where there are several: a single hard one can drive the average."""
-    rows = {(run.method, run.case): case_row(run).get("tre_mean") for run in runs}
-    cases = list(dict.fromkeys(case for _, case in rows))
-    if len(cases) < 2:
-        return []
-    lines = ["", "| TRE mean of | " + " | ".join(cases) + " |", "|---|" + "---|" * len(cases)]
-    for method in METHODS:
-        if any((method, case) in rows for case in cases):
-            values = (rows.get((method, case)) for case in cases)
-            texts = ("" if value is None else f"{value:.2f}" for value in values)
-            lines.append(f"| {METHODS[method].title} | " + " | ".join(texts) + " |")
-    return lines
+    rows: dict = {}
+    for run in runs:
+        row = case_row(run)
+        if "tre_mean" in row:
+            rows.setdefault(run.method, {})[run.case] = row["tre_mean"]
+    return _lines("TRE mean of", rows) if len({run.case for run in runs}) > 1 else []
 
 
-def _seconds(methods: dict[str, dict[str, float]]) -> list[str]:
-    """The seconds of each stage, as a table."""
-    names = list(dict.fromkeys(name for parts in methods.values() for name in parts))
+def _lines(title: str, rows: dict[str, dict[str, float]]) -> list[str]:
+    """A table of {method: {column: value}}, after an empty line; nothing where nothing is given."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
     if not names:
         return []
-    lines = ["", "| seconds of | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for method, parts in methods.items():
-        texts = (f"{parts[name]:.2f}" if name in parts else "" for name in names)
+    lines = ["", f"| {title} | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for method, row in rows.items():
+        texts = (f"{row[name]:.2f}" if name in row else "" for name in names)
         lines.append(f"| {METHODS[method].title} | " + " | ".join(texts) + " |")
     return lines
 
