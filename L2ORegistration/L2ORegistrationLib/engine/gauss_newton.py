@@ -13,7 +13,8 @@ import torch
 
 from .pyramid import Lattice, Level
 
-CG_ITERATIONS = 16
+CG_ITERATIONS = 16  # of a step that is corrected or repeated anyway
+SOLVED = 100  # of one that shall solve its system: stiffness spreads slowly through a large grid
 
 
 def gauss_newton_step(
@@ -34,34 +35,33 @@ def gauss_newton_step(
     with torch.no_grad():
         dense = system.new_zeros((level.distance.numel(), 9))
         dense[level.blocks] = system
-        dense = dense.T.reshape(9, *level.shape)
+        dense = dense.T.contiguous().view(9, *level.shape)
         xx, yy, zz, xy, xz, yz = dense[:6]
+        matrix = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
         # 42 is the bi-Laplacian's diagonal away from the border.
         inverse_diagonal = 1 / (dense[:3] + 42 * stiffness)
-
-        def apply(d):
-            x, y, z = d
-            data = (
-                xx * x + xy * y + xz * z,
-                xy * x + yy * y + yz * z,
-                xz * x + yz * y + zz * z,
-            )
-            return torch.stack(data).add_(laplacian(laplacian(d)), alpha=stiffness)
 
         residual = dense[6:] - stiffness * laplacian(laplacian(field))
         step = torch.zeros_like(field)
         preconditioned = inverse_diagonal * residual
         direction = preconditioned.clone()
-        power = (residual * preconditioned).sum()
+        power = _product(residual, preconditioned)
         for _ in range(iterations):
-            applied = apply(direction)
-            length = power / (direction * applied).sum().clamp(min=1e-30)
-            step += length * direction
-            residual -= length * applied
-            preconditioned = inverse_diagonal * residual
-            previous, power = power, (residual * preconditioned).sum()
-            direction = preconditioned + power / previous.clamp(min=1e-30) * direction
+            applied = laplacian(laplacian(direction)).mul_(stiffness)
+            for row, entries in zip(applied, matrix):
+                for entry, component in zip(entries, direction):
+                    row.addcmul_(entry, component)
+            length = power / _product(direction, applied).clamp(min=1e-30)
+            step.addcmul_(direction, length)
+            residual.addcmul_(applied, length, value=-1)
+            torch.mul(inverse_diagonal, residual, out=preconditioned)
+            previous, power = power, _product(residual, preconditioned)
+            direction.mul_(power / previous.clamp(min=1e-30)).add_(preconditioned)
         return step
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.dot(a.flatten(), b.flatten())
 
 
 def laplacian(field: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ def laplacian(field: torch.Tensor) -> torch.Tensor:
         size = field.shape[axis]
         if size < 2:
             continue
-        difference = field.narrow(axis, 1, size - 1) - field.narrow(axis, 0, size - 1)
+        difference = torch.diff(field, dim=axis)
         result.narrow(axis, 1, size - 1).add_(difference)
         result.narrow(axis, 0, size - 1).sub_(difference)
     return result
@@ -89,5 +89,5 @@ class GaussNewtonOptimiser:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         for _ in range(iterations):
             costs, system = level.look(field)
-            field = field + gauss_newton_step(level, field, system, self.stiffness)
+            field = field + gauss_newton_step(level, field, system, self.stiffness, SOLVED)
             yield field, float(costs.mean())

@@ -24,7 +24,7 @@ from .devices import check_memory, choose_device
 from .dissimilarity import sampled_dissimilarity, voxel_positions
 from .gauss_newton import GaussNewtonOptimiser
 from .inputs import as_landmarks, as_mask, as_transform, as_volume, checked_count
-from .learned import STIFFNESS, LearnedOptimiser
+from .learned import LearnedOptimiser
 from .models import DEFAULT, load_model
 from .paper import PaperOptimiser
 from .prealignment import box_alignment, distance_map, landmark_alignment, lung_alignment
@@ -38,7 +38,7 @@ METHODS = ("l2o", "adam")
 ADAM_ITERATIONS = 50
 # Gauss-Newton iterations after the learned ones, and their stiffness, by level: fields of 6 mm on
 # MIND of 3 mm, unless the network works on that level itself, and on local contrast.
-REFINEMENTS = {1: (4, STIFFNESS), 2: (4, 4e-3)}
+REFINEMENTS = {1: (3, 2e-3), 2: (3, 8e-3)}
 BYTES_PER_VOXEL = 110  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is resampled
 BASE_MB = 500

@@ -26,7 +26,7 @@ COUNT = 3000
 DEPTH_MM = 2.0  # interest points are at least this far inside the lung
 APART = 1  # working voxels in which only the most distinctive point is kept
 TOLERANCE_MM = 2.0  # a pair whose way back misses by more is dropped
-COARSE = (12, 3e-4)  # Gauss-Newton steps after the search and their stiffness, on fields of 12 mm
+COARSE = (6, 3e-4)  # Gauss-Newton steps after the search and their stiffness, on fields of 12 mm
 
 
 @dataclass(frozen=True)
