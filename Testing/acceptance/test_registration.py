@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 import L2ORegistrationLib as l2o  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
-from L2ORegistrationLib.engine.models import export_model  # noqa: E402
+from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
 from L2ORegistrationLib.engine.update_network import PaperNetwork  # noqa: E402
 from L2ORegistrationLib.evaluation import (  # noqa: E402
     jacobian_summary,
@@ -383,6 +383,10 @@ def test_iterations_and_refinement_are_chosen(pair):
     assert stages == ["initial", "start"] + 2 * ["l2o"] + 6 * ["refine"]
     stages = [s.stage for s in register(pair, iterations=1, refine=False).steps]
     assert stages == ["initial", "start", "l2o"]
+    card, _ = load_model()
+    for start, count in (("search", card.iterations[0]), ("affine", card.trained_iterations[1])):
+        planned = l2o.Registration(pair.fixed, pair.moving, start=start, refine=False, **FAST)
+        assert planned.total == 1 + count
 
 
 def test_the_papers_network_walks_the_same_road(pair, tmp_path):

@@ -110,8 +110,9 @@ class Registration:
     discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
     `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o" or "adam";
     model: name of packaged weights or a .pt file; iterations: on each level, instead of the
-    model's own; refine: end l2o with Gauss-Newton steps on finer features and on local contrast;
-    device: "auto", "cpu", "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
+    model's own (those after the search, or, without it, the most that it has learned); refine: end
+    l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
+    "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
 
     Raises InputError for anything that cannot be used, before or at the first step.
     """
@@ -203,7 +204,11 @@ class Registration:
         if self._method == "adam":
             count = self._iterations or ADAM_ITERATIONS
             return [("adam", 0, count), ("adam", 1, count)]
-        counts = [self._iterations or n for n in self._card.iterations]
+        # Without the search there is further to go: as many as the network has learned to make.
+        usual = self._card.iterations
+        if not self._searching:
+            usual = [self._card.trained_iterations[1]] * len(usual)
+        counts = [self._iterations or n for n in usual]
         plan = [("l2o", level, count) for level, count in enumerate(counts)]
         if self._refine:
             levels = range(len(plan), len(REFINEMENTS) + 1)
