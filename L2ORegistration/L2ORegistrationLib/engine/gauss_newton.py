@@ -13,7 +13,7 @@ import torch
 
 from .pyramid import Lattice, Level
 
-CG_ITERATIONS = 16  # of a step that is corrected or repeated anyway
+CG_ITERATIONS = 40  # of a step that is corrected or repeated anyway
 SOLVED = 100  # of one that shall solve its system: stiffness spreads slowly through a large grid
 
 
