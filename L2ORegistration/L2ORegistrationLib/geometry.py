@@ -129,6 +129,13 @@ class Volume:
         array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
         return _with_grid(sitk.GetImageFromArray(array), self.grid)
 
+    def part(self, z: slice, y: slice, x: slice) -> Volume:
+        """The voxels of these index ranges, with a start and a stop each, where they are."""
+        array = np.ascontiguousarray(self.array[z, y, x])
+        origin = self.grid.to_world((x.start, y.start, z.start))
+        grid = Grid(array.shape[::-1], self.grid.spacing, tuple(origin), self.grid.direction)
+        return Volume(array, grid)
+
     def sample(
         self, points: np.ndarray, order: int = 1, outside: float | None = None
     ) -> np.ndarray:

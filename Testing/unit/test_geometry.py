@@ -182,3 +182,16 @@ def test_bool_volumes_become_8_bit_images():
     image = Volume(np.ones((2, 2, 2), bool), Grid((2, 2, 2))).to_image()
     assert image.GetPixelID() == sitk.sitkUInt8
     assert Volume.of_image(image).array.all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(grids(), seeds)
+def test_a_part_stays_where_it_is(grid, seed):
+    rng = np.random.default_rng(seed)
+    volume = Volume(rng.normal(size=grid.shape).astype(np.float32), grid)
+    first = [int(rng.integers(0, n)) for n in grid.size]
+    size = [int(rng.integers(1, n - f + 1)) for n, f in zip(grid.size, first)]
+    part = volume.part(*(slice(f, f + n) for f, n in zip(first[::-1], size[::-1])))
+    expected = sitk.RegionOfInterest(volume.to_image(), size, first)
+    assert part.grid.matches(Grid.of_image(expected))
+    np.testing.assert_array_equal(part.array, sitk.GetArrayFromImage(expected))

@@ -1,10 +1,13 @@
 """A device is used only where it computes what the CPU does."""
 
+import json
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.commands import listing  # noqa: E402
 from L2ORegistrationLib.engine import devices, selfcheck  # noqa: E402
 from L2ORegistrationLib.engine.registration import register  # noqa: E402
 from L2ORegistrationLib.errors import InputError  # noqa: E402
@@ -50,6 +53,12 @@ def test_a_device_that_rounds_differently_is_used_and_not_tried_again(fake, monk
     assert devices.choose_device("auto") == torch.device("meta")
     monkeypatch.setattr(selfcheck, "_parts", None)
     assert selfcheck.problem("meta") is None
+
+
+def test_the_list_of_devices_says_why(fake, capsys):
+    listing.devices(as_json=True)
+    gpu, cpu = json.loads(capsys.readouterr().out)["devices"]
+    assert gpu["description"].startswith("unusable: ") and cpu["description"] == "CPU"
 
 
 def test_every_part_is_more_than_zero():

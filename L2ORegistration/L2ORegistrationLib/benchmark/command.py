@@ -99,6 +99,7 @@ def show(runs: list, folder: Path) -> None:
     from . import table
 
     wide = Console(width=max(out.width, 120), highlight=False)
+    seconds = table.stages(runs)
     for dataset, methods in table.summary(runs).items():
         view = Table(title=dataset, box=box.SIMPLE_HEAD, title_justify="left")
         view.add_column("")
@@ -107,7 +108,7 @@ def show(runs: list, folder: Path) -> None:
         for method, measures in methods.items():
             view.add_row(table.title(method, measures), *table.cells(measures))
         wide.print(view)
-        for method, parts in table.stages(runs).get(dataset, {}).items():
-            seconds = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
-            wide.print(f"{table.METHODS[method].title}, seconds: {seconds}", soft_wrap=True)
+        for method, parts in seconds.get(dataset, {}).items():
+            text = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+            wide.print(f"{table.METHODS[method].title}, seconds: {text}", soft_wrap=True)
     out.print(f"Wrote {folder}", soft_wrap=True)

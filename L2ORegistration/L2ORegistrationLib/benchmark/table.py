@@ -129,7 +129,7 @@ def title(method: str, measures: dict[str, float]) -> str:
 
 def markdown(runs: list[Run]) -> str:
     """The paper's table (mean and SD of the TRE in mm), then each data set in detail."""
-    found = summary(runs)
+    found, seconds = summary(runs), stages(runs)
     methods = [m for m in METHODS if any(m in rows for rows in found.values())]
     lines = ["| TRE, mm | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
     for method in methods:
@@ -145,7 +145,7 @@ def markdown(runs: list[Run]) -> str:
             if method in rows
         ]
         lines += _by_case([run for run in runs if run.dataset == dataset])
-        lines += _lines("seconds of", stages(runs).get(dataset, {}))
+        lines += _lines("seconds of", seconds.get(dataset, {}))
     return "\n".join(lines) + "\n"
 
 

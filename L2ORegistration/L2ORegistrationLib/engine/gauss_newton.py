@@ -13,8 +13,8 @@ import torch
 
 from .pyramid import Lattice, Level
 
-CG_ITERATIONS = 40  # of a step that is corrected or repeated anyway
-SOLVED = 100  # of one that shall solve its system: stiffness spreads slowly through a large grid
+SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
+THOROUGH_ITERATIONS = 100  # of the refinement's: stiffness spreads slowly through a large grid
 
 
 def gauss_newton_step(
@@ -22,15 +22,15 @@ def gauss_newton_step(
     field: torch.Tensor,
     system: torch.Tensor,
     stiffness: float,
-    iterations: int = CG_ITERATIONS,
+    iterations: int = SOLVER_ITERATIONS,
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
     system: (M, 9) of the active blocks, as from `Level.look`: xx, yy, zz, xy, xz, yz of G, then b;
     stiffness: weight of the squared second differences of the field against the mean squared
     feature difference of a field voxel. Any other unit of length will do, where all agree on it.
-    Conjugate gradients with a diagonal preconditioner, a fixed number of iterations, of which the
-    usual one stops on the way.
+    Conjugate gradients with a diagonal preconditioner, a fixed number of iterations; the default
+    stops on the way to the solution.
     """
     with torch.no_grad():
         dense = system.new_zeros((level.distance.numel(), 9))
@@ -89,5 +89,6 @@ class GaussNewtonOptimiser:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         for _ in range(iterations):
             costs, system = level.look(field)
-            field = field + gauss_newton_step(level, field, system, self.stiffness, SOLVED)
+            step = gauss_newton_step(level, field, system, self.stiffness, THOROUGH_ITERATIONS)
+            field = field + step
             yield field, float(costs.mean())

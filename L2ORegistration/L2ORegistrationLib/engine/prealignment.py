@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import interpolate, optimize, spatial
+from scipy import interpolate, ndimage, optimize, spatial
 
 from ..errors import InputError
 from ..geometry import DisplacementField, Grid, Volume
@@ -30,9 +30,14 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
     The grid covers the mask and a margin (mm); beyond it the edge value continues. InputError
     where the mask marks nothing that could be a lung.
     """
-    tight = _marked(mask)
+    box = ndimage.find_objects((mask.array != 0).astype(np.uint8))
+    if not box:
+        raise InputError("The lung mask is empty: give a mask that marks the lungs.")
+    tight = mask.part(*box[0])
     grid = Grid.covering(tight.grid.corners(), spacing, margin)
-    soft = resample(_padded(tight), grid, sitk.Transform(3, sitk.sitkIdentity)) > 0.5
+    # A layer of nothing around it, so that nothing is what continues beyond.
+    padded = sitk.ConstantPad(tight.to_image(), (1, 1, 1), (1, 1, 1), 0)
+    soft = resample(Volume.of_image(padded), grid, sitk.Transform(3, sitk.sitkIdentity)) > 0.5
     if soft.sum() < SMALLEST:
         raise InputError("The lung mask marks next to nothing: give a mask that marks the lungs.")
     binary = Volume(soft.astype(np.uint8), grid).to_image()
@@ -142,30 +147,6 @@ def affine(matrix: np.ndarray, centre: np.ndarray, image: np.ndarray) -> sitk.Af
     transform.SetMatrix(np.asarray(matrix, dtype=float).ravel().tolist())
     transform.SetTranslation((np.asarray(image) - matrix @ np.asarray(centre)).tolist())
     return transform
-
-
-def _marked(mask: Volume) -> Volume:
-    """The smallest box that holds all that a mask marks. InputError where it marks nothing."""
-    array, part = mask.array != 0, []
-    for axis in range(3):
-        along = np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))
-        if not len(along):
-            raise InputError("The lung mask is empty: give a mask that marks the lungs.")
-        part.append(slice(along[0], along[-1] + 1))
-    array = array[tuple(part)]
-    origin = mask.grid.to_world([s.start for s in part[::-1]])
-    return Volume(
-        array, Grid(array.shape[::-1], mask.grid.spacing, tuple(origin), mask.grid.direction)
-    )
-
-
-def _padded(mask: Volume) -> Volume:
-    """A mask with a layer of nothing around it, as 0 and 1."""
-    origin = mask.grid.to_world((-1, -1, -1))
-    array = np.pad(mask.array, 1).astype(np.uint8)
-    return Volume(
-        array, Grid(array.shape[::-1], mask.grid.spacing, tuple(origin), mask.grid.direction)
-    )
 
 
 def _extent(distance: Volume) -> tuple[np.ndarray, np.ndarray]:

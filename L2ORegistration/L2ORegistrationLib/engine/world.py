@@ -35,16 +35,17 @@ class World:
         self._start = DisplacementField.of_transform(pair.start, start_grid(pair.grid))
         # Iterations would not find the way back from a large rotation, but its inverse is known.
         self._inverse = pair.start.GetInverse() if pair.start.IsLinear() else None
-        self._matrix = _linear_part(pair.start) if pair.start.IsLinear() else None
         self._points = finest.grid.points()
-        self._begun = self._start.sample(self._points).astype(np.float32)
+        if self._inverse is not None:
+            self._matrix = _linear_part(pair.start)
+            self._begun = self._start.sample(self._points).astype(np.float32)  # mm LPS
         self._trust = torch.sigmoid((TRUSTED_MM - finest.distance) / 2.0)
 
     def field(self, field: torch.Tensor) -> DisplacementField:
         """The whole motion, from an optimiser's field (3, d, h, w), mm, on any level's grid."""
         field = self._continued(self._finest.sample_field(field)).cpu().numpy()
         field = np.moveaxis(field, 0, -1)
-        if self._matrix is not None:  # nothing to look up: the same at all points
+        if self._inverse is not None:  # linear: nothing to look up, the same at all points
             total = self._begun + field @ self._matrix.T
         else:
             total = (field + self._start.sample(self._points + field)).astype(np.float32)

@@ -108,15 +108,14 @@ def _motion(scans: Scans):
     """The last level and the field (3, d, h, w) in mm on it."""
     level = scans.mind_level(4)
     field = _descended(level, discrete_search(level), *COARSE)
-    for make, refinement in zip(
-        (lambda: scans.mind_level(2), scans.contrast_level), REFINEMENTS.values(), strict=True
-    ):
-        level = make()
-        field = _descended(level, level.sample_field(field), *refinement)
-    return level, field
+    field = _descended(scans.mind_level(2), field, *REFINEMENTS[1])
+    level = scans.contrast_level()
+    return level, _descended(level, field, *REFINEMENTS[2])
 
 
 def _descended(level, field: torch.Tensor, iterations: int, stiffness: float) -> torch.Tensor:
+    """A field of any level (3, ., ., .), mm, on this level and improved there."""
+    field = level.sample_field(field)
     *_, (field, _) = GaussNewtonOptimiser(stiffness).iterate(level, field, iterations)
     return field
 

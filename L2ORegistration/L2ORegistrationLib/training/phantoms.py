@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..geometry import Grid, Volume
+from ..geometry import Volume
 from ..phantom import PhantomPair, make_anatomy, make_pair
 from .prepared import PreparedPair, prepare
 
@@ -68,13 +68,7 @@ def _scanned(rng: np.random.Generator, pair: PhantomPair, which: str) -> tuple[V
     if rng.random() < 0.12:
         size = mask.array.shape[0]
         cut = int(size * rng.uniform(0.03, 0.18))
-        part = slice(cut, size) if rng.random() < 0.5 else slice(0, size - cut)
-        image, mask = _part(image, part), _part(mask, part)
+        z = slice(cut, size) if rng.random() < 0.5 else slice(0, size - cut)
+        y, x = (slice(0, n) for n in mask.array.shape[1:])
+        image, mask = image.part(z, y, x), mask.part(z, y, x)
     return image, mask
-
-
-def _part(volume: Volume, part: slice) -> Volume:
-    origin = volume.grid.to_world((0, 0, part.start))
-    size = (*volume.grid.size[:2], part.stop - part.start)
-    grid = Grid(size, volume.grid.spacing, tuple(origin), volume.grid.direction)
-    return Volume(np.ascontiguousarray(volume.array[part]), grid)
