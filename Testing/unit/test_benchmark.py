@@ -106,6 +106,17 @@ def test_the_table_as_text_and_csv(tmp_path):
     assert [float(s["tre_mean"]) for s in steps] == [4, 3, 2, 8, 5, 1.5, 1]
 
 
+def test_the_error_at_each_landmark_is_written(tmp_path):
+    table.write(RUNS, tmp_path)
+    rows = list(csv.DictReader(open(tmp_path / "points.csv", encoding="utf-8")))
+    second = [r for r in rows if r["case"] == "2" and r["method"] == "l2o-search"]
+    assert [(r["point"], float(r["tre"]), r["near_pleura"]) for r in second] == [
+        ("0", 0.0, "1"),
+        ("1", 2.0, "0"),
+    ]
+    assert len(rows) == 10 and not any(r["dataset"] == "B" for r in rows)
+
+
 def test_where_the_time_goes(tmp_path):
     def timed(*steps):
         names = ("stage", "level", "seconds")
@@ -227,7 +238,7 @@ def test_the_command_goes_on_after_a_case_that_cannot_be_read(tmp_path, capsys):
     assert found["cases"] == 1 and found["failed"] == 1
     assert "same value everywhere" in shown.err
     assert found["tre_mean"] == pytest.approx(np.linalg.norm(SHIFT))
-    assert sorted(os.listdir(out)) == ["cases.csv", "table.md"]
+    assert sorted(os.listdir(out)) == ["cases.csv", "points.csv", "table.md"]
 
 
 def test_a_missing_file_stops_the_command_or_is_skipped(tmp_path, capsys):

@@ -45,8 +45,9 @@ def benchmark(
     """Measure accuracy, regularity, time and memory of every method on every case.
 
     Each registration runs in a process of its own: seconds are those of the registration with its
-    images in memory, GB the peak of its process. Writes table.md, cases.csv, iterations.csv and
-    iterations.png; they are complete up to the last case when the run is stopped.
+    images in memory, GB the peak of its process. Writes table.md, cases.csv, points.csv (the error
+    at each landmark), iterations.csv and iterations.png; they are complete up to the last case
+    when the run is stopped.
     """
     from ..training.datasets import DATASETS
     from . import figure, table

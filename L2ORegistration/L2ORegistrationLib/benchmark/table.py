@@ -31,13 +31,7 @@ COLUMNS = {
 def case_row(run: Run) -> dict:
     """All that was measured of one run, flat; without what could not be measured."""
     result = run.result
-    row = {
-        "dataset": run.dataset,
-        "case": run.case,
-        "method": run.method,
-        "points": run.points,
-        "error": result.get("error", ""),
-    }
+    row = {**_of(run), "points": run.points, "error": result.get("error", "")}
     if "tre" in result:
         row |= {f"tre_{key}": value for key, value in summarise(result["tre"]).items()}
         snapped = summarise(result["snapped"])
@@ -54,6 +48,16 @@ def case_row(run: Run) -> dict:
     named = (provenance.get(key, "") for key in ("software", "model"))
     row["software"] = " ".join(str(name) for name in named if name)
     return row
+
+
+def point_rows(run: Run) -> list[dict]:
+    """The error (mm) at each landmark, numbered from 0 as in its file: a wrong one shows itself."""
+    columns = ("tre", "snapped", "near")
+    errors = zip(*(run.result.get(key, ()) for key in columns), strict=True)
+    return [
+        {**_of(run), "point": i, "tre": tre, "snapped": snapped, "near_pleura": int(near)}
+        for i, (tre, snapped, near) in enumerate(errors)
+    ]
 
 
 def summary(runs: list[Run]) -> dict[str, dict[str, dict[str, float]]]:
@@ -178,16 +182,17 @@ def _mean_sd(measures: dict[str, float]) -> str:
 
 
 def write(runs: list[Run], folder: Path) -> None:
-    """cases.csv, iterations.csv and table.md, replaced as a whole."""
+    """cases.csv, points.csv, iterations.csv and table.md, replaced as a whole."""
     _write_csv([case_row(run) for run in runs], folder / "cases.csv")
-    steps = [
-        {"dataset": run.dataset, "case": run.case, "method": run.method, **_named(step)}
-        for run in runs
-        for step in run.result.get("steps", ())
-    ]
+    _write_csv([row for run in runs for row in point_rows(run)], folder / "points.csv")
+    steps = [{**_of(run), **_named(step)} for run in runs for step in run.result.get("steps", ())]
     _write_csv(steps, folder / "iterations.csv")
     with atomic(folder / "table.md") as temporary:
         temporary.write_text(markdown(runs), encoding="utf-8")
+
+
+def _of(run: Run) -> dict:
+    return {"dataset": run.dataset, "case": run.case, "method": run.method}
 
 
 def _named(step: dict) -> dict:
