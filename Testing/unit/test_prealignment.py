@@ -16,6 +16,7 @@ from L2ORegistrationLib.engine.prealignment import (  # noqa: E402
 )
 from L2ORegistrationLib.errors import InputError  # noqa: E402
 from L2ORegistrationLib.geometry import Grid, Volume  # noqa: E402
+from scipy.spatial.transform import Rotation  # noqa: E402
 
 GRID = Grid((75, 60, 75), (4.0, 4.0, 4.0), (-148.0, -118.0, -148.0))
 
@@ -80,6 +81,20 @@ def test_the_affine_of_two_masks(matrix, shift):
     error = miss(found, matrix, shift, masks[0])
     assert error < 1.5
     assert error <= max(miss(box, matrix, shift, masks[0]), 0.5)
+
+
+@pytest.mark.parametrize("axis", "xyz")
+@pytest.mark.parametrize("degrees", [-30, 30])
+def test_the_patient_may_lie_turned_in_a_tight_image(axis, degrees):
+    """Where images end close to the lungs, a wrong turn has few points left that count."""
+    breath, shift = (0.95, 0.9, 0.7), np.array((10, -20, 15))
+    tight = Grid((52, 33, 36), GRID.spacing, (-104.0, -64.0, -58.0))
+    turn = Rotation.from_euler(axis, degrees, degrees=True).as_matrix()
+    still = lungs(tight, np.diag(breath))
+    turned = Grid(tight.size, tight.spacing, tuple(turn @ tight.origin + shift), turn.ravel())
+    masks = lungs(GRID), Volume(still.array, turned)
+    found = lung_alignment(*(distance_map(m) for m in masks), GRID, turned)
+    assert miss(found, turn * breath, shift, masks[0]) < 1.5
 
 
 def test_the_affine_is_the_same_every_time():

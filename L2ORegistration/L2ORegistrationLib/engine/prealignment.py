@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 from scipy import interpolate, ndimage, optimize, spatial
+from scipy.spatial.transform import Rotation
 
 from ..errors import InputError
 from ..geometry import DisplacementField, Grid, Volume
@@ -18,6 +19,9 @@ SURFACE_SPACING_MM = 3.0
 BAND_MM = 15.0  # how far from the lung surface the distance maps are compared
 FLAT_MM = 0.1  # landmarks that deviate less from a plane (root mean square) lie in it
 TWICE_MM = 0.01  # landmarks nearer to each other are the same
+POINTS, STEPS = 6000, 60
+ROUGH_POINTS, ROUGH_STEPS = 1000, 8  # enough to see which turn is the right one
+TURNS = [(0, 0, 0), *(np.eye(3) * 25).tolist(), *(np.eye(3) * -25).tolist()]  # degrees, x, y, z
 SMALLEST = 100  # voxels of the distance map, 2.7 ml: less is no lung
 EDGE_MM = 8.0  # a mask that ends this close to the image's edge is cut off there, not a surface
 
@@ -49,10 +53,7 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
 
 def box_alignment(fixed: Volume, moving: Volume) -> sitk.AffineTransform:
     """The scaling and shift that map the fixed lungs' (robust) extent onto the moving lungs'."""
-    low_f, high_f = _extent(fixed)
-    low_m, high_m = _extent(moving)
-    scale = np.clip((high_m - low_m) / (high_f - low_f), 0.5, 2.0)
-    return affine(np.diag(scale), (low_f + high_f) / 2, (low_m + high_m) / 2)
+    return _boxes(_inside(fixed), _inside(moving), np.eye(3))
 
 
 def lung_alignment(
@@ -62,6 +63,7 @@ def lung_alignment(
 
     fixed, moving: signed distance maps from `distance_map`; fixed_image, moving_image: the grids
     of the images, where given: surfaces at their edges are cuts through the lungs and don't count.
+    The patient may lie turned by 30 degrees: all of TURNS are tried, and the best is fitted.
     """
     rng = np.random.default_rng(0)
     points = fixed.grid.points()[np.abs(fixed.array) < BAND_MM]
@@ -69,51 +71,72 @@ def lung_alignment(
         points = points[_away_from_edges(points, fixed_image)]
     if len(points) < 100:
         return box_alignment(fixed, moving)
-    points = points[rng.permutation(len(points))[:6000]]
-    target = fixed.sample(points)
-    start = box_alignment(fixed, moving)
-    centre = points.mean(axis=0)
-    matrix0 = np.reshape(start.GetMatrix(), (3, 3))
-    shift0 = np.array(start.TransformPoint(centre))
-    gradient = [
-        Volume(np.gradient(moving.array, s, axis=2 - k).astype(np.float32), moving.grid)
-        for k, s in enumerate(moving.grid.spacing)
-    ]
-    relative = points - centre
-    scale = 100.0  # mm: makes matrix entries and shifts comparable to the optimiser
+    points = points[rng.permutation(len(points))[:POINTS]]
+    surface = _SurfaceFit(fixed, moving, moving_image)
+    lungs = _inside(fixed), _inside(moving)
+    turns = Rotation.from_euler("xyz", TURNS, degrees=True).as_matrix()
+    starts = [_boxes(*lungs, turn) for turn in turns]
+    costs = [surface(start, points[:ROUGH_POINTS], ROUGH_STEPS)[0] for start in starts]
+    start = starts[int(np.argmin(costs))]
+    _, fitted = surface(start, points, STEPS)
+    return fitted if 0.3 < np.linalg.det(np.reshape(fitted.GetMatrix(), (3, 3))) < 3.0 else start
 
-    def unpack(parameters):
-        return matrix0 + parameters[:9].reshape(3, 3) / scale, shift0 + parameters[9:]
 
-    def moved(parameters):
-        matrix, shift = unpack(parameters)
-        return relative @ matrix.T + shift
+class _SurfaceFit:
+    """Least squares between two distance maps, at points near the fixed lungs' surface."""
 
-    def weights(where):
-        if moving_image is None:
-            return np.ones(len(where))
-        return _away_from_edges(where, moving_image).astype(float)
+    SCALE = 100.0  # mm: makes matrix entries and shifts comparable to the optimiser
 
-    def residuals(parameters):
-        where = moved(parameters)
-        regularisation = parameters[:9] / scale * 10.0
-        return np.concatenate([weights(where) * (moving.sample(where) - target), regularisation])
+    def __init__(self, fixed: Volume, moving: Volume, image: Grid | None):
+        self._fixed, self._moving, self._image = fixed, moving, image
+        self._gradient = [
+            Volume(np.gradient(moving.array, s, axis=2 - k).astype(np.float32), moving.grid)
+            for k, s in enumerate(moving.grid.spacing)
+        ]
 
-    def jacobian(parameters):
-        where = moved(parameters)
-        g = weights(where)[:, None] * np.stack([v.sample(where) for v in gradient], axis=-1)
-        rows = np.concatenate(
-            [(g[:, :, None] * relative[:, None, :] / scale).reshape(len(g), 9), g], axis=1
+    def __call__(
+        self, start: sitk.AffineTransform, points: np.ndarray, steps: int
+    ) -> tuple[float, sitk.AffineTransform]:
+        """The cost of a point after so many steps from a start, and the affine.
+
+        Of a point that counts: a start that turns the lungs out of the image gains nothing.
+        """
+        target, centre = self._fixed.sample(points), points.mean(axis=0)
+        relative = points - centre
+        matrix0 = np.reshape(start.GetMatrix(), (3, 3))
+        shift0 = np.array(start.TransformPoint(centre))
+
+        def unpack(parameters):
+            return matrix0 + parameters[:9].reshape(3, 3) / self.SCALE, shift0 + parameters[9:]
+
+        def moved(parameters):
+            matrix, shift = unpack(parameters)
+            return relative @ matrix.T + shift
+
+        def residuals(parameters):
+            where = moved(parameters)
+            difference = self._weights(where) * (self._moving.sample(where) - target)
+            return np.concatenate([difference, parameters[:9] / self.SCALE * 10.0])
+
+        def jacobian(parameters):
+            where = moved(parameters)
+            g = np.stack([v.sample(where) for v in self._gradient], axis=-1)
+            g *= self._weights(where)[:, None]
+            rows = (g[:, :, None] * relative[:, None, :] / self.SCALE).reshape(len(g), 9)
+            regularisation = np.eye(12)[:9] * (10.0 / self.SCALE)
+            return np.concatenate([np.concatenate([rows, g], axis=1), regularisation])
+
+        fit = optimize.least_squares(
+            residuals, np.zeros(12), jac=jacobian, loss="soft_l1", f_scale=3.0, max_nfev=steps
         )
-        return np.concatenate([rows, np.eye(12)[:9] * (10.0 / scale)])
+        matrix, shift = unpack(fit.x)
+        counted = self._weights(moved(fit.x)).sum()
+        return fit.cost / max(counted, 1.0), affine(matrix, centre, shift)
 
-    fit = optimize.least_squares(
-        residuals, np.zeros(12), jac=jacobian, loss="soft_l1", f_scale=3.0, max_nfev=60
-    )
-    matrix, shift = unpack(fit.x)
-    if not 0.3 < np.linalg.det(matrix) < 3.0:
-        return start
-    return affine(matrix, centre, shift)
+    def _weights(self, where: np.ndarray) -> np.ndarray:
+        if self._image is None:
+            return np.ones(len(where))
+        return _away_from_edges(where, self._image).astype(float)
 
 
 def landmark_alignment(
@@ -149,9 +172,18 @@ def affine(matrix: np.ndarray, centre: np.ndarray, image: np.ndarray) -> sitk.Af
     return transform
 
 
-def _extent(distance: Volume) -> tuple[np.ndarray, np.ndarray]:
-    points = distance.grid.points()[distance.array <= 0]
-    return np.percentile(points, 1, axis=0), np.percentile(points, 99, axis=0)
+def _inside(distance: Volume) -> np.ndarray:
+    """Points (N, 3), LPS mm, of the lattice within the lungs."""
+    return distance.grid.to_world(np.argwhere(distance.array <= 0)[:, ::-1])
+
+
+def _boxes(fixed: np.ndarray, moving: np.ndarray, turn: np.ndarray) -> sitk.AffineTransform:
+    """Maps the extent of fixed points onto that of moving points along the columns of `turn`."""
+    (low_f, high_f), (low_m, high_m) = (
+        np.percentile(points, (1, 99), axis=0) for points in (fixed, moving @ turn)
+    )
+    scale = np.clip((high_m - low_m) / (high_f - low_f), 0.5, 2.0)
+    return affine(turn * scale, (low_f + high_f) / 2, turn @ (low_m + high_m) / 2)
 
 
 def _away_from_edges(points: np.ndarray, grid: Grid) -> np.ndarray:
