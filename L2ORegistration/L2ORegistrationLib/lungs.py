@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from .errors import InputError
 from .geometry import Grid, Volume
+from .hounsfield import PADDING, stored_offset
 
 _BLOCK = 2.5  # mm
-_PADDING = -1500  # HU; whatever lies below was not reconstructed by the scanner
 _AIR = -975  # HU; whatever lies below is rarely lung
 _TISSUE = -300  # HU; whatever lies above is neither lung nor air
 _SMALLEST = 10e3  # mm3 of a lung
@@ -131,26 +131,18 @@ class _Blocks:
 def _hounsfield(array: np.ndarray, blocks: _Blocks) -> tuple[np.ndarray, np.ndarray]:
     """Smooth HU of the blocks, cut to [-1024, 300], and where the scanner reconstructed nothing."""
     samples = list(blocks.samples(array))
-    offset = _stored_offset(samples[0])
+    offset = stored_offset(samples[0])
     padding = np.zeros(samples[0].shape, bool)
     hu = np.zeros(samples[0].shape, np.float32)
     for sample in samples:
         values = np.nan_to_num(sample.astype(np.float32), nan=-3024) - offset
-        padding |= values < _PADDING
+        padding |= values < PADDING
         hu += np.clip(values, -1024, 300)
     hu = blocks.orient(hu / len(samples))
     # Some files pad with the value of the emptiest air, which the smallest bulla may have too.
     padding = blocks.orient(padding) | ndimage.binary_dilation(_reaching_sides(hu <= -1024))
     hu = ndimage.gaussian_filter(hu, [1.5 / s for s in blocks.spacing], truncate=2)
     return hu, padding
-
-
-def _stored_offset(values: np.ndarray) -> int:
-    """1024 where the values are HU + 1024 (nothing is dark, water lies at 1024), otherwise 0."""
-    values = values[values > _PADDING]
-    if values.size == 0 or np.percentile(values, 0.5) < -200:
-        return 0
-    return 1024 if np.mean(np.abs(values - 1024.0) < 200) > 0.05 else 0
 
 
 def _sides(array: np.ndarray) -> np.ndarray:

@@ -22,12 +22,12 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, Locator, LogLoca
 from .assessment import Pairs, by_step
 from .evaluation import jacobian_determinant
 from .geometry import Volume
+from .hounsfield import stored_offset
 
 if TYPE_CHECKING:
     from .engine.registration import Result
 
 _WINDOW = -1100.0, 150.0  # HU shown as black and white
-_AIR = -1000.0
 _MARGIN = 20.0  # mm around the lungs
 _LEAST_MM = 0.01  # smaller errors are drawn as this one, on an axis that has no zero
 _PIXELS = 300  # along the longer side of a plane, at most
@@ -75,7 +75,7 @@ def overview(result: Result) -> Figure:
     figure, axes = _panels(planes, len(columns))
     for row, plane in zip(axes, planes, strict=True):
         fixed, moving, warped = (
-            _shades(volume.sample(points, outside=np.nan))
+            _shades(volume, points)
             for volume, points in (
                 (result.fixed, plane.points),
                 (result.moving, plane.points),
@@ -206,9 +206,10 @@ def _scale_errors(line: np.ndarray, errors: list[float]) -> None:
     _plain_ticks(line[0].yaxis, LogLocator(subs=(1, 2, 5)))
 
 
-def _shades(values: np.ndarray) -> np.ndarray:
-    """Values in HU as shades of the window, 0 (black) to 1 (white); NaN stays."""
+def _shades(volume: Volume, points: np.ndarray) -> np.ndarray:
+    """A CT at points as shades of the window, 0 (black) to 1 (white); NaN where it ends."""
     low, high = _WINDOW
+    values = volume.sample(points, outside=np.nan) - stored_offset(volume.array)
     return np.clip((values - low) / (high - low), 0, 1)
 
 
@@ -241,9 +242,7 @@ def _draw_map(
     axis, plane: Plane, result: Result, values: Volume, norm, colours: str, folds: bool
 ) -> None:
     """Values in the lungs over the fixed image; folds: mark where they are not positive."""
-    axis.imshow(
-        _shades(result.fixed.sample(plane.points, outside=_AIR)), cmap="gray", vmin=0, vmax=1
-    )
+    axis.imshow(np.nan_to_num(_shades(result.fixed, plane.points)), cmap="gray", vmin=0, vmax=1)
     outside = result.fixed_mask.sample(plane.points, order=0, outside=0.0) == 0
     shown = np.ma.masked_where(outside, values.sample(plane.points))
     axis.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")

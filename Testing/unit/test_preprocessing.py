@@ -73,6 +73,16 @@ def test_the_pair_holds_hounsfield_thousands_and_distances_in_mm():
     np.testing.assert_array_equal(pair.fixed, pair.moving)
 
 
+@pytest.mark.parametrize("kind", [np.int16, np.uint16, np.float32])
+def test_a_scan_stored_with_an_offset_looks_the_same(kind):
+    image, mask = ball(GRID)
+    image = Volume(np.round(image.array).astype(np.int16), GRID)
+    distance = distance_map(mask)
+    stored = Volume((image.array + 1024).astype(kind), GRID)
+    pair = make_pair(image, stored, distance, distance, IDENTITY, 3.0)
+    np.testing.assert_allclose(pair.moving, pair.fixed, atol=1e-5)
+
+
 def test_moving_is_seen_through_the_start():
     image, mask = ball(GRID)
     start = sitk.TranslationTransform(3, (6.0, -3.0, 9.0))

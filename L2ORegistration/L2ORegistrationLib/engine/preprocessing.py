@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..geometry import Grid, Volume
+from ..hounsfield import stored_offset
 
 WORKING_SPACING_MM = 1.5
 MARGIN_MM = 12.0
@@ -93,4 +94,5 @@ def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndar
     shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in image.GetSpacing()]
     if max(shrink) > 1:
         volume = Volume.of_image(sitk.BinShrink(image, shrink))
-    return np.clip(resample(volume, grid, transform), *HU_RANGE) / np.float32(1000)
+    values = resample(volume, grid, transform) - np.float32(stored_offset(volume.array))
+    return np.clip(values, *HU_RANGE) / np.float32(1000)

@@ -1,0 +1,21 @@
+"""Whether an image holds Hounsfield units, or those plus 1024, as some files store them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+PADDING = -1500  # HU; whatever lies below was not reconstructed by the scanner
+_ENOUGH = 1e6  # voxels to look at
+
+
+def stored_offset(array: np.ndarray) -> int:
+    """Stored value minus HU of an array (z, y, x) of chest CT: 0 or 1024.
+
+    1024 where nothing is dark and water lies at 1024.
+    """
+    step = max(1, round((array.size / _ENOUGH) ** (1 / 3)))
+    values = array[::step, ::step, ::step]
+    values = values[values > PADDING]
+    if values.size == 0 or np.percentile(values, 0.5) < -200:
+        return 0
+    return 1024 if np.mean(np.abs(values - 1024.0) < 200) > 0.05 else 0
