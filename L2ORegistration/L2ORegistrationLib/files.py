@@ -65,13 +65,20 @@ def checked_volume(volume: Volume, name: str = "The image") -> Volume:
     return Volume(array, volume.grid)
 
 
+def is_marked(array: np.ndarray) -> np.ndarray:
+    """Which voxels of a mask are neither zero nor NaN."""
+    if array.dtype == bool:
+        return array
+    return (array != 0) & ~np.isnan(array) if array.dtype.kind == "f" else array != 0
+
+
 def read_mask(path: str | Path) -> Volume:
     """A binary mask, bool: every voxel of the scalar 3-D image that is not zero (nor NaN).
 
     Raises InputError as read_volume does, and for a mask without a voxel.
     """
     image = _image(path)
-    array = np.nan_to_num(sitk.GetArrayFromImage(image)) != 0
+    array = is_marked(sitk.GetArrayFromImage(image))
     if not array.any():
         raise InputError(f"The mask {path} is empty: draw it or leave it out.")
     return Volume(array, Grid.of_image(image))

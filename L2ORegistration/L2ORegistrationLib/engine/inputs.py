@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..files import checked_volume, read_mask, read_transform, read_volume
+from ..files import checked_volume, is_marked, read_mask, read_transform, read_volume
 from ..geometry import DisplacementField, Volume
 from .world import affine_start
 
@@ -49,11 +49,11 @@ def as_mask(mask, image: Volume, name: str) -> Volume | None:
                 "resample it to the image first, or leave it out (lungs are then found)."
             )
     mask = _volume(mask, f"The {name} mask")
-    marked = Volume(np.nan_to_num(mask.array) != 0, mask.grid)
+    marked = Volume(is_marked(mask.array), mask.grid)
     if not marked.array.any():
         raise InputError(f"The {name} mask is empty: mark the lungs, or leave the mask out.")
-    index = np.argwhere(marked.array)[::101, ::-1]
-    if not image.grid.contains(marked.grid.to_world(index)).any():
+    some = np.unravel_index(np.flatnonzero(marked.array)[::101], marked.array.shape)
+    if not image.grid.contains(marked.grid.to_world(np.transpose(some)[:, ::-1])).any():
         raise InputError(f"The {name} mask lies outside its image: give the mask of this image.")
     return marked
 
