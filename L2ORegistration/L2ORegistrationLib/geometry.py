@@ -136,6 +136,14 @@ class Volume:
         grid = Grid(array.shape[::-1], self.grid.spacing, tuple(origin), self.grid.direction)
         return Volume(array, grid)
 
+    def marked_points(self, most: int | None = None) -> np.ndarray:
+        """Where voxels are not zero, (N, 3) in LPS mm; evenly chosen ones if more than `most`."""
+        flat = np.flatnonzero(self.array)
+        if most is not None:
+            flat = flat[:: -(-len(flat) // most) or 1]
+        index = np.unravel_index(flat, self.array.shape)
+        return self.grid.to_world(np.transpose(index)[:, ::-1])
+
     def sample(
         self, points: np.ndarray, order: int = 1, outside: float | None = None
     ) -> np.ndarray:

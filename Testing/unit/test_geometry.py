@@ -178,6 +178,18 @@ def test_arrays_that_do_not_fit_their_grid_are_refused():
         DisplacementField(np.zeros((4, 3, 2)), Grid((2, 3, 4)))
 
 
+def test_marked_points_by_hand():
+    array = np.zeros((2, 3, 4), np.uint8)
+    array[0, 2, 3] = array[1, 0, 1] = 5
+    volume = Volume(array, Grid((4, 3, 2), (2.0, 1.0, 3.0), (10.0, 20.0, 30.0)))
+    np.testing.assert_array_equal(volume.marked_points(), [(16, 22, 30), (12, 20, 33)])
+    np.testing.assert_array_equal(volume.marked_points(most=1), [(16, 22, 30)])
+    everything = Volume(np.ones((5, 5, 5)), Grid((5, 5, 5)))
+    assert [len(everything.marked_points(most)) for most in (124, 125, 10)] == [63, 125, 10]
+    nothing = Volume(np.zeros((2, 2, 2)), Grid((2, 2, 2)))
+    assert nothing.marked_points().shape == nothing.marked_points(most=3).shape == (0, 3)
+
+
 def test_bool_volumes_become_8_bit_images():
     image = Volume(np.ones((2, 2, 2), bool), Grid((2, 2, 2))).to_image()
     assert image.GetPixelID() == sitk.sitkUInt8

@@ -152,7 +152,7 @@ def _prepared(scan: Scan) -> tuple[Volume, np.ndarray]:
 
 
 def _centre(mask: Volume) -> np.ndarray:
-    return mask.grid.to_world(np.argwhere(mask.array).mean(axis=0)[::-1])
+    return mask.marked_points().mean(axis=0)
 
 
 def _moved(grid: Grid, by: np.ndarray) -> Grid:

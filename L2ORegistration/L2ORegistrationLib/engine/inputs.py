@@ -52,8 +52,7 @@ def as_mask(mask, image: Volume, name: str) -> Volume | None:
     marked = Volume(is_marked(mask.array), mask.grid)
     if not marked.array.any():
         raise InputError(f"The {name} mask is empty: mark the lungs, or leave the mask out.")
-    some = np.unravel_index(np.flatnonzero(marked.array)[::101], marked.array.shape)
-    if not image.grid.contains(marked.grid.to_world(np.transpose(some)[:, ::-1])).any():
+    if not image.grid.contains(marked.marked_points(most=100_000)).any():
         raise InputError(f"The {name} mask lies outside its image: give the mask of this image.")
     return marked
 

@@ -174,7 +174,7 @@ def affine(matrix: np.ndarray, centre: np.ndarray, image: np.ndarray) -> sitk.Af
 
 def _inside(distance: Volume) -> np.ndarray:
     """Points (N, 3), LPS mm, of the lattice within the lungs."""
-    return distance.grid.to_world(np.argwhere(distance.array <= 0)[:, ::-1])
+    return Volume(distance.array <= 0, distance.grid).marked_points()
 
 
 def _boxes(fixed: np.ndarray, moving: np.ndarray, turn: np.ndarray) -> sitk.AffineTransform:
