@@ -27,10 +27,11 @@ from L2ORegistrationLib.engine.pyramid import (  # noqa: E402
     sample_points,
 )
 from L2ORegistrationLib.engine.update_network import PyramidNetwork, smooth  # noqa: E402
-from L2ORegistrationLib.geometry import Grid  # noqa: E402
+from L2ORegistrationLib.geometry import Grid, Volume  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 GRID = Grid((64, 48, 48), (1.5, 1.5, 1.5), (-40.0, 12.0, 100.0))
+STILL = torch.zeros(3, 1, 1, 1)
 
 
 def random(*shape, seed=0):
@@ -167,9 +168,30 @@ def test_mind_levels_find_a_known_motion(motion):
 @pytest.mark.parametrize("motion", [shift, stretch])
 def test_contrast_finds_the_rest_to_a_fraction_of_a_voxel(motion):
     found = scans(lambda points: 0.5 * motion(points))
-    level = found.contrast_level()
+    level = found.contrast_level(STILL)
     field = last(GaussNewtonOptimiser(4e-3), level, 8)
     assert error(level, field, lambda points: 0.5 * motion(points)) < 0.2
+
+
+def test_contrast_does_not_ask_how_the_moving_mask_is_drawn():
+    made = scans(shift)
+    level = made.contrast_level(STILL)
+    made.distances[1] = made.distances[1] - 6.0
+    assert torch.equal(made.contrast_level(STILL).moving, level.moving)
+
+
+@pytest.mark.parametrize("motion", [shift, stretch])
+def test_the_fixed_lungs_are_carried_along_the_field(motion):
+    """Moving point x + u(x) is as far from the lungs' surface as fixed point x."""
+    made = scans(motion)
+    lattice = made.mind_level(2).grid
+    field = torch.from_numpy(np.moveaxis(motion(lattice.points()), -1, 0).copy()).float()
+    carried = Volume(made._carried(field, 4).numpy(), GRID)
+    distance = Volume(made.distances[0].numpy(), GRID)
+    points = GRID.points()[np.abs(distance.array) < 6]
+    missed = carried.sample(points + motion(points)) - distance.sample(points)
+    assert np.abs(missed).mean() < 0.3 and np.percentile(np.abs(missed), 99) < 1.5
+    assert np.abs(carried.sample(points) - distance.sample(points)).mean() > 1
 
 
 def test_adam_finds_the_shift():
@@ -215,7 +237,7 @@ def test_the_levels_lie_where_their_blocks_are():
     """Working voxels 0..7 make the first field voxel of factor 4's level: centre at 3.5."""
     level = scans(shift).mind_level(4)
     assert level.grid.to_world((0, 0, 0)).tolist() == GRID.to_world((3.5, 3.5, 3.5)).tolist()
-    assert scans(shift).contrast_level().origin == tuple(GRID.to_world((1.5, 1.5, 1.5)))
+    assert scans(shift).contrast_level(STILL).origin == tuple(GRID.to_world((1.5, 1.5, 1.5)))
     assert level.shape == tuple(n // 8 for n in GRID.shape)
 
 
@@ -235,7 +257,7 @@ def test_displacements_of_the_active_blocks_are_the_fields_own():
 def test_displacements_are_those_of_interpolating_everything(ratio):
     """At the border, too, where the edge value continues."""
     made = scans(shift)
-    level = made.mind_level(2) if ratio == 2 else made.contrast_level()
+    level = made.mind_level(2) if ratio == 2 else made.contrast_level(STILL)
     everywhere = torch.full_like(level.distance[0], -1.0)
     size = [level.ratio * n for n in level.shape]
     blocks, voxels = active_voxels(everywhere, size, 0.0)

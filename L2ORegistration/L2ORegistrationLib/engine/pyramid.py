@@ -9,6 +9,7 @@ of the level.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +25,7 @@ ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
 CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
+INVERSION_STEPS = 8  # of the field that carries the fixed lungs along
 DISTANCE_RANGE_MM = (-30.0, 15.0)
 
 
@@ -64,7 +66,7 @@ class Lattice:
 
     def sample_field(self, field: torch.Tensor) -> torch.Tensor:
         """A field of another level (3, ., ., .) in mm, nested with this one, on this field grid."""
-        return F.interpolate(field[None], size=self.shape, mode="trilinear", align_corners=False)[0]
+        return _interpolated(field, self.shape)
 
     def displacements(self, field: torch.Tensor) -> torch.Tensor:
         """A field in mm at the feature voxels of the active blocks, (M r^3, 3), in those voxels.
@@ -217,15 +219,33 @@ class Scans:
         """
         return self._level([feature_map(image, factor) for image in self.images], 2 * factor)
 
-    def contrast_level(self, factor: int = 4) -> ContrastLevel:
-        """Local contrast at the working spacing, for a field `factor` times as coarse."""
-        near = [(d < CONTRAST_MM).float() for d in self.distances]
+    def contrast_level(self, field: torch.Tensor, factor: int = 4) -> ContrastLevel:
+        """Local contrast at the working spacing, for a field `factor` times as coarse.
+
+        field (3, d, h, w), mm, of any level: the motion so far. It carries the fixed lungs to where
+        the contrast of moving is measured: two masks that are drawn differently would normalise the
+        same tissue differently.
+        """
+        lungs = self.distances[0], self._carried(field, factor)
+        near = [(distance < CONTRAST_MM).float() for distance in lungs]
         fixed, moving = (with_gradient(local_contrast(i, w)) for i, w in zip(self.images, near))
         distance = pool(self.distances[0][None], factor)
         blocks, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
         weight = near[0].flatten()[voxels.flatten()]
         spacing, origin = self._lattice(factor)
         return ContrastLevel(distance, spacing, origin, blocks, voxels, fixed, moving, weight)
+
+    def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:
+        """The fixed lungs' distances (D, H, W) where a field (3, ., ., .), mm, takes them."""
+        distance = self.distances[0]
+        field = _interpolated(field, [n // factor for n in distance.shape])
+        field = field / (factor * self.grid.spacing[0])
+        back = torch.zeros_like(field)
+        for _ in range(INVERSION_STEPS):
+            back = -sample(field, back)
+        half = pool(distance[None], 2)
+        back = _interpolated(back, half.shape[1:]) * (factor / 2)
+        return _interpolated(sample(half, back), distance.shape)[0]
 
     def paper_level(self) -> Level:
         """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
@@ -270,6 +290,12 @@ def sample_points(field: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         field[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
     )
     return out[0, :, :, 0, 0].T
+
+
+def _interpolated(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """values (C, ., ., .) on a nested lattice of another size (d, h, w)."""
+    size = tuple(size)
+    return F.interpolate(values[None], size=size, mode="trilinear", align_corners=False)[0]
 
 
 def _blend(ratio: int) -> torch.Tensor:

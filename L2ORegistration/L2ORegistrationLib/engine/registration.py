@@ -245,15 +245,15 @@ class Registration:
         index = 1
         yield step(index, "start", 0, field)
         for stage, number, count in self._plan:
-            level = self._level(scans, number, coarse, finest)
+            level = self._level(scans, number, coarse, finest, field)
             begun = level.sample_field(field)
             for field, _ in self._optimiser(stage, number).iterate(level, begun, count):
                 index += 1
                 yield step(index, stage, number, finest.sample_field(field))
 
-    def _level(self, scans: Scans, number: int, coarse, finest) -> Level:
+    def _level(self, scans: Scans, number: int, coarse, finest, field) -> Level:
         if number == 2:
-            return scans.contrast_level()
+            return scans.contrast_level(field)
         return finest if self._paper or number == 1 else coarse
 
     def _optimiser(self, stage: str, number: int):

@@ -67,7 +67,7 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     inputs, step, _ = observe(level, field, field.new_zeros((network.hidden, *level.shape)))
     yield step
     yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
-    contrast = scans.contrast_level()
+    contrast = scans.contrast_level(field[:, :1, :1, :1])
     yield contrast.moving
     yield from contrast.look(contrast.sample_field(field))
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))

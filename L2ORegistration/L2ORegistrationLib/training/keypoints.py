@@ -109,7 +109,7 @@ def _motion(scans: Scans):
     level = scans.mind_level(4)
     field = _descended(level, discrete_search(level), *COARSE)
     field = _descended(scans.mind_level(2), field, *REFINEMENTS[1])
-    level = scans.contrast_level()
+    level = scans.contrast_level(field)
     return level, _descended(level, field, *REFINEMENTS[2])
 
 
