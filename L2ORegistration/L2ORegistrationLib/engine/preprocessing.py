@@ -18,6 +18,7 @@ WORKING_SPACING_MM = 1.5
 MARGIN_MM = 12.0
 BLOCK = 16  # the coarsest field voxel is 8 working voxels wide, and the network halves it again
 HU_RANGE = (-1000.0, 300.0)
+SPLINE_VOXELS = 4  # ITK fits no spline through fewer
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def working_grid(distance: Volume, spacing: float = WORKING_SPACING_MM) -> Grid:
     return Grid(size, (spacing,) * 3, origin)
 
 
-def resample(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
-    """volume at transform(x) for each x of grid, linear, the edge value beyond it; float32."""
+def resample(
+    volume: Volume, grid: Grid, transform: sitk.Transform, interpolator: int = sitk.sitkLinear
+) -> np.ndarray:
+    """volume at transform(x) for each x of grid, the edge value beyond it; float32."""
     reference = sitk.Image(grid.size, sitk.sitkUInt8)
     reference.SetSpacing(grid.spacing)
     reference.SetOrigin(grid.origin)
@@ -81,7 +84,7 @@ def resample(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarra
     resampler = sitk.ResampleImageFilter()
     resampler.SetReferenceImage(reference)
     resampler.SetTransform(transform)
-    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetInterpolator(interpolator)
     resampler.SetUseNearestNeighborExtrapolator(True)
     resampler.SetOutputPixelType(sitk.sitkFloat32)
     return sitk.GetArrayFromImage(resampler.Execute(image))
@@ -94,5 +97,10 @@ def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndar
     shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in image.GetSpacing()]
     if max(shrink) > 1:
         volume = Volume.of_image(sitk.BinShrink(image, shrink))
-    values = resample(volume, grid, transform) - np.float32(stored_offset(volume.array))
+    # Linear interpolation blurs more the further a point is from the voxels around it, in another
+    # pattern in each image; a spline hardly does. Clamped first, or metal would ripple into lungs.
+    hounsfield = volume.array.astype(np.float32) - np.float32(stored_offset(volume.array))
+    volume = Volume(np.clip(hounsfield, *HU_RANGE), volume.grid)
+    spline = min(volume.grid.size) >= SPLINE_VOXELS
+    values = resample(volume, grid, transform, sitk.sitkBSpline2 if spline else sitk.sitkLinear)
     return np.clip(values, *HU_RANGE) / np.float32(1000)
