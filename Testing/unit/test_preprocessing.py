@@ -96,6 +96,25 @@ def test_moving_is_seen_through_the_start():
     np.testing.assert_allclose(pair.moving_distance, moved, atol=1e-3)
 
 
+@pytest.mark.parametrize("turn", [0, 30, 200])
+def test_what_lies_far_from_the_lungs_makes_no_difference(turn):
+    """Only the part of an image that the working grid meets is interpolated."""
+    grid = Grid((90, 90, 90), (2.0, 2.0, 2.0), (-89.0, -89.0, -89.0))
+    image, mask = ball(grid, radius=20)
+    angle = np.radians(turn)
+    c, s = np.cos(angle), np.sin(angle)
+    start = affine(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]), (0, 0, 0), (6, -3, 9))
+    other = Volume(image.array.copy(), grid)
+    other.array[np.abs(grid.points()).max(axis=-1) > 82] = 3000
+    pair, changed = (pair_of(i, mask, start) for i in (image, other))
+    np.testing.assert_allclose(changed.fixed, pair.fixed, atol=1e-5)
+    np.testing.assert_allclose(changed.moving, pair.moving, atol=1e-5)
+    seen = [start.TransformPoint(p) for p in pair.grid.points()[::5, ::5, ::5].reshape(-1, 3)]
+    truth = np.clip(image.sample(seen) / 1000, -1, 0.3).reshape(pair.moving[::5, ::5, ::5].shape)
+    assert np.abs(pair.moving[::5, ::5, ::5] - truth).max() < 0.3  # at the ball's edge
+    assert np.abs(pair.moving[::5, ::5, ::5] - truth).mean() < 0.01
+
+
 def test_metal_and_padding_leave_no_ripples():
     """A clip of 3000 HU and what the scanner did not reconstruct are cut off before the spline."""
     image, mask = ball(GRID)

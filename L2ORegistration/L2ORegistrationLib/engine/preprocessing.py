@@ -19,6 +19,7 @@ MARGIN_MM = 12.0
 BLOCK = 16  # the coarsest field voxel is 8 working voxels wide, and the network halves it again
 HU_RANGE = (-1000.0, 300.0)
 SPLINE_VOXELS = 4  # ITK fits no spline through fewer
+TAIL_VOXELS = 12  # from a voxel on a spline has forgotten its value
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,17 @@ def resample(
     return sitk.GetArrayFromImage(resampler.Execute(image))
 
 
+def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
+    """The part of volume that transform(x) meets for x of grid, with room for a spline's tail."""
+    points = grid.points()[tuple(slice(None, None, max(1, n // 8)) for n in grid.shape)]
+    points = np.vstack((points.reshape(-1, 3), grid.corners()))
+    index = volume.grid.to_index([transform.TransformPoint(p) for p in points.tolist()])
+    first = np.clip(index.min(axis=0) - TAIL_VOXELS, 0, np.array(volume.grid.size) - 1)
+    last = np.clip(index.max(axis=0) + TAIL_VOXELS, first + 1, volume.grid.size)
+    x, y, z = (slice(int(a), int(np.ceil(b))) for a, b in zip(first, last))
+    return volume.part(z, y, x)
+
+
 def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
     """HU on the working grid, 1 is 1000 HU; finer images are averaged first, against aliasing."""
     # In one order of axes, because averaging leaves out what fills no bin at the end of an axis.
@@ -97,10 +109,12 @@ def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndar
     shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in image.GetSpacing()]
     if max(shrink) > 1:
         volume = Volume.of_image(sitk.BinShrink(image, shrink))
+    offset = np.float32(stored_offset(volume.array))
+    volume = _seen_part(volume, grid, transform)
     # Linear interpolation blurs more the further a point is from the voxels around it, in another
     # pattern in each image; a spline hardly does. Clamped first, or metal would ripple into lungs.
-    hounsfield = volume.array.astype(np.float32) - np.float32(stored_offset(volume.array))
-    volume = Volume(np.clip(hounsfield, *HU_RANGE), volume.grid)
+    hounsfield = np.clip(volume.array.astype(np.float32) - offset, *HU_RANGE)
+    volume = Volume(hounsfield, volume.grid)
     spline = min(volume.grid.size) >= SPLINE_VOXELS
     values = resample(volume, grid, transform, sitk.sitkBSpline2 if spline else sitk.sitkLinear)
     return np.clip(values, *HU_RANGE) / np.float32(1000)
