@@ -208,7 +208,7 @@ def test_training_on_one_pair_learns_it(pairs, tmp_path):
     def loss(network):
         draws = [np.random.default_rng([9, k]) for k in range(6)]
         with torch.no_grad():
-            found = [loop._rollout(network, pairs[:1], config, rng, "cpu")[0] for rng in draws]
+            found = [loop._rollout(network, pairs[:1], config, 0, rng, "cpu")[0] for rng in draws]
         return float(torch.stack(found).mean())
 
     torch.manual_seed(config.seed)
@@ -288,6 +288,26 @@ def test_iterations_ahead_are_run_but_teach_nothing(pairs, tmp_path, monkeypatch
         assert len(taught) - count in (2, 3)
         ahead.add(count)
     assert ahead == {0, 1, 2} and config.longest == 5
+
+
+def test_the_first_steps_can_be_short(pairs, tmp_path, monkeypatch):
+    looks = []
+
+    def counting(config):
+        network = PyramidNetwork(config.width)
+        network.register_forward_hook(lambda *_: looks.append(1))
+        return network
+
+    monkeypatch.setattr(loop, "new_network", counting)
+    config = replace(CONFIG, accumulate=1, rates=(1, 0, 0), iterations=(2, 5), ahead=0)
+    lengths = {"short": set(), "usual": set()}
+    for seed in range(8):
+        for name, short in (("short", 1), ("usual", 0)):
+            looks.clear()
+            run = replace(config, seed=seed, short=short, steps=1)
+            list(train(pairs, tmp_path / f"{name}{seed}.pt", run))
+            lengths[name].add(len(looks))
+    assert lengths["short"] == {2} and max(lengths["usual"]) > 2
 
 
 def test_what_was_trained_can_be_exported_and_used(pairs, tmp_path):

@@ -14,7 +14,7 @@ from L2ORegistrationLib.training.config import (
 
 
 def test_the_packaged_settings():
-    assert experiments() == ["paper", "pyramid"]
+    assert experiments() == ["paper", "paper-cpu", "pyramid"]
     assert read_config("pyramid") == read_config(None) == TrainingConfig()
     paper = read_config("paper", seed=3)
     assert (paper.variant, paper.iterations, paper.seed) == ("paper", (8, 8), 3)
@@ -28,7 +28,7 @@ def test_a_file_of_ones_own(tmp_path):
     config = read_config(path, steps=9)
     assert (config.steps, config.learning_rate, config.rates) == (9, 1.0, (1, 0, 0))
     assert isinstance(config.learning_rate, float)
-    with pytest.raises(InputError, match="no configuration 'mine': packaged are paper, pyramid"):
+    with pytest.raises(InputError, match="configuration 'mine': packaged are paper, paper-cpu, p"):
         read_config("mine")
     with pytest.raises(InputError, match="nowhere.toml does not exist"):
         read_config(tmp_path / "nowhere.toml")

@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.engine.dissimilarity import OFFSETS  # noqa: E402
 from L2ORegistrationLib.engine.paper import HALF_WIDTH, UNIT_PER_VOXEL, PaperOptimiser  # noqa: E402
 from L2ORegistrationLib.engine.pyramid import Level  # noqa: E402
 from L2ORegistrationLib.engine.update_network import (  # noqa: E402
@@ -135,3 +136,12 @@ def test_the_papers_optimiser_replaces_the_field_relative_to_its_start():
 def test_the_untrained_paper_network_moves_nothing():
     displacement, hidden = PaperNetwork()(torch.randn(1, 45, 8, 8, 8))
     assert displacement.abs().max() == 0 and hidden.abs().max() > 0
+
+
+def test_the_untrained_paper_network_tells_dissimilarities_apart():
+    """A slope of 20 % of the mean, as near a match, weighs like the mean itself."""
+    weight = seeded(PaperNetwork).down[0][0].weight[:, -8:].sum(dim=(2, 3, 4))
+    signs = torch.tensor(OFFSETS, dtype=torch.float32)
+    means = (weight @ torch.full((8,), 0.05)).square().mean()
+    for slope in signs.T:
+        assert (weight @ (0.01 * slope)).square().mean() > means / 4

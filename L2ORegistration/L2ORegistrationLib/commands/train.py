@@ -48,7 +48,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of phantoms and training.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="pyramid, paper, or a TOML file with such settings.")
+        str | None, typer.Option(help="pyramid, paper, paper-cpu, or a TOML file.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the exported weights.")] = "trained",
     licence: Annotated[str | None, typer.Option(help="Licence of the exported weights.")] = None,

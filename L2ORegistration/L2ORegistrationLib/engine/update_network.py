@@ -7,11 +7,17 @@ shared by all levels of a coarse-to-fine pyramid.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .dissimilarity import OFFSETS
+
 HIDDEN_PAPER = 10
+SAMPLE_SCALES = (20.0, 100.0, 200.0, 400.0)  # by the order of the difference; 0 is the mean
+DISPLACEMENT_SCALE = 10.0  # in the paper's coordinates a voxel is 0.02
 
 
 class PaperNetwork(nn.Module):
@@ -39,6 +45,7 @@ class PaperNetwork(nn.Module):
             nn.Conv3d(32, 3 + self.hidden, 1),
             nn.Tanh(),
         )
+        _tell_apart(self.down[0][0])
         # Untrained it changes nothing, instead of moving every voxel by tens of millimetres.
         nn.init.zeros_(self.last[-2].weight[:3])
         nn.init.zeros_(self.last[-2].bias[:3])
@@ -56,6 +63,26 @@ class PaperNetwork(nn.Module):
             x = torch.cat((_resize(x, skip.shape[2:]), skip), dim=1)
         x = self.last(x)
         return x[:, :3], x[:, 3:]
+
+
+def _tell_apart(convolution: nn.Conv3d) -> None:
+    """Begin with weights for which the eight dissimilarities of a voxel differ.
+
+    Only their differences tell a direction, but these are small against their mean, and the paper's
+    network would have to learn for long to see them. So its first weights, drawn at random, apply
+    to the mean, slopes and mixed differences of the samples, each scaled to about one. A change of
+    basis: what the network can become is the same.
+    """
+    signs = torch.tensor(OFFSETS, dtype=torch.float32)
+    basis = [
+        SAMPLE_SCALES[order] / len(signs) * signs[:, list(axes)].prod(dim=1)
+        for order in range(4)
+        for axes in combinations(range(3), order)
+    ]
+    with torch.no_grad():
+        weight = convolution.weight
+        weight[:, -8:] = torch.einsum("ocdhw,cs->osdhw", weight[:, -8:], torch.stack(basis))
+        weight[:, :3] *= DISPLACEMENT_SCALE
 
 
 class PyramidNetwork(nn.Module):

@@ -21,7 +21,7 @@ else:
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
 VARIANTS = ("pyramid", "paper")
-_MAY_BE_ZERO = ("seed", "halve_every", "rates", "further", "ahead")
+_MAY_BE_ZERO = ("seed", "halve_every", "rates", "further", "ahead", "short")
 _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupted training
 
 
@@ -33,10 +33,11 @@ class TrainingConfig:
     of `accumulate` unrolled crops; warmup: steps until the learning rate is reached; halve_every:
     steps after which it halves, again and again (0: a cosine down to 2 %); width: channels of the
     network; crop: field voxels along each axis; keypoints: at most so many in a crop; iterations:
-    fewest and most that are unrolled; ahead: in half of the rollouts, at most so many iterations
-    come before those and teach nothing, so that the network learns to stay where it has arrived;
-    rates: shares of the steps on each level (whole, crop, fine crop); further: share of the whole
-    lungs that get more motion than their pair has;
+    fewest and most that are unrolled; short: steps at the beginning that unroll only the fewest,
+    which is cheap and enough to learn what a step is; ahead: in half of the rollouts, at most so
+    many iterations come before those and teach nothing, so that the network learns to stay where it
+    has arrived; rates: shares of the steps on each level (whole, crop, fine crop); further: share
+    of the whole lungs that get more motion than their pair has;
     mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
     """
 
@@ -50,6 +51,7 @@ class TrainingConfig:
     crop: int = 32
     keypoints: int = 3000
     iterations: tuple[int, int] = (5, 8)
+    short: int = 0
     ahead: int = 8
     rates: tuple[float, float, float] = (1.0, 0.0, 0.0)
     further: float = 0.7

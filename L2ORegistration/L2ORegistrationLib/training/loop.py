@@ -75,7 +75,7 @@ def train(
             # Each rollout has its own seed: an interrupted run goes on exactly the same.
             number = workers.rank * config.accumulate + part
             rng = np.random.default_rng([config.seed, step, number])
-            loss, *row = _rollout(network, pairs, config, rng, device)
+            loss, *row = _rollout(network, pairs, config, step, rng, device)
             (loss / config.accumulate).backward()
             rows.append((*row, float(loss.detach())))
         workers.average_gradients(network.parameters())
@@ -161,7 +161,7 @@ def _schedule(step: int, config: TrainingConfig) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
-def _rollout(network, pairs, config: TrainingConfig, rng, device):
+def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
     if config.mixed_precision and torch.device(device).type == "cuda":
         network = _InBfloat16(network)
@@ -178,7 +178,8 @@ def _rollout(network, pairs, config: TrainingConfig, rng, device):
     keep = inside(level, points).nonzero().squeeze(1)
     keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
     points, targets = points[keep].to(device), targets[keep].to(device)
-    iterations = int(rng.integers(config.iterations[0], config.iterations[1] + 1))
+    fewest, most = config.iterations
+    iterations = fewest if step < config.short else int(rng.integers(fewest, most + 1))
     ahead = max(0, int(rng.integers(-config.ahead, config.ahead + 1)))
     level, field = level.to(device), field.to(device)
     steps = optimiser.iterate(level, field, ahead + iterations)
