@@ -204,7 +204,7 @@ def test_torch_is_told_to_spin_less_unless_the_user_says_how_much(own):
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == (own or "1000")
+    assert done.stdout.strip() == (own or "3000")
 
 
 def test_slicer_util_functions_are_called_by_their_full_name():

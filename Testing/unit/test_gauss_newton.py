@@ -23,6 +23,7 @@ from L2ORegistrationLib.engine.pyramid import (  # noqa: E402
     Level,
     Scans,
     active_voxels,
+    chessboard,
     sample,
     sample_points,
 )
@@ -296,6 +297,24 @@ def test_a_lung_slides_along_a_wall_that_stays(monkeypatch):
     sliding = missed()
     monkeypatch.setattr(Level, "moving_along", lambda self, mismatch: torch.ones_like(mismatch))
     assert sliding < 0.85 * missed()
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_a_glance_sees_every_second_voxel(ratio):
+    """Of a block, as many voxels on every side: their mean place is the block's centre."""
+    seen = chessboard(ratio).view(ratio, ratio, ratio)
+    assert seen.sum() == ratio**3 / 2 and seen[0, 0, 0] and not seen[0, 0, 1]
+    np.testing.assert_allclose(seen.nonzero().float().mean(dim=0), (ratio - 1) / 2)
+
+
+def test_a_glance_tells_what_a_look_does():
+    level = scans(shift).mind_level(2)
+    field = smooth(random(1, 3, *level.shape))[0]
+    (costs, system), (some, its) = level.look(field), level.glance(field)
+    seen = chessboard(2)
+    torch.testing.assert_close(some, costs[:, seen])
+    assert its.shape == system.shape
+    assert (its - system).abs().mean() < 0.3 * system.abs().mean()
 
 
 def test_a_cropped_level_sees_the_same():

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.engine.preprocessing import Pair  # noqa: E402
 from L2ORegistrationLib.engine.pyramid import Scans  # noqa: E402
-from L2ORegistrationLib.engine.search import discrete_search  # noqa: E402
+from L2ORegistrationLib.engine.search import _box, discrete_search  # noqa: E402
 from L2ORegistrationLib.geometry import Grid  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
@@ -62,3 +62,12 @@ def test_nothing_moves_where_nothing_moved():
 def test_the_search_repeats_bit_for_bit():
     level = level_of(lambda points: np.broadcast_to([3.0, 2.0, 12.0], points.shape))
     assert torch.equal(discrete_search(level), discrete_search(level))
+
+
+def test_a_thinned_box_leaves_no_displacement_alone():
+    """Every second one, no motion among them; whatever is left out lies beside one that is not."""
+    everything, thinned = (_box((3, 4, 5), thin) for thin in (False, True))
+    assert len(everything) == 7 * 9 * 11 and len(thinned) == (len(everything) + 1) // 2
+    assert (thinned == 0).all(dim=1).any()
+    apart = torch.cdist(everything.float(), thinned.float()).amin(dim=1)
+    assert apart.max() == 1

@@ -66,14 +66,14 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def laplacian(field: torch.Tensor) -> torch.Tensor:
     """Each value less its neighbours, summed over the six (C, d, h, w), none beyond the border."""
-    result = torch.zeros_like(field)
-    for axis in (1, 2, 3):
-        size = field.shape[axis]
-        if size < 2:
-            continue
-        difference = torch.diff(field, dim=axis)
-        result.narrow(axis, 1, size - 1).add_(difference)
-        result.narrow(axis, 0, size - 1).sub_(difference)
+    axes = [axis for axis in (1, 2, 3) if field.shape[axis] > 1]
+    result = field * (2 * len(axes))
+    for axis in axes:
+        last = field.shape[axis] - 1
+        result.narrow(axis, 1, last).sub_(field.narrow(axis, 0, last))
+        result.narrow(axis, 0, last).sub_(field.narrow(axis, 1, last))
+        for end in (0, last):
+            result.select(axis, end).sub_(field.select(axis, end))
     return result
 
 
@@ -88,7 +88,7 @@ class GaussNewtonOptimiser:
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         for _ in range(iterations):
-            costs, system = level.look(field)
+            costs, system = level.glance(field)
             step = gauss_newton_step(level, field, system, self.stiffness, THOROUGH_ITERATIONS)
             field = field + step
             yield field, float(costs.mean())

@@ -20,6 +20,7 @@ BAND_MM = 15.0  # how far from the lung surface the distance maps are compared
 FLAT_MM = 0.1  # landmarks that deviate less from a plane (root mean square) lie in it
 TWICE_MM = 0.01  # landmarks nearer to each other are the same
 POINTS, STEPS = 6000, 60
+INSIDE_POINTS = 30000  # that tell the lungs' extent
 ROUGH_POINTS, ROUGH_STEPS = 1000, 8  # enough to see which turn is the right one
 TURNS = [(0, 0, 0), *(np.eye(3) * 25).tolist(), *(np.eye(3) * -25).tolist()]  # degrees, x, y, z
 SMALLEST = 100  # voxels of the distance map, 2.7 ml: less is no lung
@@ -173,8 +174,8 @@ def affine(matrix: np.ndarray, centre: np.ndarray, image: np.ndarray) -> sitk.Af
 
 
 def _inside(distance: Volume) -> np.ndarray:
-    """Points (N, 3), LPS mm, of the lattice within the lungs."""
-    return Volume(distance.array <= 0, distance.grid).marked_points()
+    """Points (N, 3), LPS mm, within the lungs, evenly chosen."""
+    return Volume(distance.array <= 0, distance.grid).marked_points(most=INSIDE_POINTS)
 
 
 def _boxes(fixed: np.ndarray, moving: np.ndarray, turn: np.ndarray) -> sitk.AffineTransform:

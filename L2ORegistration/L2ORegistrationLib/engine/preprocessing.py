@@ -6,6 +6,7 @@ learns which way breathing goes, so the result must not depend on how an image i
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..hounsfield import stored_offset
 
 WORKING_SPACING_MM = 1.5
 MARGIN_MM = 12.0
-BLOCK = 16  # the coarsest field voxel is 8 working voxels wide, and the network halves it again
+BLOCK = 8  # the coarsest field voxel is 8 working voxels wide
 HU_RANGE = (-1000.0, 300.0)
 SPLINE_VOXELS = 4  # ITK fits no spline through fewer
 TAIL_VOXELS = 12  # from a voxel on a spline has forgotten its value
@@ -52,9 +53,12 @@ def make_pair(
     grid = working_grid(fixed_distance, spacing)
     identity = sitk.Transform(3, sitk.sitkIdentity)
     distance = resample(fixed_distance, grid, identity)
+    with ThreadPoolExecutor(2) as both:  # ITK fits a spline on one core
+        seen = both.map(_intensity, (fixed, moving), (grid, grid), (identity, start))
+    fixed_image, moving_image = seen
     return Pair(
-        fixed=_intensity(fixed, grid, identity),
-        moving=_intensity(moving, grid, start),
+        fixed=fixed_image,
+        moving=moving_image,
         mask=distance < 0,
         fixed_distance=distance,
         moving_distance=resample(moving_distance, grid, start),
@@ -65,7 +69,7 @@ def make_pair(
 
 def working_grid(distance: Volume, spacing: float = WORKING_SPACING_MM) -> Grid:
     """The world-aligned grid around the lungs, its sizes multiples of BLOCK."""
-    points = distance.grid.points()[distance.array <= 0]
+    points = Volume(distance.array <= 0, distance.grid).marked_points()
     tight = Grid.covering(points, spacing, MARGIN_MM)
     size = tuple(int(np.ceil(n / BLOCK)) * BLOCK for n in tight.size)
     shift = [(n - t) / 2 * spacing for n, t in zip(size, tight.size)]
@@ -93,9 +97,9 @@ def resample(
 
 def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
     """The part of volume that transform(x) meets for x of grid, with room for a spline's tail."""
-    points = grid.points()[tuple(slice(None, None, max(1, n // 8)) for n in grid.shape)]
-    points = np.vstack((points.reshape(-1, 3), grid.corners()))
-    index = volume.grid.to_index([transform.TransformPoint(p) for p in points.tolist()])
+    nodes = np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.size))
+    points = grid.to_world(np.stack(nodes, axis=-1).reshape(-1, 3)).tolist()
+    index = volume.grid.to_index([transform.TransformPoint(p) for p in points])
     first = np.clip(index.min(axis=0) - TAIL_VOXELS, 0, np.array(volume.grid.size) - 1)
     last = np.clip(index.max(axis=0) + TAIL_VOXELS, first + 1, volume.grid.size)
     x, y, z = (slice(int(a), int(np.ceil(b))) for a, b in zip(first, last))

@@ -8,7 +8,6 @@ of the level.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,8 +98,17 @@ def active_voxels(distance: torch.Tensor, size, reach: float) -> tuple[torch.Ten
     """
     blocks = (distance < reach).flatten().nonzero().squeeze(1)
     ratio = size[0] // distance.shape[0]
-    voxels = torch.arange(math.prod(size), device=distance.device).view(1, *size)
-    return blocks, _blocks(voxels, ratio)[blocks, :, 0]
+    _, height, width = size
+    x, y, z = (voxel_positions(blocks, distance.shape) * ratio).T
+    steps = torch.arange(ratio, device=distance.device)
+    within = ((steps[:, None, None] * height + steps[:, None]) * width + steps).flatten()
+    return blocks, ((z * height + y) * width + x)[:, None] + within
+
+
+def chessboard(ratio: int) -> torch.Tensor:
+    """Every second voxel of a block of ratio^3, as bool."""
+    steps = torch.arange(ratio)
+    return (steps[:, None, None] + steps[:, None] + steps).flatten() % 2 == 0
 
 
 @dataclass
@@ -158,8 +166,17 @@ class Level(Lattice):
         Gauss-Newton systems (M, 9) for a step in mm (see `sampled_dissimilarity`), in which the
         chest wall counts as far as it moves along.
         """
+        return self._seen(field, slice(None))
+
+    def glance(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same from every second voxel: neighbours show much the same."""
+        return self._seen(field, chessboard(self.ratio).to(field.device))
+
+    def _seen(self, field: torch.Tensor, seen) -> tuple[torch.Tensor, torch.Tensor]:
+        displacements = self.displacements(field).view(*self.voxels.shape, 3)[:, seen]
+        voxels = self.voxels[:, seen].flatten()
         costs, rows = sampled_dissimilarity(
-            self.fixed, self.moving, self.displacements(field), self.voxels.flatten()
+            self.fixed, self.moving, displacements.flatten(0, 1), voxels
         )
         costs = costs.view(len(self.blocks), -1, 8)
         return costs, self.system(rows) * self.moving_along(costs.mean(dim=(1, 2)))[:, None]
@@ -195,10 +212,19 @@ class ContrastLevel(Lattice):
     moving: torch.Tensor
     weight: torch.Tensor
 
-    def look(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared contrast differences (M, r^3) for a field in mm, Gauss-Newton systems (M, 9)."""
+    def glance(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared contrast differences (M, r^3 / 2), Gauss-Newton systems (M, 9) for a field in mm.
+
+        From every second voxel, as `Level.glance`.
+        """
+        seen = chessboard(self.ratio).to(field.device)
+        displacements = self.displacements(field).view(*self.voxels.shape, 3)[:, seen]
         costs, rows = sampled_system(
-            self.fixed, self.moving, self.displacements(field), self.voxels.flatten(), self.weight
+            self.fixed,
+            self.moving,
+            displacements.flatten(0, 1),
+            self.voxels[:, seen].flatten(),
+            self.weight.view(self.voxels.shape)[:, seen].flatten(),
         )
         return costs.view(len(self.blocks), -1), self.system(rows)
 
@@ -303,11 +329,3 @@ def _blend(ratio: int) -> torch.Tensor:
     offset = (torch.arange(ratio) + 0.5) / ratio - 0.5
     line = torch.stack(((-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)), dim=1)
     return torch.kron(torch.kron(line, line), line)
-
-
-def _blocks(values: torch.Tensor, ratio: int) -> torch.Tensor:
-    """(C, r d, r h, r w) -> (d*h*w, r^3, C): the voxels under each field voxel, order (z, y, x)."""
-    channels, *size = values.shape
-    depth, height, width = (n // ratio for n in size)
-    values = values.view(channels, depth, ratio, height, ratio, width, ratio)
-    return values.permute(1, 3, 5, 2, 4, 6, 0).reshape(-1, ratio**3, channels)

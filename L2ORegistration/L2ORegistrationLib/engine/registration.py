@@ -38,7 +38,7 @@ METHODS = ("l2o", "adam")
 ADAM_ITERATIONS = 50
 # Gauss-Newton iterations after the learned ones, and their stiffness, by level: fields of 6 mm on
 # MIND of 3 mm, unless the network works on that level itself, and on local contrast.
-REFINEMENTS = {1: (3, 2e-3), 2: (3, 8e-3)}
+REFINEMENTS = {1: (2, 2e-3), 2: (3, 8e-3)}
 BYTES_PER_VOXEL = 110  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is resampled
 BASE_MB = 500
@@ -360,7 +360,7 @@ def register(
 class _Monitor:
     """The dissimilarity at the same points of the finest level's features for every step."""
 
-    COUNT = 20000
+    COUNT = 10000
 
     def __init__(self, finest: Level):
         inside = finest.distance.flatten()[finest.blocks] < 0

@@ -28,20 +28,26 @@ def discrete_search(level: Level) -> torch.Tensor:
     """The field (3, d, h, w) in mm on the level's field grid; smooth, defined everywhere.
 
     A second, smaller pass looks around the first one's result: where a region moves much further
-    than its neighbours, the first pass only gets half of the way.
+    than its neighbours, the first pass only gets half of the way. The first tries every second
+    displacement of its box, as on a chessboard.
     """
     with torch.no_grad():
         field = torch.zeros((3, *level.shape), device=level.distance.device)
-        for radius in PASSES:
-            field = _pass(level, field, radius)
+        for number, radius in enumerate(PASSES):
+            field = _pass(level, field, _box(radius, thinned=number == 0).to(field.device))
         return field * (level.spacing / 2)
 
 
-def _pass(level: Level, field: torch.Tensor, radius: tuple[int, int, int]) -> torch.Tensor:
-    """The field (3, d, h, w), in feature voxels, after a search in a box around it."""
-    steps = [torch.arange(-r, r + 1, device=field.device) for r in radius]
+def _box(radius: tuple[int, int, int], thinned: bool) -> torch.Tensor:
+    """The displacements (K, 3), whole feature voxels (x, y, z), up to a radius along each."""
+    steps = [torch.arange(-r, r + 1) for r in radius]
     z, y, x = torch.meshgrid(*steps[::-1], indexing="ij")
     candidates = torch.stack((x, y, z), dim=-1).flatten(0, 2)
+    return candidates[candidates.sum(dim=1) % 2 == 0] if thinned else candidates
+
+
+def _pass(level: Level, field: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+    """The field (3, d, h, w), in feature voxels, after trying candidates (K, 3) around it."""
     base = _at_blocks(level, field).round()
     costs = _costs(level, candidates, base.long())
     supported = _supported(level, costs)
@@ -92,12 +98,11 @@ def _supported(level: Level, costs: torch.Tensor) -> torch.Tensor:
 def _costs(level: Level, candidates: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     """Mean dissimilarity of each active block at base + each shift: (candidates, blocks).
 
-    candidates: (K, 3) and base: (blocks, 3), whole feature voxels (x, y, z). Every second voxel of
-    a block counts, as on a chessboard: neighbours show much the same.
+    candidates: (K, 3) and base: (blocks, 3), whole feature voxels (x, y, z). Two opposite
+    voxels of a block of eight count: neighbours show much the same.
     """
     _, height, width, channels = level.fixed.shape
-    steps = torch.arange(level.ratio, device=base.device)
-    voxels = level.voxels[:, (steps[:, None, None] + steps[:, None] + steps).flatten() % 2 == 0]
+    voxels = level.voxels[:, [0, -1]]
     index = voxels.flatten()
     own = level.fixed.flatten(0, 2)[index]
     # Repeat the edge so that every shift of every voxel is a plain offset into one flat array.

@@ -69,7 +69,7 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
     contrast = scans.contrast_level(field[:, :1, :1, :1])
     yield contrast.moving
-    yield from contrast.look(contrast.sample_field(field))
+    yield from contrast.glance(contrast.sample_field(field))
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))
 
 

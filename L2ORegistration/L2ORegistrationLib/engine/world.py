@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 import torch
+import torch.nn.functional as F
 
 from ..geometry import DisplacementField, Grid
 from .preprocessing import Pair
@@ -13,6 +14,7 @@ from .update_network import smooth
 
 START_SPACING_MM = 6.0
 START_MARGIN_MM = 60.0
+SPREADING = 6  # voxels of twice the finest field's spacing; beyond that the way out is known less
 TRUSTED_MM = 10.0  # within this distance of the lungs the optimiser's field is used as it is
 
 
@@ -70,12 +72,11 @@ class World:
     def _continued(self, field: torch.Tensor) -> torch.Tensor:
         """The field where it is trusted, and what blurring it outwards gives elsewhere."""
         total = torch.cat((field * self._trust, self._trust))[None]
-        spread = total
-        for step in range(24):
-            spread = smooth(spread)
-            # keep the known values: only what lies outside is filled
-            if step % 4 == 3:
-                spread = spread + total
+        coarse = F.avg_pool3d(total, 2)  # far from the lungs nothing changes within a few voxels
+        spread = coarse
+        for _ in range(SPREADING):
+            spread = smooth(spread) + coarse  # what is known stays, what lies outside is filled
+        spread = F.interpolate(spread, size=total.shape[2:], mode="trilinear", align_corners=False)
         filled = spread[0, :3] / spread[0, 3:].clamp(min=1e-20)
         return self._trust * field + (1 - self._trust) * filled
 
