@@ -53,9 +53,11 @@ def make_pair(
     grid = working_grid(fixed_distance, spacing)
     identity = sitk.Transform(3, sitk.sitkIdentity)
     distance = resample(fixed_distance, grid, identity)
-    with ThreadPoolExecutor(2) as both:  # ITK fits a spline on one core
-        seen = both.map(_intensity, (fixed, moving), (grid, grid), (identity, start))
-    fixed_image, moving_image = seen
+    # One after the other, because copies of large images are large; splines at once, because ITK
+    # fits them on one core.
+    images = [_averaged(volume, spacing) for volume in (fixed, moving)]
+    with ThreadPoolExecutor(2) as both:
+        fixed_image, moving_image = both.map(_intensity, images, (grid, grid), (identity, start))
     return Pair(
         fixed=fixed_image,
         moving=moving_image,
@@ -106,13 +108,16 @@ def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
     return volume.part(z, y, x)
 
 
-def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
-    """HU on the working grid, 1 is 1000 HU; finer images are averaged first, against aliasing."""
+def _averaged(volume: Volume, spacing: float) -> Volume:
+    """Voxels averaged where they are finer than spacing (mm), against aliasing."""
     # In one order of axes, because averaging leaves out what fills no bin at the end of an axis.
     image = sitk.DICOMOrient(volume.to_image(), "LPS")
-    shrink = [max(1, int(grid.spacing[0] / s + 0.3)) for s in image.GetSpacing()]
-    if max(shrink) > 1:
-        volume = Volume.of_image(sitk.BinShrink(image, shrink))
+    shrink = [max(1, int(spacing / s + 0.3)) for s in image.GetSpacing()]
+    return Volume.of_image(sitk.BinShrink(image, shrink)) if max(shrink) > 1 else volume
+
+
+def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
+    """HU on the working grid, 1 is 1000 HU."""
     offset = np.float32(stored_offset(volume.array))
     volume = _seen_part(volume, grid, transform)
     # Linear interpolation blurs more the further a point is from the voxels around it, in another

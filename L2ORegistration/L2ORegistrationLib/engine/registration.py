@@ -40,7 +40,7 @@ ADAM_ITERATIONS = 50
 # MIND of 3 mm, unless the network works on that level itself, and on local contrast.
 REFINEMENTS = {1: (2, 2e-3), 2: (3, 8e-3)}
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
-IMAGE_COPIES = 4  # of the larger image, while both are resampled
+IMAGE_COPIES = 2  # of one image at a time, while it is averaged
 BASE_MB = 500
 MIN_OVERLAP = 0.3
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
