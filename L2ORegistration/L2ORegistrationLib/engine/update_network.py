@@ -16,8 +16,8 @@ from torch import nn
 from .dissimilarity import OFFSETS
 
 HIDDEN_PAPER = 10
-SAMPLE_SCALES = (20.0, 100.0, 200.0, 400.0)  # by the order of the difference; 0 is the mean
-DISPLACEMENT_SCALE = 10.0  # in the paper's coordinates a voxel is 0.02
+SAMPLE_GAINS = (20.0, 100.0, 200.0, 400.0)  # by the order of the difference; 0 is the mean
+DISPLACEMENT_GAIN = 10.0  # in the paper's coordinates a voxel is 0.02
 
 
 class PaperNetwork(nn.Module):
@@ -75,14 +75,14 @@ def _tell_apart(convolution: nn.Conv3d) -> None:
     """
     signs = torch.tensor(OFFSETS, dtype=torch.float32)
     basis = [
-        SAMPLE_SCALES[order] / len(signs) * signs[:, list(axes)].prod(dim=1)
+        SAMPLE_GAINS[order] / len(signs) * signs[:, list(axes)].prod(dim=1)
         for order in range(4)
         for axes in combinations(range(3), order)
     ]
     with torch.no_grad():
         weight = convolution.weight
         weight[:, -8:] = torch.einsum("ocdhw,cs->osdhw", weight[:, -8:], torch.stack(basis))
-        weight[:, :3] *= DISPLACEMENT_SCALE
+        weight[:, :3] *= DISPLACEMENT_GAIN
 
 
 class PyramidNetwork(nn.Module):

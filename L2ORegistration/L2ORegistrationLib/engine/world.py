@@ -14,7 +14,7 @@ from .update_network import smooth
 
 START_SPACING_MM = 6.0
 START_MARGIN_MM = 60.0
-SPREADING = 6  # voxels of twice the finest field's spacing; beyond that the way out is known less
+SPREADING = 12  # voxels of twice the finest field's spacing: further than any point from the lungs
 TRUSTED_MM = 10.0  # within this distance of the lungs the optimiser's field is used as it is
 
 
