@@ -61,6 +61,15 @@ class Grid:
         origin = (lower + upper) / 2 - (size - 1) * spacing / 2
         return cls(tuple(size), (spacing,) * 3, tuple(origin))
 
+    def coarsened(self, factor: int) -> Grid:
+        """The grid whose voxels are the centres of blocks of factor^3 voxels; sizes must divide."""
+        if any(n % factor for n in self.size):
+            raise ValueError(f"A grid of {self.size} voxels has no blocks of {factor}^3.")
+        size = tuple(n // factor for n in self.size)
+        spacing = tuple(s * factor for s in self.spacing)
+        origin = self.to_world(np.full(3, (factor - 1) / 2))
+        return Grid(size, spacing, tuple(origin), self.direction)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The array shape (z, y, x)."""

@@ -7,11 +7,13 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from L2ORegistrationLib.engine.contrast import sampled_system, with_gradient  # noqa: E402
 from L2ORegistrationLib.engine.dissimilarity import (  # noqa: E402
     OFFSETS,
     channel_last,
-    sampled_dissimilarity,
+    dissimilarity,
+    sampled_costs,
+    sampled_system,
+    with_gradient,
 )
 
 SHAPE = (6, 7, 8)
@@ -40,7 +42,7 @@ def by_grid_sample(features, where):
 def test_costs_are_those_of_grid_sample_at_the_eight_corners(reach):
     fixed, moving = random(12, *SHAPE), random(12, *SHAPE, seed=1)
     displacement = reach * (2 * random(COUNT, 3, seed=2) - 1)
-    costs, _ = sampled_dissimilarity(
+    costs = sampled_costs(
         channel_last(fixed), channel_last(moving), displacement, torch.arange(COUNT)
     )
     # At the border the whole cube of samples is moved inside.
@@ -57,9 +59,7 @@ def test_inside_the_lattice_costs_are_exact():
     fixed, moving = random(12, *SHAPE), random(12, *SHAPE, seed=1)
     voxels = torch.arange(COUNT).view(SHAPE)[2:-2, 2:-2, 2:-2].flatten()
     displacement = 2 * random(len(voxels), 3, seed=2) - 1
-    costs, _ = sampled_dissimilarity(
-        channel_last(fixed), channel_last(moving), displacement, voxels
-    )
+    costs = sampled_costs(channel_last(fixed), channel_last(moving), displacement, voxels)
     where = positions(0)[voxels] + displacement
     for k, offset in enumerate(OFFSETS):
         sampled = by_grid_sample(moving, where + 0.5 * torch.tensor(offset))
@@ -67,31 +67,52 @@ def test_inside_the_lattice_costs_are_exact():
         torch.testing.assert_close(costs[:, k], expected, atol=1e-5, rtol=0)
 
 
+def system_at(fixed, moving, displacement, voxels):
+    """`sampled_system` of features (C, D, H, W)."""
+    fixed, moving = (with_gradient(channel_last(f)) for f in (fixed, moving))
+    return sampled_system(fixed.flatten(0, 2)[voxels], moving, displacement, voxels)
+
+
 def test_one_voxel_by_hand():
     """One channel that is the x index: half a voxel to the left and right of index 3 + 0.25."""
     ramp = torch.arange(8.0).expand(6, 7, 8)[None]
-    voxel = torch.tensor([(2 * 7 + 3) * 8 + 3])
-    costs, system = sampled_dissimilarity(
-        channel_last(ramp), channel_last(ramp), torch.tensor([[0.25, 0.0, 0.0]]), voxel
-    )
+    voxel, displacement = torch.tensor([(2 * 7 + 3) * 8 + 3]), torch.tensor([[0.25, 0.0, 0.0]])
+    costs = sampled_costs(channel_last(ramp), channel_last(ramp), displacement, voxel)
     left, right = (-0.25) ** 2, 0.75**2
     assert costs[0].tolist() == pytest.approx([left, right] * 4)
     # residual 0.25 with gradient 1 along x: the step that undoes it is -0.25
+    cost, system = system_at(ramp, ramp, displacement, voxel)
+    assert cost.tolist() == pytest.approx([0.25**2])
     assert system[0].tolist() == pytest.approx([1, 0, 0, 0, 0, 0, -0.25, 0, 0], abs=1e-6)
+    own = channel_last(ramp).flatten(0, 2)[voxel]
+    assert dissimilarity(own, channel_last(ramp), displacement, voxel) == pytest.approx(0.25**2)
+
+
+def test_the_gradient_is_the_mean_of_both():
+    """Fixed rises by 1 along x, moving by 3; they agree at index 3: matrix 2 x 2, nothing to do."""
+    ramp = torch.arange(8.0).expand(6, 7, 8)[None]
+    voxel = torch.tensor([(2 * 7 + 3) * 8 + 3])
+    _, system = system_at(ramp, 3 * ramp - 6, torch.zeros(1, 3), voxel)
+    assert system[0].tolist() == pytest.approx([4] + [0] * 8, abs=1e-5)
+
+
+def test_where_both_images_agree_the_system_asks_for_nothing():
+    features, voxels = random(12, *SHAPE), torch.arange(COUNT).view(SHAPE)[:-1, :-1, :-1].flatten()
+    costs, system = system_at(features, features, torch.zeros(len(voxels), 3), voxels)
+    assert costs.abs().max() == 0 and system[:, 6:].abs().max() == 0
+    assert system[:, :3].mean() > 0
 
 
 def test_gradients_belong_to_their_axes():
     """Linear features 1x + 2y + 3z, moving off by 0.3: matrix g g^T, right-hand side -g r."""
     x, y, z = positions(0).T
     fixed = (x + 2 * y + 3 * z).view(1, *SHAPE)
-    _, system = sampled_dissimilarity(
-        channel_last(fixed),
-        channel_last(fixed + 0.3),
-        torch.zeros(1, 3),
-        torch.tensor([(3 * 7 + 3) * 8 + 4]),
-    )
+    voxels = torch.tensor([(3 * 7 + 3) * 8 + 4, (2 * 7 + 2) * 8 + 2])
+    costs, system = system_at(fixed, fixed + 0.3, torch.zeros(2, 3), voxels)
     expected = [1, 4, 9, 2, 3, 6, -0.3, -0.6, -0.9]
+    assert costs.tolist() == pytest.approx([0.09, 0.09], abs=1e-5)
     assert system[0].tolist() == pytest.approx(expected, abs=1e-4)
+    torch.testing.assert_close(system[0], system[1], atol=1e-4, rtol=0)
 
 
 def finite_differences(cost, displacement, step):
@@ -112,16 +133,14 @@ def waves(channels, seed=0, size=20):
 
 
 def test_the_right_hand_side_is_minus_half_the_gradient_of_the_cost():
-    fixed, moving = waves(12), waves(12, seed=1)
-    voxels = torch.arange(8000).view(20, 20, 20)[3:-3, 3:-3, 3:-3].flatten()[::7]
-    displacement = random(len(voxels), 3, seed=2) - 0.5
-    _, system = sampled_dissimilarity(
-        channel_last(fixed), channel_last(moving), displacement, voxels
-    )
+    """With the same shape in both, one brighter: then their mean gradient is that of either."""
+    image = waves(12)
+    voxels = torch.arange(8000).view(20, 20, 20)[4:-4, 4:-4, 4:-4].flatten()[::5]
+    displacement = torch.zeros(len(voxels), 3)
+    _, system = system_at(image, image + 1, displacement, voxels)
 
     def cost(where):
-        at = positions(0, (20, 20, 20))[voxels] + where
-        return (by_grid_sample(moving, at) - fixed.flatten(1).T[voxels]).square().mean(dim=1)
+        return system_at(image, image + 1, where, voxels)[0]
 
     expected = -finite_differences(cost, displacement, 0.5) / 2
     error = (system[:, 6:] - expected).abs().max()
@@ -138,65 +157,32 @@ def matrices(system):
 @settings(max_examples=20, deadline=None)
 @given(x=st.floats(-40, 40), y=st.floats(-40, 40), z=st.floats(-40, 40))
 def test_any_displacement_gives_finite_costs(x, y, z):
-    features = channel_last(random(2, *SHAPE))
+    features, voxels = random(2, *SHAPE), torch.arange(COUNT)
     displacement = torch.tensor([[x, y, z]]).expand(COUNT, 3)
-    costs, system = sampled_dissimilarity(features, features, displacement, torch.arange(COUNT))
-    assert costs.shape == (COUNT, 8) and system.shape == (COUNT, 9)
-    assert costs.isfinite().all() and system.isfinite().all() and costs.max() <= 1
+    both = channel_last(features)
+    costs = sampled_costs(both, both, displacement, voxels)
+    plain, system = system_at(features, features, displacement, voxels)
+    assert costs.shape == (COUNT, 8) and plain.shape == (COUNT,) and system.shape == (COUNT, 9)
+    assert costs.isfinite().all() and system.isfinite().all()
+    assert costs.max() <= 1 and plain.max() <= 1
 
 
 def test_no_voxels_give_empty_answers():
-    features = channel_last(random(2, *SHAPE))
-    costs, system = sampled_dissimilarity(
-        features, features, torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
-    )
-    assert costs.shape == (0, 8) and system.shape == (0, 9)
+    features, none = random(2, *SHAPE), torch.zeros(0, dtype=torch.long)
+    both = channel_last(features)
+    assert sampled_costs(both, both, torch.zeros(0, 3), none).shape == (0, 8)
+    costs, system = system_at(features, features, torch.zeros(0, 3), none)
+    assert costs.shape == (0,) and system.shape == (0, 9)
 
 
-def test_contrast_of_linear_images_by_hand():
-    """x + 2y + 3z, moving 0.3 brighter: central differences are exact, so all is."""
-    x, y, z = positions(0).T
-    fixed = (x + 2 * y + 3 * z).view(1, *SHAPE)
-    voxels = torch.tensor([(3 * 7 + 3) * 8 + 4, (2 * 7 + 2) * 8 + 2])
-    costs, system = sampled_system(
-        with_gradient(fixed),
-        with_gradient(fixed + 0.3),
-        torch.zeros(2, 3),
-        voxels,
-        torch.tensor([1.0, 0.5]),
-    )
-    expected = torch.tensor([1, 4, 9, 2, 3, 6, -0.3, -0.6, -0.9])
-    assert costs.tolist() == pytest.approx([0.09, 0.045], abs=1e-5)
-    torch.testing.assert_close(system[0], expected, atol=1e-4, rtol=0)
-    torch.testing.assert_close(system[1], expected / 2, atol=1e-4, rtol=0)
-
-
-def test_contrast_is_sampled_as_grid_sample_does():
-    fixed, moving = random(1, *SHAPE), random(1, *SHAPE, seed=1)
+def test_moving_is_sampled_as_grid_sample_does():
+    fixed, moving = random(3, *SHAPE), random(3, *SHAPE, seed=1)
     displacement = 3 * (2 * random(COUNT, 3, seed=2) - 1)
-    costs, _ = sampled_system(
-        with_gradient(fixed),
-        with_gradient(moving),
-        displacement,
-        torch.arange(COUNT),
-        torch.ones(COUNT),
-    )
+    voxels = torch.arange(COUNT)
     expected = (by_grid_sample(moving, positions(displacement)) - fixed.flatten(1).T).square()
-    assert (costs - expected[:, 0]).abs().max() < 5e-4  # the border is sampled 1e-4 voxels inside
-
-
-def test_the_contrast_systems_right_hand_side_is_minus_half_the_gradient():
-    """With the same shape in both, one brighter: then their mean gradient is that of either."""
-    image = waves(1)
-    voxels = torch.arange(8000).view(20, 20, 20)[4:-4, 4:-4, 4:-4].flatten()[::5]
-    displacement = torch.zeros(len(voxels), 3)
-    pair = with_gradient(image), with_gradient(image + 1)
-    weight = torch.ones(len(voxels))
-    _, system = sampled_system(*pair, displacement, voxels, weight)
-
-    def cost(where):
-        return sampled_system(*pair, where, voxels, weight)[0]
-
-    expected = -finite_differences(cost, displacement, 0.5) / 2
-    error = (system[:, 6:] - expected).abs().max()
-    assert error < 0.02 * expected.abs().max()
+    costs, _ = system_at(fixed, moving, displacement, voxels)
+    # the border is sampled 1e-4 voxels inside
+    assert (costs - expected.mean(dim=1)).abs().max() < 5e-4
+    own = channel_last(fixed).flatten(0, 2)
+    plain = dissimilarity(own, channel_last(moving), displacement, voxels)
+    torch.testing.assert_close(plain, costs)

@@ -30,7 +30,7 @@ class AdamOptimiser:
         start, change = field, torch.zeros_like(field)
         mean, square = torch.zeros_like(field), torch.zeros_like(field)
         for iteration in range(1, iterations + 1):
-            costs, system = level.look(field)
+            mismatch, system = level.normal_equations(field)
             data = field.new_zeros((level.distance.numel(), 3))
             data[level.blocks] = -system[:, 6:]
             gradient = data.T.reshape(field.shape)
@@ -43,7 +43,7 @@ class AdamOptimiser:
             )
             change = change - LEARNING_RATE_MM * step
             field = start + _smoothed(change)
-            yield field, float(costs.mean())
+            yield field, float(mismatch.mean())
 
 
 def _smoothed(field: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,13 @@
-"""How badly the images match at eight sub-voxel offsets around where a field points.
+"""What the images say about a field: dissimilarities at eight offsets, and a Gauss-Newton system.
 
-The dynamic sampling of the paper's section 2: what the optimiser network sees instead of a
-gradient. The offsets are the corners of a cube of half-width 1/2 voxel, so all eight samples of a
-voxel lie in one block of 3x3x3 moving voxels and share their interpolation weights:
-27 reads and a few blends instead of 64 reads.
+The dissimilarities are the dynamic sampling of the paper's section 2: what the optimiser network
+sees instead of a gradient. The offsets are the corners of a cube of half-width 1/2 voxel, so all
+eight samples of a voxel lie in one block of 3x3x3 moving voxels and share their interpolation
+weights: 27 reads and a few blends instead of 64 reads.
+
+The Gauss-Newton system compares like with like: moving sampled at the point itself against the
+fixed voxel, so that it vanishes where the images agree. A mean of the eight samples would be a
+blurred image against a sharp one: registered with itself, a scan would move by a millimetre.
 """
 
 from __future__ import annotations
@@ -22,30 +26,66 @@ def channel_last(features: torch.Tensor) -> torch.Tensor:
     return features.permute(1, 2, 3, 0).contiguous()
 
 
-def sampled_dissimilarity(
+def with_gradient(values: torch.Tensor) -> torch.Tensor:
+    """values (D, H, W, C) and their central differences along x, y, z: (D, H, W, 4 C)."""
+    channels = values.shape[-1]
+    result = values.new_empty((*values.shape[:3], 4 * channels))
+    result[..., :channels] = values
+    for axis in range(3):  # one at a time: all of them beside the result would fill the memory
+        first = (3 - axis) * channels
+        result[..., first : first + channels] = torch.gradient(values, dim=axis)[0]
+    return result
+
+
+def sampled_costs(
     fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared feature difference at displacement + offset, for each offset, and its system.
+) -> torch.Tensor:
+    """Mean squared feature difference at displacement + offset, for each offset: (N, 8).
 
     fixed, moving: features on the same lattice, (D, H, W, C); displacement: (N, 3), components
     (x, y, z) in voxels of that lattice, one row for each voxel; voxels: (N,) flat indices into
-    (D, H, W). Offsets are half a voxel each way. A cube of samples that would reach beyond the
-    lattice is moved inside as a whole, so that its corners stay one voxel apart.
-
-    Returns the dissimilarities (N, 8) in the order of OFFSETS, and the Gauss-Newton system (N, 9)
-    that the same samples give: the matrix (xx, yy, zz, xy, xz, yz) and the right-hand side
-    (x, y, z), so that matrix @ step = right-hand side, step in voxels. No gradient flows through
-    the samples (as the paper trains it).
+    (D, H, W). Offsets are half a voxel each way, in the order of OFFSETS. A cube of samples that
+    would reach beyond the lattice is moved inside as a whole, so that its corners stay one voxel
+    apart. No gradient flows through the samples (as the paper trains it).
     """
+    rows = fixed.flatten(0, 2), moving.flatten(0, 2)
+    return _in_chunks(_costs, (*rows, moving.shape), (displacement, voxels), 8)
+
+
+def sampled_system(
+    fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean squared feature differences (N,) at displaced voxels and Gauss-Newton systems (N, 9).
+
+    fixed: (N, 4 C) features and their gradients at the voxels; moving: (D, H, W, 4 C) from
+    `with_gradient`; displacement: (N, 3), (x, y, z) in voxels; voxels: (N,) flat indices.
+
+    A system is the matrix (xx, yy, zz, xy, xz, yz) and the right-hand side (x, y, z), so that
+    matrix @ step = right-hand side, step in voxels. The gradient is the mean of both images'
+    (efficient second-order minimisation): it reaches further than either.
+    """
+    parts = (fixed, displacement, voxels)
+    both = _in_chunks(_system, (moving.flatten(0, 2), moving.shape), parts, 10)
+    return both[:, 0], both[:, 1:]
+
+
+def dissimilarity(
+    fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared feature differences (N,) at displaced voxels.
+
+    fixed: features (N, C) at the voxels; moving: (D, H, W, C); the rest as for `sampled_system`.
+    """
+    parts = (fixed, displacement, voxels)
+    return _in_chunks(_difference, (moving.flatten(0, 2), moving.shape), parts, 1)[:, 0]
+
+
+def _in_chunks(function, whole: tuple, split: tuple, columns: int) -> torch.Tensor:
+    """function(*whole, *part) for parts of the tensors in `split`, whose rows belong together."""
     with torch.no_grad():
-        chunk = _CHUNK.get(fixed.device.type, 1 << 16)
-        fixed_rows, moving_rows = fixed.flatten(0, 2), moving.flatten(0, 2)
-        parts = [
-            _chunk(fixed_rows, moving_rows, moving.shape, displacement[i : i + chunk], v)
-            for i, v in ((i, voxels[i : i + chunk]) for i in range(0, len(voxels), chunk))
-        ]
-        both = torch.cat(parts) if parts else displacement.new_zeros((0, 17))
-        return both[:, :8], both[:, 8:]
+        count, size = len(split[0]), _CHUNK.get(split[0].device.type, 1 << 16)
+        parts = [function(*whole, *(s[i : i + size] for s in split)) for i in range(0, count, size)]
+        return torch.cat(parts) if parts else split[0].new_zeros((0, columns))
 
 
 def voxel_positions(voxels: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -75,7 +115,7 @@ def block_at(
     return (base[:, 2] * height + base[:, 1]) * across + base[:, 0], share
 
 
-def _chunk(fixed_rows, moving_rows, shape, displacement, voxels):
+def _costs(fixed_rows, moving_rows, shape, displacement, voxels):
     _, height, width = shape[:3]
     plane = height * width
     lowest = voxel_positions(voxels, shape) + displacement - 0.5
@@ -91,17 +131,38 @@ def _chunk(fixed_rows, moving_rows, shape, displacement, voxels):
             [torch.lerp(rows[j][i], rows[j + 1][i], wy) for j in range(2) for i in range(2)]
         )
     own = fixed_rows[voxels]
-    samples = [
-        torch.lerp(planes[k][ji], planes[k + 1][ji], wz).sub_(own)
-        for k in range(2)
-        for ji in range(4)
-    ]
-    costs = [d.square().mean(dim=1) for d in samples]
-    residual = sum(samples) / 8
-    gx, gy, gz = (
-        sum(d if o[axis] > 0 else -d for d, o in zip(samples, OFFSETS)) / 4 for axis in range(3)
+    samples = (
+        torch.lerp(planes[k][ji], planes[k + 1][ji], wz) for k in range(2) for ji in range(4)
     )
+    return torch.stack([s.sub_(own).square_().mean(dim=1) for s in samples], dim=1)
+
+
+def _system(rows, shape, fixed, displacement, voxels):
+    moving = _interpolated(rows, shape, displacement, voxels)
+    channels = fixed.shape[1] // 4
+    residual = moving[:, :channels] - fixed[:, :channels]
+    gx, gy, gz = moving.add_(fixed)[:, channels:].mul_(0.5).view(-1, 3, channels).unbind(dim=1)
     products = ((gx, gx), (gy, gy), (gz, gz), (gx, gy), (gx, gz), (gy, gz))
-    system = [(a * b).mean(dim=1) for a, b in products]
-    system += [-(g * residual).mean(dim=1) for g in (gx, gy, gz)]
-    return torch.stack(costs + system, dim=1)
+    columns = [residual.square(), *(a * b for a, b in products)]
+    columns += [-(g * residual) for g in (gx, gy, gz)]
+    return torch.stack([column.mean(dim=1) for column in columns], dim=1)
+
+
+def _difference(rows, shape, fixed, displacement, voxels):
+    moving = _interpolated(rows, shape, displacement, voxels)
+    return moving.sub_(fixed).square_().mean(dim=1, keepdim=True)
+
+
+def _interpolated(rows, shape, displacement, voxels):
+    """rows (D H W, C) of a lattice at displaced voxels, linear, edges repeated: (N, C)."""
+    _, height, width = shape[:3]
+    plane = height * width
+    corner, (wx, wy, wz) = block_at(voxel_positions(voxels, shape) + displacement, shape, 2)
+
+    def row(offset):
+        return torch.lerp(rows[corner + offset], rows[corner + (offset + 1)], wx)
+
+    def layer(offset):
+        return torch.lerp(row(offset), row(offset + width), wy)
+
+    return torch.lerp(layer(0), layer(plane), wz)

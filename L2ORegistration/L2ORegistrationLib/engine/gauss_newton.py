@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 import torch
 
-from .pyramid import Lattice, Level
+from .pyramid import Lattice
 
 SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
+CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
 THOROUGH_ITERATIONS = 100  # of the refinement's: stiffness spreads slowly through a large grid
 
 
@@ -26,7 +27,7 @@ def gauss_newton_step(
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
-    system: (M, 9) of the active blocks, as from `Level.look`: xx, yy, zz, xy, xz, yz of G, then b;
+    system: (M, 9) of the active blocks, as from `Level.normal_equations`: xx, yy, zz, xy, xz, yz of G, then b;
     stiffness: weight of the squared second differences of the field against the mean squared
     feature difference of a field voxel. Any other unit of length will do, where all agree on it.
     Conjugate gradients with a diagonal preconditioner, a fixed number of iterations; the default
@@ -78,17 +79,24 @@ def laplacian(field: torch.Tensor) -> torch.Tensor:
 
 
 class GaussNewtonOptimiser:
-    """Plain Gauss-Newton iterations, on MIND or local contrast: what refines the learned ones."""
+    """Plain Gauss-Newton iterations, on MIND or local contrast.
 
-    def __init__(self, stiffness: float):
-        self.stiffness = stiffness
+    stiffness: of the field, for images as alike as two clean scans of one day; noise: the median
+    squared difference between such images, where what is noisier needs a stiffer field.
+    """
+
+    def __init__(self, stiffness: float, noise: float | None = None):
+        self.stiffness, self.noise = stiffness, noise
 
     def iterate(
-        self, level: Level, field: torch.Tensor, iterations: int
+        self, level: Lattice, field: torch.Tensor, iterations: int
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
-        for _ in range(iterations):
-            costs, system = level.glance(field)
-            step = gauss_newton_step(level, field, system, self.stiffness, THOROUGH_ITERATIONS)
+        stiffness = self.stiffness
+        for number in range(iterations):
+            mismatch, system = level.normal_equations(field, every_second=True)
+            if self.noise is not None and not number:
+                stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** 0.5
+            step = gauss_newton_step(level, field, system, stiffness, THOROUGH_ITERATIONS)
             field = field + step
-            yield field, float(costs.mean())
+            yield field, float(mismatch.mean())

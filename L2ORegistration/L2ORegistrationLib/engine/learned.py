@@ -1,6 +1,6 @@
 """The learned optimiser: a recurrent network that turns dissimilarities into steps of the field.
 
-Each iteration looks at the images through `Level.look`, takes the regularised Gauss-Newton step
+Each iteration samples dissimilarities (`Level.sample_costs`), takes the regularised Gauss-Newton step
 that the samples suggest and lets the network correct it: the network starts from what classical
 optimisation would do and learns what it gets wrong.
 """
@@ -54,7 +54,7 @@ def observe(
     MAX_STEP each way, and the mean dissimilarity. No gradient flows through what is observed.
     """
     with torch.no_grad():
-        costs, system = level.look(field)
+        costs, (_, system) = level.sample_costs(field), level.normal_equations(field)
         # A finer field can bend over fewer millimetres, so its bends must cost more.
         stiffness = STIFFNESS * (6.0 / level.spacing) ** 2
         step = gauss_newton_step(level, field, system, stiffness) / level.spacing

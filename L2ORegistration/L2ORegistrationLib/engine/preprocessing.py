@@ -51,13 +51,25 @@ def make_pair(
 ) -> Pair:
     """Resample both images and lung distance maps onto the working grid around the fixed lungs."""
     grid = working_grid(fixed_distance, spacing)
+    # One after the other, because copies of large images are large.
+    images = [averaged(volume, spacing) for volume in (fixed, moving)]
+    return pair_on(grid, *images, fixed_distance, moving_distance, start)
+
+
+def pair_on(
+    grid: Grid,
+    fixed: Volume,
+    moving: Volume,
+    fixed_distance: Volume,
+    moving_distance: Volume,
+    start: sitk.Transform,
+) -> Pair:
+    """The pair on a working grid, from images that were `averaged` to its spacing."""
     identity = sitk.Transform(3, sitk.sitkIdentity)
     distance = resample(fixed_distance, grid, identity)
-    # One after the other, because copies of large images are large; splines at once, because ITK
-    # fits them on one core.
-    images = [_averaged(volume, spacing) for volume in (fixed, moving)]
-    with ThreadPoolExecutor(2) as both:
-        fixed_image, moving_image = both.map(_intensity, images, (grid, grid), (identity, start))
+    with ThreadPoolExecutor(2) as both:  # ITK fits a spline on one core
+        images, through = (fixed, moving), (identity, start)
+        fixed_image, moving_image = both.map(intensity, images, (grid, grid), through)
     return Pair(
         fixed=fixed_image,
         moving=moving_image,
@@ -108,7 +120,7 @@ def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
     return volume.part(z, y, x)
 
 
-def _averaged(volume: Volume, spacing: float) -> Volume:
+def averaged(volume: Volume, spacing: float) -> Volume:
     """Voxels averaged where they are finer than spacing (mm), against aliasing."""
     # In one order of axes, because averaging leaves out what fills no bin at the end of an axis.
     image = sitk.DICOMOrient(volume.to_image(), "LPS")
@@ -116,7 +128,7 @@ def _averaged(volume: Volume, spacing: float) -> Volume:
     return Volume.of_image(sitk.BinShrink(image, shrink)) if max(shrink) > 1 else volume
 
 
-def _intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
+def intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
     """HU on the working grid, 1 is 1000 HU."""
     offset = np.float32(stored_offset(volume.array))
     volume = _seen_part(volume, grid, transform)

@@ -9,18 +9,25 @@ of the level.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 
 from ..geometry import Grid
-from .contrast import sampled_system, with_gradient
-from .dissimilarity import channel_last, sampled_dissimilarity, voxel_positions
+from .dissimilarity import (
+    channel_last,
+    sampled_costs,
+    sampled_system,
+    voxel_positions,
+    with_gradient,
+)
 from .features import local_contrast, mind_ssc, pool
 from .preprocessing import Pair
 
 ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
+OUTLIER = 2.0  # times the median dissimilarity of the lungs: what matches worse is hardly believed
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
 CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
@@ -60,7 +67,8 @@ class Lattice:
 
     def to(self, device: torch.device | str) -> Lattice:
         """The same on another device."""
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        tensors = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
         return replace(self, **{k: v.to(device) for k, v in tensors.items()})
 
     def sample_field(self, field: torch.Tensor) -> torch.Tensor:
@@ -84,11 +92,27 @@ class Lattice:
         fine = around @ _blend(self.ratio).to(field).T
         return fine.flatten(1).T / (self.spacing / self.ratio)
 
-    def system(self, rows: torch.Tensor) -> torch.Tensor:
-        """Gauss-Newton systems (M r^3, 9) per feature voxel, in voxels: (M, 9) per block, in mm."""
-        system = rows.view(len(self.blocks), -1, 9).mean(dim=1)
+    def normal_equations(
+        self, field: torch.Tensor, every_second: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the images say about a field (3, d, h, w) in mm: how to change it.
+
+        Returns the mean squared feature differences (M,) of the active blocks and their
+        Gauss-Newton systems (M, 9) for a step in mm (see `sampled_system`), weighted by how far
+        the blocks are believed. every_second: from every second voxel; neighbours show much the
+        same.
+        """
+        count, ratio = self.voxels.shape
+        seen = chessboard(self.ratio) if every_second else torch.ones(ratio, dtype=torch.bool)
+        seen = seen.to(field.device)
+        displacement = self.displacements(field).view(count, ratio, 3)[:, seen].flatten(0, 1)
+        fixed, moving = self.linearised
+        fixed = fixed.view(count, ratio, -1)[:, seen].flatten(0, 1)
+        costs, rows = sampled_system(fixed, moving, displacement, self.voxels[:, seen].flatten())
+        costs, rows = costs.view(count, -1), rows.view(count, -1, 9)
+        mismatch, system = self._of_blocks(costs, rows, seen)
         spacing = self.spacing / self.ratio
-        return torch.cat((system[:, :6] / spacing**2, system[:, 6:] / spacing), dim=1)
+        return mismatch, torch.cat((system[:, :6] / spacing**2, system[:, 6:] / spacing), dim=1)
 
 
 def active_voxels(distance: torch.Tensor, size, reach: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,18 +148,20 @@ class Level(Lattice):
     surface: torch.Tensor
 
     @classmethod
-    def of(cls, fixed, moving, fixed_distance, moving_distance, spacing, origin) -> Level:
+    def of(cls, fixed, moving, fixed_distance, moving_distance, lattice: Grid) -> Level:
         """From features (C, D, H, W) on the feature grid and distances on the field grid.
 
-        fixed_distance, moving_distance: (d, h, w) mm; spacing, origin: of the field grid.
+        fixed_distance, moving_distance: (d, h, w) mm; lattice: the field grid, one spacing for all
+        axes.
         """
+        spacing = lattice.spacing[0]
         distance = fixed_distance.clamp(*DISTANCE_RANGE_MM)
         moved = moving_distance.clamp(*DISTANCE_RANGE_MM)
         gradient = torch.stack(torch.gradient(moved, spacing=spacing)[::-1])
         return cls(
             distance[None],
             spacing,
-            tuple(origin),
+            lattice.origin,
             *active_voxels(distance, fixed.shape[1:], ACTIVE_MM + spacing / 2),
             channel_last(fixed),
             channel_last(moving),
@@ -159,40 +185,42 @@ class Level(Lattice):
             self.surface[(slice(None), *crop)],
         )
 
-    def look(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the images say about a field in mm.
+    @cached_property
+    def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and gradients: fixed at the active voxels (M r^3, 4 C), moving (D, H, W, 4 C)."""
+        rows, voxels = self.fixed.flatten(0, 2), self.voxels.flatten()
+        _, height, width, _ = self.fixed.shape
+        parts = [rows[voxels]]
+        for stride in (1, width, height * width):
+            after, before = ((voxels + way).clamp(0, len(rows) - 1) for way in (stride, -stride))
+            parts.append((rows[after] - rows[before]) / 2)
+        return torch.cat(parts, dim=1), with_gradient(self.moving)
 
-        Returns the dissimilarities of the active blocks (M, r^3 voxels, 8 offsets), and their
-        Gauss-Newton systems (M, 9) for a step in mm (see `sampled_dissimilarity`), in which the
-        chest wall counts as far as it moves along.
-        """
-        return self._seen(field, slice(None))
+    def sample_costs(self, field: torch.Tensor) -> torch.Tensor:
+        """The dissimilarities of the active blocks for a field in mm: (M, r^3 voxels, 8 offsets)."""
+        displacements = self.displacements(field)
+        costs = sampled_costs(self.fixed, self.moving, displacements, self.voxels.flatten())
+        return costs.view(*self.voxels.shape, 8)
 
-    def glance(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same from every second voxel: neighbours show much the same."""
-        return self._seen(field, chessboard(self.ratio).to(field.device))
+    def _of_blocks(self, costs, rows, seen):
+        mismatch = costs.mean(dim=1)
+        return mismatch, rows.mean(dim=1) * self.weights(mismatch)[:, None]
 
-    def _seen(self, field: torch.Tensor, seen) -> tuple[torch.Tensor, torch.Tensor]:
-        displacements = self.displacements(field).view(*self.voxels.shape, 3)[:, seen]
-        voxels = self.voxels[:, seen].flatten()
-        costs, rows = sampled_dissimilarity(
-            self.fixed, self.moving, displacements.flatten(0, 1), voxels
-        )
-        costs = costs.view(len(self.blocks), -1, 8)
-        return costs, self.system(rows) * self.moving_along(costs.mean(dim=(1, 2)))[:, None]
+    def weights(self, mismatch: torch.Tensor) -> torch.Tensor:
+        """How far blocks with these dissimilarities (M,) are believed: 0 to 1, (M,).
 
-    def moving_along(self, mismatch: torch.Tensor) -> torch.Tensor:
-        """Weights (M,) of blocks with these mean dissimilarities (M,): 1 inside the lungs.
-
-        A lung slides along the chest wall, which then matches worse than the lung beside it does
-        and must not hold it back. Where it does not slide, what lies outside helps.
+        What is in one scan only (disease, fluid) matches far worse than the rest of the lungs. A
+        lung slides along the chest wall, which then matches worse than the lung beside it does and
+        must not hold it back; where it does not slide, what lies outside helps.
         """
         distance = self.distance.flatten()[self.blocks]
-        beside = mismatch[(distance < 0) & (distance > -BESIDE_MM)]
+        inside = distance < 0
+        beside = mismatch[inside & (distance > -BESIDE_MM)]
         if not len(beside):
             return torch.ones_like(mismatch)
-        worse = mismatch / beside.median().clamp(min=1e-12)
-        return torch.where(distance < 0, 1.0, 1 / (1 + worse**4))
+        usual = OUTLIER * mismatch[inside].median()
+        usual = torch.where(inside, usual, beside.median()).clamp(min=1e-12)
+        return 1 / (1 + (mismatch / usual) ** 4)
 
     def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
         """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
@@ -212,21 +240,14 @@ class ContrastLevel(Lattice):
     moving: torch.Tensor
     weight: torch.Tensor
 
-    def glance(self, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared contrast differences (M, r^3 / 2), Gauss-Newton systems (M, 9) for a field in mm.
+    @property
+    def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contrast and gradients: fixed at the active voxels (M r^3, 4), moving (D, H, W, 4)."""
+        return self.fixed.flatten(0, 2)[self.voxels.flatten()], self.moving
 
-        From every second voxel, as `Level.glance`.
-        """
-        seen = chessboard(self.ratio).to(field.device)
-        displacements = self.displacements(field).view(*self.voxels.shape, 3)[:, seen]
-        costs, rows = sampled_system(
-            self.fixed,
-            self.moving,
-            displacements.flatten(0, 1),
-            self.voxels[:, seen].flatten(),
-            self.weight.view(self.voxels.shape)[:, seen].flatten(),
-        )
-        return costs.view(len(self.blocks), -1), self.system(rows)
+    def _of_blocks(self, costs, rows, seen):
+        weight = self.weight.view(self.voxels.shape)[:, seen]
+        return (costs * weight).mean(dim=1), (rows * weight[..., None]).mean(dim=1)
 
 
 class Scans:
@@ -254,12 +275,16 @@ class Scans:
         """
         lungs = self.distances[0], self._carried(field, factor)
         near = [(distance < CONTRAST_MM).float() for distance in lungs]
-        fixed, moving = (with_gradient(local_contrast(i, w)) for i, w in zip(self.images, near))
+        fixed, moving = (
+            with_gradient(channel_last(local_contrast(image, weight)))
+            for image, weight in zip(self.images, near)
+        )
         distance = pool(self.distances[0][None], factor)
         blocks, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
         weight = near[0].flatten()[voxels.flatten()]
-        spacing, origin = self._lattice(factor)
-        return ContrastLevel(distance, spacing, origin, blocks, voxels, fixed, moving, weight)
+        lattice = self.grid.coarsened(factor)
+        place = lattice.spacing[0], lattice.origin
+        return ContrastLevel(distance, *place, blocks, voxels, fixed, moving, weight)
 
     def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:
         """The fixed lungs' distances (D, H, W) where a field (3, ., ., .), mm, takes them."""
@@ -271,7 +296,8 @@ class Scans:
             back = -sample(field, back)
         half = pool(distance[None], 2)
         back = _interpolated(back, half.shape[1:]) * (factor / 2)
-        return _interpolated(sample(half, back), distance.shape)[0]
+        # What the motion changes is added to the distances, so that no motion changes nothing.
+        return distance + _interpolated(sample(half, back) - half, distance.shape)[0]
 
     def paper_level(self) -> Level:
         """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
@@ -280,12 +306,7 @@ class Scans:
 
     def _level(self, features, factor: int) -> Level:
         distances = (pool(d[None], factor)[0] for d in self.distances)
-        return Level.of(*features, *distances, *self._lattice(factor))
-
-    def _lattice(self, factor: int) -> tuple[float, tuple[float, float, float]]:
-        """Spacing and origin of the grid whose voxels are blocks of factor^3 working voxels."""
-        spacing = self.grid.spacing[0]
-        return spacing * factor, tuple(o + (factor - 1) / 2 * spacing for o in self.grid.origin)
+        return Level.of(*features, *distances, self.grid.coarsened(factor))
 
 
 def feature_map(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,24 +21,25 @@ from ..geometry import DisplacementField, Grid, Volume
 from ..lungs import lung_mask
 from .adam import AdamOptimiser
 from .devices import check_memory, choose_device
-from .dissimilarity import sampled_dissimilarity, voxel_positions
+from .dissimilarity import dissimilarity, voxel_positions
 from .gauss_newton import GaussNewtonOptimiser
 from .inputs import as_landmarks, as_mask, as_transform, as_volume, checked_count
 from .learned import LearnedOptimiser
 from .models import DEFAULT, load_model
 from .paper import PaperOptimiser
 from .prealignment import box_alignment, distance_map, landmark_alignment, lung_alignment
-from .preprocessing import WORKING_SPACING_MM, Pair, make_pair, working_grid
+from .preprocessing import WORKING_SPACING_MM, Pair, averaged, pair_on, working_grid
 from .pyramid import Level, Scans, sample_points
-from .search import discrete_search
+from .start import best_start
 from .world import World, continued, start_grid
 
 STARTS = ("search", "affine", "box", "none", "landmarks")
-METHODS = ("l2o", "adam")
+METHODS = ("l2o", "gauss-newton", "adam")
 ADAM_ITERATIONS = 50
-# Gauss-Newton iterations after the learned ones, and their stiffness, by level: fields of 6 mm on
-# MIND of 3 mm, unless the network works on that level itself, and on local contrast.
-REFINEMENTS = {1: (2, 2e-3), 2: (3, 8e-3)}
+# Gauss-Newton iterations and their stiffness by level: fields of 12 mm on MIND of 6 mm, of 6 mm on
+# MIND of 3 mm, both unless a network works there, and of 6 mm on local contrast.
+REFINEMENTS = {0: (4, 2.5e-4), 1: (4, 2e-3), 2: (6, 8e-3)}
+CONTRAST_NOISE = 0.07  # median squared difference of local contrast between clean scans of one day
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is averaged
 BASE_MB = 500
@@ -108,7 +109,8 @@ class Registration:
     image's grid); initial_transform: path, SimpleITK transform, DisplacementField or 4x4 LPS
     matrix, fixed -> moving, which replaces `start`; start: "search" (affine of both lungs, then a
     discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
-    `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o" or "adam";
+    `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o", "gauss-newton" or
+    "adam";
     model: name of packaged weights or a .pt file; iterations: on each level, instead of the
     model's own (those after the search, or, without it, the most that it has learned); refine: end
     l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
@@ -204,6 +206,8 @@ class Registration:
         if self._method == "adam":
             count = self._iterations or ADAM_ITERATIONS
             return [("adam", 0, count), ("adam", 1, count)]
+        if self._method == "gauss-newton":
+            return [("refine", level, count) for level, (count, _) in REFINEMENTS.items()]
         # Without the search there is further to go: as many as the network has learned to make.
         usual = self._card.iterations
         if not self._searching:
@@ -218,7 +222,7 @@ class Registration:
     @torch.inference_mode()  # as a decorator it is off while the caller has the step
     def _run(self) -> Iterator[Step]:
         begin = time.monotonic()
-        pair = self._prepare()
+        pair, start = self._prepare()
         scans = Scans(pair, self._device)
         finest = scans.paper_level() if self._paper else scans.mind_level(2)
         world = World(pair, finest, self._fixed.grid)
@@ -237,11 +241,9 @@ class Registration:
 
         yield step(0, "initial", 0, None)
         field = torch.zeros((3, *finest.shape), device=self._device)
-        coarse = None
-        if not self._paper or self._searching:
-            coarse = scans.mind_level(4)
-        if self._searching:
-            field = finest.sample_field(discrete_search(coarse))
+        coarse = None if self._paper else scans.mind_level(4)
+        if start is not None:
+            field = finest.sample_field(start)
         index = 1
         yield step(index, "start", 0, field)
         for stage, number, count in self._plan:
@@ -254,11 +256,13 @@ class Registration:
     def _level(self, scans: Scans, number: int, coarse, finest, field) -> Level:
         if number == 2:
             return scans.contrast_level(field)
-        return finest if self._paper or number == 1 else coarse
+        return replace(finest) if self._paper or number == 1 else coarse
 
     def _optimiser(self, stage: str, number: int):
         if stage == "refine":
-            return GaussNewtonOptimiser(REFINEMENTS[number][1])
+            return GaussNewtonOptimiser(
+                REFINEMENTS[number][1], CONTRAST_NOISE if number == 2 else None
+            )
         if stage == "adam":
             return AdamOptimiser()
         return (PaperOptimiser if self._paper else LearnedOptimiser)(self._network)
@@ -267,8 +271,8 @@ class Registration:
     def _searching(self) -> bool:
         return self._start_name == "search" and self._given is None
 
-    def _prepare(self) -> Pair:
-        """Masks, start and both images on the working grid."""
+    def _prepare(self) -> tuple[Pair, torch.Tensor | None]:
+        """Masks, start and both images on the working grid; what a search found, if any, in mm."""
         if self._fixed_mask is None:
             self._fixed_mask = lung_mask(self._fixed)
         if self._moving_mask is None:
@@ -279,9 +283,25 @@ class Registration:
         largest = max(self._fixed.array.nbytes, self._moving.array.nbytes)
         needed = voxels * BYTES_PER_VOXEL + IMAGE_COPIES * largest
         check_memory(self._device, BASE_MB + (needed >> 20))
-        start = self._started(*distances, start_grid(grid))
+        # One after the other, because copies of large images are large.
+        images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
+        if not self._searching:
+            start, field = self._started(*distances, start_grid(grid)), None
+        else:
+            candidates = self._candidates(*distances)
+            self.starts = best_start(*images, *distances, grid, candidates, self._device)
+            start, field = self.starts[0].transform, self.starts[0].field
         self._check_overlap(distances[0], start)
-        return make_pair(self._fixed, self._moving, *distances, start, self._spacing)
+        return pair_on(grid, *images, *distances, start), field
+
+    def _candidates(self, fixed: Volume, moving: Volume) -> dict[str, sitk.Transform]:
+        """The starts among which the images choose, from both distance maps."""
+        grids = self._fixed.grid, self._moving.grid
+        return {
+            "identity": sitk.Transform(3, sitk.sitkIdentity),
+            "box": box_alignment(fixed, moving),
+            "affine": lung_alignment(fixed, moving, *grids),
+        }
 
     def _started(self, fixed: Volume, moving: Volume, lattice: Grid) -> sitk.Transform:
         """The start, from both distance maps; where it is a displacement field, on the lattice."""
@@ -368,9 +388,10 @@ class _Monitor:
         stride = max(1, len(voxels) // self.COUNT)
         self._voxels = voxels[::stride]
         index = voxel_positions(self._voxels, finest.fixed.shape).float()
+        self._fixed = finest.fixed.flatten(0, 2)[self._voxels]
         self._position = (index + 0.5) / finest.ratio - 0.5
 
     def __call__(self, finest: Level, field: torch.Tensor) -> float:
         displacement = sample_points(field, self._position) / (finest.spacing / finest.ratio)
-        costs, _ = sampled_dissimilarity(finest.fixed, finest.moving, displacement, self._voxels)
+        costs = dissimilarity(self._fixed, finest.moving, displacement, self._voxels)
         return float(costs.mean())

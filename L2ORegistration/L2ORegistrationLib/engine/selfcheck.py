@@ -57,7 +57,8 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     yield 0 * discrete_search(level) + 1
     field = _constant(rng.normal(0, 2, (3, *level.shape)), device)
     yield level.sample_field(field[:, ::2, ::2, ::2])
-    yield from level.look(field)
+    yield level.sample_costs(field)
+    yield from level.normal_equations(field)
     yield gauss_newton_step(level, field, _constant(_bowls(rng, len(level.blocks)), device), 1e-3)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -69,7 +70,7 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
     contrast = scans.contrast_level(field[:, :1, :1, :1])
     yield contrast.moving
-    yield from contrast.glance(contrast.sample_field(field))
+    yield from contrast.normal_equations(contrast.sample_field(field), every_second=True)
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))
 
 

@@ -18,7 +18,7 @@ from ..engine.preprocessing import make_pair
 from ..engine.pyramid import Level, feature_map
 from ..engine.search import discrete_search
 from ..files import atomic
-from ..geometry import Volume
+from ..geometry import Grid, Volume
 
 FACTORS = (4, 2)  # feature spacing of the stored levels, in working voxels (6 and 3 mm)
 
@@ -59,14 +59,16 @@ class PreparedPair:
             torch.nn.functional.avg_pool3d(d.float()[None], factor)[0] for d in self.distances
         ]
         features = (unpacked(f) for f in self.features[index])
-        return Level.of(*features, *pooled, *self._lattice(2 * factor, (0, 0, 0)))
+        return Level.of(*features, *pooled, self._lattice(pooled[0], 2 * factor, (0, 0, 0)))
 
     def paper_level(self, crop: tuple[slice, slice, slice]) -> Level:
         """The paper's level (3 mm features and field) under `crop` voxels."""
         distances = [d[crop].float() for d in self.distances]
         maps = (unpacked(f[(slice(None), *crop)]) for f in self.features[1])
         masked = (m * (d < 0) for m, d in zip(maps, distances))
-        return Level.of(*masked, *distances, *self._lattice(2, [s.start for s in crop]))
+        return Level.of(
+            *masked, *distances, self._lattice(distances[0], 2, [s.start for s in crop])
+        )
 
     def fine_level(self, crop: tuple[slice, slice, slice], margin: int = 5) -> Level:
         """The finest level (features at the working spacing) under `crop` field voxels of 3 mm.
@@ -79,16 +81,18 @@ class PreparedPair:
         )
         fine = tuple(slice(2 * s.start, 2 * s.stop) for s in wide)
         maps = [feature_map(image[fine].float(), 1) for image in self.images]
-        lattice = self._lattice(2, [s.start for s in wide])
-        level = Level.of(*maps, *(d[wide].float() for d in self.distances), *lattice)
+        distances = [d[wide].float() for d in self.distances]
+        lattice = self._lattice(distances[0], 2, [s.start for s in wide])
+        level = Level.of(*maps, *distances, lattice)
         return level.cropped(
             tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(crop, wide))
         )
 
-    def _lattice(self, factor: int, first) -> tuple[float, tuple[float, float, float]]:
-        """Spacing and origin of a field grid of `factor` working voxels from its first index on."""
+    def _lattice(self, distance: torch.Tensor, factor: int, first) -> Grid:
+        """The field grid of a distance map, `factor` working voxels, from its first index on."""
         spacing = self.spacing * factor
-        return spacing, tuple((i + 0.5) * spacing - self.spacing / 2 for i in reversed(first))
+        origin = tuple((i + 0.5) * spacing - self.spacing / 2 for i in reversed(first))
+        return Grid(distance.shape[::-1], (spacing,) * 3, origin)
 
 
 def prepare(
