@@ -219,8 +219,8 @@ def test_the_same_image_twice_does_not_move():
     """At any iteration of any level."""
     made = scans(lambda points: 0 * points)
     for level in (made.mind_level(4), made.mind_level(2), made.contrast_level(STILL)):
-        field = torch.zeros((3, *level.shape))
-        for field, dissimilarity in GaussNewtonOptimiser(1e-3).iterate(level, field, 4):
+        begun = torch.zeros((3, *level.shape))
+        for field, dissimilarity in GaussNewtonOptimiser(1e-3).iterate(level, begun, 4):
             assert field.abs().max() < 1e-6 and dissimilarity < 1e-6
 
 
@@ -233,7 +233,7 @@ def test_a_shift_by_a_voxel_and_by_half_of_one_is_found(voxels):
     field = last(GaussNewtonOptimiser(1e-3), fine, 6)
     level = made.contrast_level(field)
     optimiser = GaussNewtonOptimiser(4e-3)
-    for field, _ in optimiser.iterate(level, level.sample_field(field), 8):  # noqa: B007
+    for field, _ in optimiser.iterate(level, level.sample_field(field), 8):  # noqa: B007, B020
         pass
     inside = level.distance.flatten()[level.blocks] < -6
     found = field.flatten(1)[:, level.blocks[inside]].T.numpy()

@@ -27,8 +27,8 @@ def gauss_newton_step(
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
-    system: (M, 9) of the active blocks, as from `Level.normal_equations`: xx, yy, zz, xy, xz, yz of G, then b;
-    stiffness: weight of the squared second differences of the field against the mean squared
+    system: (M, 9) of the active blocks, as from `Lattice.normal_equations`: xx, yy, zz, xy, xz, yz
+    of G, then b; stiffness: weight of the squared second differences of the field against the mean squared
     feature difference of a field voxel. Any other unit of length will do, where all agree on it.
     Conjugate gradients with a diagonal preconditioner, a fixed number of iterations; the default
     stops on the way to the solution.

@@ -1,7 +1,7 @@
 """The learned optimiser: a recurrent network that turns dissimilarities into steps of the field.
 
-Each iteration samples dissimilarities (`Level.sample_costs`), takes the regularised Gauss-Newton step
-that the samples suggest and lets the network correct it: the network starts from what classical
+Each iteration takes the regularised Gauss-Newton step and lets the network, which also sees the
+dissimilarities sampled around the field, correct it: the network starts from what classical
 optimisation would do and learns what it gets wrong.
 """
 

@@ -187,7 +187,7 @@ class Level(Lattice):
 
     @cached_property
     def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and gradients: fixed at the active voxels (M r^3, 4 C), moving (D, H, W, 4 C)."""
+        """Features and gradients: fixed at active voxels (M r^3, 4 C), moving (D, H, W, 4 C)."""
         rows, voxels = self.fixed.flatten(0, 2), self.voxels.flatten()
         _, height, width, _ = self.fixed.shape
         parts = [rows[voxels]]
@@ -197,7 +197,7 @@ class Level(Lattice):
         return torch.cat(parts, dim=1), with_gradient(self.moving)
 
     def sample_costs(self, field: torch.Tensor) -> torch.Tensor:
-        """The dissimilarities of the active blocks for a field in mm: (M, r^3 voxels, 8 offsets)."""
+        """Dissimilarities of the active blocks for a field in mm: (M, r^3 voxels, 8 offsets)."""
         displacements = self.displacements(field)
         costs = sampled_costs(self.fixed, self.moving, displacements, self.voxels.flatten())
         return costs.view(*self.voxels.shape, 8)
