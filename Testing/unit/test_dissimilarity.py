@@ -83,23 +83,23 @@ def test_one_voxel_by_hand():
     # residual 0.25 with gradient 1 along x: the step that undoes it is -0.25
     cost, system = system_at(ramp, ramp, displacement, voxel)
     assert cost.tolist() == pytest.approx([0.25**2])
-    assert system[0].tolist() == pytest.approx([1, 0, 0, 0, 0, 0, -0.25, 0, 0], abs=1e-6)
+    assert system[0].tolist() == pytest.approx([1, 0, 0, 0, 0, 0, -0.25, 0, 0, 1], abs=1e-6)
     own = channel_last(ramp).flatten(0, 2)[voxel]
     assert dissimilarity(own, channel_last(ramp), displacement, voxel) == pytest.approx(0.25**2)
 
 
 def test_the_gradient_is_the_mean_of_both():
-    """Fixed rises by 1 along x, moving by 3; they agree at index 3: matrix 2 x 2, nothing to do."""
+    """Fixed rises by 1 along x, moving by 3; they agree at index 3: matrix 2 x 2, shared 1 x 3."""
     ramp = torch.arange(8.0).expand(6, 7, 8)[None]
     voxel = torch.tensor([(2 * 7 + 3) * 8 + 3])
     _, system = system_at(ramp, 3 * ramp - 6, torch.zeros(1, 3), voxel)
-    assert system[0].tolist() == pytest.approx([4] + [0] * 8, abs=1e-5)
+    assert system[0].tolist() == pytest.approx([4] + [0] * 8 + [3], abs=1e-5)
 
 
 def test_where_both_images_agree_the_system_asks_for_nothing():
     features, voxels = random(12, *SHAPE), torch.arange(COUNT).view(SHAPE)[:-1, :-1, :-1].flatten()
     costs, system = system_at(features, features, torch.zeros(len(voxels), 3), voxels)
-    assert costs.abs().max() == 0 and system[:, 6:].abs().max() == 0
+    assert costs.abs().max() == 0 and system[:, 6:9].abs().max() == 0
     assert system[:, :3].mean() > 0
 
 
@@ -109,7 +109,7 @@ def test_gradients_belong_to_their_axes():
     fixed = (x + 2 * y + 3 * z).view(1, *SHAPE)
     voxels = torch.tensor([(3 * 7 + 3) * 8 + 4, (2 * 7 + 2) * 8 + 2])
     costs, system = system_at(fixed, fixed + 0.3, torch.zeros(2, 3), voxels)
-    expected = [1, 4, 9, 2, 3, 6, -0.3, -0.6, -0.9]
+    expected = [1, 4, 9, 2, 3, 6, -0.3, -0.6, -0.9, 14]
     assert costs.tolist() == pytest.approx([0.09, 0.09], abs=1e-5)
     assert system[0].tolist() == pytest.approx(expected, abs=1e-4)
     torch.testing.assert_close(system[0], system[1], atol=1e-4, rtol=0)
@@ -143,7 +143,7 @@ def test_the_right_hand_side_is_minus_half_the_gradient_of_the_cost():
         return system_at(image, image + 1, where, voxels)[0]
 
     expected = -finite_differences(cost, displacement, 0.5) / 2
-    error = (system[:, 6:] - expected).abs().max()
+    error = (system[:, 6:9] - expected).abs().max()
     assert error < 0.05 * expected.abs().max()
     assert torch.linalg.eigvalsh(matrices(system)).min() > -1e-6
 
@@ -162,7 +162,7 @@ def test_any_displacement_gives_finite_costs(x, y, z):
     both = channel_last(features)
     costs = sampled_costs(both, both, displacement, voxels)
     plain, system = system_at(features, features, displacement, voxels)
-    assert costs.shape == (COUNT, 8) and plain.shape == (COUNT,) and system.shape == (COUNT, 9)
+    assert costs.shape == (COUNT, 8) and plain.shape == (COUNT,) and system.shape == (COUNT, 10)
     assert costs.isfinite().all() and system.isfinite().all()
     assert costs.max() <= 1 and plain.max() <= 1
 
@@ -172,7 +172,7 @@ def test_no_voxels_give_empty_answers():
     both = channel_last(features)
     assert sampled_costs(both, both, torch.zeros(0, 3), none).shape == (0, 8)
     costs, system = system_at(features, features, torch.zeros(0, 3), none)
-    assert costs.shape == (0,) and system.shape == (0, 9)
+    assert costs.shape == (0,) and system.shape == (0, 10)
 
 
 def test_moving_is_sampled_as_grid_sample_does():

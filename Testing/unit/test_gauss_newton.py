@@ -349,6 +349,21 @@ def test_every_second_voxel_tells_what_all_do():
     assert (its - system).abs().mean() < 0.3 * system.abs().mean()
 
 
+@pytest.mark.parametrize("noise, least, most", [(0.0, 0.999, 1.001), (0.1, 0.4, 0.7)])
+def test_noise_does_not_shorten_the_step(noise, least, most):
+    """Two images of one object: of the matrix stays what their gradients share."""
+    made = scans(lambda points: 0 * points)
+    made.images = [
+        image + noise * random(*image.shape, seed=seed) for seed, image in enumerate(made.images)
+    ]
+    level = made.contrast_level(STILL)
+    _, system = level.normal_equations(torch.zeros(3, *level.shape))
+    both = (level.moving + level.fixed)[..., 1:].square().sum(dim=-1) / 4
+    both = both.flatten()[level.voxels.flatten()] * level.weight
+    both = both.sum() / level.voxels.shape[1] / (level.spacing / level.ratio) ** 2
+    assert least < float(system[:, :3].sum() / both) < most
+
+
 def test_a_cropped_level_sees_the_same():
     level = scans(shift).mind_level(2)
     field = smooth(random(1, 3, *level.shape))[0]

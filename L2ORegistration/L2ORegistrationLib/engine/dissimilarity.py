@@ -55,17 +55,18 @@ def sampled_costs(
 def sampled_system(
     fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared feature differences (N,) at displaced voxels and Gauss-Newton systems (N, 9).
+    """Mean squared feature differences (N,) at displaced voxels and Gauss-Newton systems (N, 10).
 
     fixed: (N, 4 C) features and their gradients at the voxels; moving: (D, H, W, 4 C) from
     `with_gradient`; displacement: (N, 3), (x, y, z) in voxels; voxels: (N,) flat indices.
 
     A system is the matrix (xx, yy, zz, xy, xz, yz) and the right-hand side (x, y, z), so that
     matrix @ step = right-hand side, step in voxels. The gradient is the mean of both images'
-    (efficient second-order minimisation): it reaches further than either.
+    (efficient second-order minimisation): it reaches further than either. The last column is the
+    product of both images' gradients, the part of the matrix's trace that both images share.
     """
     parts = (fixed, displacement, voxels)
-    both = _in_chunks(_system, (moving.flatten(0, 2), moving.shape), parts, 10)
+    both = _in_chunks(_system, (moving.flatten(0, 2), moving.shape), parts, 11)
     return both[:, 0], both[:, 1:]
 
 
@@ -141,11 +142,12 @@ def _system(rows, shape, fixed, displacement, voxels):
     moving = _interpolated(rows, shape, displacement, voxels)
     channels = fixed.shape[1] // 4
     residual = moving[:, :channels] - fixed[:, :channels]
+    shared = (moving[:, channels:] * fixed[:, channels:]).sum(dim=1, keepdim=True) / channels
     gx, gy, gz = moving.add_(fixed)[:, channels:].mul_(0.5).view(-1, 3, channels).unbind(dim=1)
     products = ((gx, gx), (gy, gy), (gz, gz), (gx, gy), (gx, gz), (gy, gz))
     columns = [residual.square(), *(a * b for a, b in products)]
     columns += [-(g * residual) for g in (gx, gy, gz)]
-    return torch.stack([column.mean(dim=1) for column in columns], dim=1)
+    return torch.cat((*(column.mean(dim=1, keepdim=True) for column in columns), shared), dim=1)
 
 
 def _difference(rows, shape, fixed, displacement, voxels):

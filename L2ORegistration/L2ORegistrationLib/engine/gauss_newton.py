@@ -15,7 +15,7 @@ from .pyramid import Lattice
 
 SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
 CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
-THOROUGH_ITERATIONS = 100  # of the refinement's: stiffness spreads slowly through a large grid
+THOROUGH_ITERATIONS = 60  # of the refinement's: stiffness spreads slowly through a large grid
 
 
 def gauss_newton_step(
@@ -28,8 +28,9 @@ def gauss_newton_step(
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
     system: (M, 9) of the active blocks, as from `Lattice.normal_equations`: xx, yy, zz, xy, xz, yz
-    of G, then b; stiffness: weight of the squared second differences of the field against the mean squared
-    feature difference of a field voxel. Any other unit of length will do, where all agree on it.
+    of G, then b; stiffness: weight of the squared second differences of the field against the
+    mean squared feature difference of a field voxel. Any other unit of length will do, where all
+    agree on it.
     Conjugate gradients with a diagonal preconditioner, a fixed number of iterations; the default
     stops on the way to the solution.
     """

@@ -28,6 +28,7 @@ from .preprocessing import Pair
 
 ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
 OUTLIER = 2.0  # times the median dissimilarity of the lungs: what matches worse is hardly believed
+LEAST_SHARED = 0.4  # share of a block's gradients that noise alone, or a wrong place, leaves
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
 CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
@@ -109,10 +110,15 @@ class Lattice:
         fixed, moving = self.linearised
         fixed = fixed.view(count, ratio, -1)[:, seen].flatten(0, 1)
         costs, rows = sampled_system(fixed, moving, displacement, self.voxels[:, seen].flatten())
-        costs, rows = costs.view(count, -1), rows.view(count, -1, 9)
+        costs, rows = costs.view(count, -1), rows.view(count, -1, 10)
         mismatch, system = self._of_blocks(costs, rows, seen)
+        # Noise makes gradients longer, and steps too short, but what both images share does not
+        # know it: the matrix counts as far as they share it.
+        trace = system[:, :3].sum(dim=1).clamp(min=1e-20)
+        shared = (system[:, 9] / trace).clamp(LEAST_SHARED, 1)[:, None]
         spacing = self.spacing / self.ratio
-        return mismatch, torch.cat((system[:, :6] / spacing**2, system[:, 6:] / spacing), dim=1)
+        matrix, right = system[:, :6] * shared / spacing**2, system[:, 6:9] / spacing
+        return mismatch, torch.cat((matrix, right), dim=1)
 
 
 def active_voxels(distance: torch.Tensor, size, reach: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -38,7 +38,7 @@ METHODS = ("l2o", "gauss-newton", "adam")
 ADAM_ITERATIONS = 50
 # Gauss-Newton iterations and their stiffness by level: fields of 12 mm on MIND of 6 mm, of 6 mm on
 # MIND of 3 mm, both unless a network works there, and of 6 mm on local contrast.
-REFINEMENTS = {0: (4, 2.5e-4), 1: (4, 2e-3), 2: (6, 8e-3)}
+REFINEMENTS = {0: (3, 2.5e-4), 1: (4, 2e-3), 2: (6, 8e-3)}
 CONTRAST_NOISE = 0.07  # median squared difference of local contrast between clean scans of one day
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is averaged
@@ -110,8 +110,8 @@ class Registration:
     matrix, fixed -> moving, which replaces `start`; start: "search" (affine of both lungs, then a
     discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
     `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method:
-    "l2o", "gauss-newton" or "adam"; model: name of packaged weights or a .pt file; iterations: on each level, instead of the
-    model's own (those after the search, or, without it, the most that it has learned); refine: end
+    "l2o", "gauss-newton" or "adam"; model: name of packaged weights or a .pt file; iterations: on
+    each level, instead of the model's own (those after the search, or, without it, the most that it has learned); refine: end
     l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
     "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
 
