@@ -112,7 +112,8 @@ class Registration:
     model: name of packaged weights or a .pt file; iterations: on each level, instead of the
     model's own (those after the search, or, without it, the most that it has learned); refine: end
     l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
-    "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
+    "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between
+    the steps of the preparation, which takes longest: where it says True, the iteration ends there.
 
     Raises InputError for anything that cannot be used, before or at the first step.
     """
@@ -134,6 +135,7 @@ class Registration:
         device: str = "auto",
         threads: int | None = None,
         spacing: float = WORKING_SPACING_MM,
+        cancelled: Callable[[], bool] = lambda: False,
     ):
         if start not in STARTS:
             raise InputError(f"Unknown start '{start}': use one of {', '.join(STARTS)}.")
@@ -161,6 +163,7 @@ class Registration:
         self.total = 1 + sum(count for _, _, count in self._plan)
         self.steps: list[Step] = []
         self._finished = False
+        self._cancelled = cancelled
 
     def __iter__(self) -> Iterator[Step]:
         """Run from the beginning; yields a Step after the start and after every iteration."""
@@ -173,6 +176,8 @@ class Registration:
                 self.steps.append(step)
                 yield step
             self._finished = True
+        except _Cancelled:
+            pass
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise InputError(
@@ -219,8 +224,10 @@ class Registration:
     def _run(self) -> Iterator[Step]:
         begin = time.monotonic()
         pair = self._prepare()
+        self._check_cancelled()
         scans = Scans(pair, self._device)
         finest = scans.paper_level() if self._paper else scans.mind_level(2)
+        self._check_cancelled()
         world = World(pair, finest, self._fixed.grid)
         monitor = _Monitor(finest)
 
@@ -240,6 +247,7 @@ class Registration:
         coarse = None
         if not self._paper or self._searching:
             coarse = scans.mind_level(4)
+        self._check_cancelled()
         if self._searching:
             field = finest.sample_field(discrete_search(coarse))
         index = 1
@@ -271,8 +279,10 @@ class Registration:
         """Masks, start and both images on the working grid."""
         if self._fixed_mask is None:
             self._fixed_mask = lung_mask(self._fixed)
+            self._check_cancelled()
         if self._moving_mask is None:
             self._moving_mask = lung_mask(self._moving)
+            self._check_cancelled()
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
@@ -281,7 +291,12 @@ class Registration:
         check_memory(self._device, BASE_MB + (needed >> 20))
         start = self._started(*distances, start_grid(grid))
         self._check_overlap(distances[0], start)
+        self._check_cancelled()
         return make_pair(self._fixed, self._moving, *distances, start, self._spacing)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled():
+            raise _Cancelled
 
     def _started(self, fixed: Volume, moving: Volume, lattice: Grid) -> sitk.Transform:
         """The start, from both distance maps; where it is a displacement field, on the lattice."""
@@ -355,6 +370,10 @@ def register(
         if not registration.steps:
             raise
     return registration.result()
+
+
+class _Cancelled(Exception):
+    """Ends an iteration that its caller no longer wants."""
 
 
 class _Monitor:
