@@ -8,11 +8,14 @@ from typing import Annotated, Union
 import qt
 import slicer
 import vtk
+from L2ORegistrationLib import job
 from L2ORegistrationLib.panel import inputs
 from L2ORegistrationLib.panel.advanced import AdvancedPanel
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
+from L2ORegistrationLib.panel.lock import Lender
 from L2ORegistrationLib.panel.registration import RegistrationPanel
+from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
 from slicer import (
@@ -38,6 +41,7 @@ _PAPER = (
     "convolutional networks"
 )
 _Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007 (Slicer 5.8)
+_LOADING_SECONDS = 30  # that torch may take to load from a slow disk
 _HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
 
 
@@ -94,6 +98,7 @@ def loadBreathingPhantom(source=None):
     from L2ORegistrationLib.scene import sample
 
     with slicer.util.WaitCursor():
+        job.loaded(_LOADING_SECONDS)
         nodes = sample.addPhantomPair()
     slicer.util.setSliceViewerLayers(background=nodes["fixed"], foreground=None, fit=True)
     return list(nodes.values())
@@ -175,12 +180,17 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = L2ORegistrationLogic()
-        self._advanced = AdvancedPanel(ui, self.logic, lambda: self._parameterNode)
+        self._torch, self._lender = PyTorch(), Lender()
+        self._advanced = AdvancedPanel(
+            ui, self.logic, self._torch, self._lender, lambda: self._parameterNode
+        )
         self._evaluation = EvaluationPanel(ui, self.logic, self._landmarks)
         self._iterations = IterationsPanel(ui, self.logic, self._onIteration, self._outputs)
         self._registration = RegistrationPanel(
             ui,
             self.logic,
+            self._torch,
+            self._lender,
             self._settings,
             began=self._onBegan,
             stepped=self._iterations.refresh,
@@ -198,18 +208,19 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.initializeParameterNode()
 
     def cleanup(self):
-        """The panel is about to be destroyed."""
+        """The panel is about to be destroyed, perhaps because Slicer quits: all must rest."""
         self.onSceneStartClose()
         self.removeObservers()
+        self._advanced.stop()
+        self._evaluation.stop()
+        job.stop()
+        self._lender.stop()
 
     def enter(self):
         """The user opens the module."""
-        from L2ORegistrationLib import job
-        from L2ORegistrationLib.panel.requirements import torch_ready
-
         self.initializeParameterNode()
-        if torch_ready():
-            job.warm_up()
+        self._torch.load()
+        self._lender.start()
 
     def exit(self):
         """The user opens another module: a registration in progress ends, its best is kept."""
@@ -384,16 +395,12 @@ class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):
         return L2ORegistrationParameterNode(super().getParameterNode())
 
     def devicesAndModels(self):
-        """What can be chosen, as lists of (value, text); imports torch."""
+        """What can be chosen: devices as (name, description, free MB or None) and models as
+        (name, name); imports torch, so call it on the worker."""
         from L2ORegistrationLib.engine.devices import available_devices
         from L2ORegistrationLib.engine.models import available_models
 
-        devices = []
-        for name, text, free in available_devices():
-            if free is not None:
-                text = _("{device} \u00b7 {free} MB free").format(device=text, free=free)
-            devices.append((name, text))
-        return devices, [(card.name, card.name) for card in available_models()]
+        return available_devices(), [(card.name, card.name) for card in available_models()]
 
 
 class L2ORegistrationTest(ScriptedLoadableModuleTest):

@@ -3,6 +3,7 @@
 import qt
 from slicer.i18n import tr as _
 
+from .. import job
 from ..errors import InputError
 
 _DELAY_MS = 200  # so that walking through the iterations stays quick
@@ -41,10 +42,13 @@ class EvaluationPanel:
         self._timer.stop()
 
     def update(self):
-        """Evaluate now."""
+        """Evaluate now, or as soon as that can be done."""
         self._timer.stop()
         fixed, moving = self._landmarks()
         there = self._transform is not None and self._transform.GetScene() is not None
+        if fixed and moving and there and not job.loaded():
+            self.update_soon()
+            return
         evaluation = None
         hint = ""
         if not fixed or not moving:
