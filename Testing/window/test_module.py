@@ -1,6 +1,7 @@
 """The module in its application: help, sample data, PyTorch, console, scenes, reloading."""
 
 import sys
+import threading
 import types
 
 import numpy as np
@@ -8,8 +9,6 @@ import pytest
 import slicer
 from fixtures import grid_magnitude, process_events, wait_for
 from standin import application, widgets
-
-READY = "L2ORegistrationLib.panel.requirements.torch_ready"
 
 
 def test_slicer_can_list_it(app):
@@ -35,61 +34,6 @@ def test_sample_data_are_offered_and_made_here(panel, monkeypatch):
     assert len(nodes) == 4 and all(node.GetScene() for node in nodes)
     assert panel.ui.registerButton.enabled  # volumes and landmarks were picked
     assert panel._parameterNode.fixedLandmarks and panel._parameterNode.movingLandmarks
-
-
-@pytest.fixture
-def no_torch(monkeypatch):
-    monkeypatch.setattr(READY, lambda: False)
-    monkeypatch.delitem(sys.modules, "PyTorchUtils", raising=False)
-
-
-def offer_torch(monkeypatch, install):
-    """A PyTorch extension whose installTorch is `install`."""
-    logic = types.SimpleNamespace(installTorch=install)
-    module = types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic)
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
-
-
-def test_without_the_pytorch_extension_the_user_is_told(panel, engine, dialogs, no_torch):
-    engine()
-    panel.ui.registerButton.click()
-    assert len(dialogs) == 1 and "Install the 'PyTorch' extension" in dialogs[0]
-    assert not panel._registration.running and panel.ui.registerButton.enabled
-
-
-def test_torch_is_installed_on_register_after_asking(panel, engine, dialogs, no_torch, monkeypatch):
-    asked = []
-
-    def install(**given):
-        asked.append(given)
-        monkeypatch.setattr(READY, lambda: True)
-        return object()
-
-    offer_torch(monkeypatch, install)
-    engine()
-    assert asked == []
-    panel.ui.registerButton.click()
-    assert asked == [{"askConfirmation": True, "torchVersionRequirement": ">=2.4"}]
-    wait_for(lambda: not panel._registration.running)
-    assert panel.ui.iterationSlider.enabled and dialogs == []
-
-
-def test_declining_torch_starts_nothing(panel, engine, dialogs, no_torch, monkeypatch):
-    offer_torch(monkeypatch, lambda **given: None)
-    engine()
-    panel.ui.registerButton.click()
-    assert not panel._registration.running and dialogs == []
-
-
-def test_a_failing_installation_is_shown(panel, engine, dialogs, no_torch, monkeypatch):
-    def install(**given):
-        raise TypeError("corrupt")
-
-    offer_torch(monkeypatch, install)
-    engine()
-    panel.ui.registerButton.click()
-    assert len(dialogs) == 1 and "PyTorch could not be installed" in dialogs[0]
-    assert "corrupt" in dialogs[0] and not panel._registration.running
 
 
 def test_the_console_reaches_the_logic(panel, phantom, pair, engine, monkeypatch):
@@ -120,18 +64,24 @@ def test_copy_as_python_is_the_call_that_repeats_it(panel, phantom, engine, monk
 
 
 def test_devices_and_models_are_listed_when_advanced_is_opened(panel, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        panel.logic,
-        "devicesAndModels",
-        lambda: asked.append(1) or ([("cuda:0", "A GPU, 8000 MB free")], [("big", "big")]),
-    )
+    go, asked = threading.Event(), []
+
+    def found():
+        go.wait(10)
+        asked.append(threading.current_thread())
+        return [("cuda:0", "A GPU", 8000), ("cpu", "CPU", None)], [("big", "big")]
+
+    monkeypatch.setattr(panel.logic, "devicesAndModels", found)
     process_events()
     assert asked == [] and panel.ui.deviceComboBox.count == 1
     panel.ui.advancedCollapsibleButton.collapsed = False
-    assert asked == [1]
+    process_events(0.1)
+    assert panel.ui.deviceComboBox.count == 1  # the window does not wait for the answer
+    go.set()
+    wait_for(lambda: panel.ui.deviceComboBox.count > 1)
+    assert len(asked) == 1 and asked[0] is not threading.main_thread()
     texts = [panel.ui.deviceComboBox.itemText(i) for i in range(panel.ui.deviceComboBox.count)]
-    assert texts == ["Automatic", "A GPU, 8000 MB free"]
+    assert texts == ["Automatic", "A GPU \u00b7 8000 MB free", "CPU"]
     panel.ui.deviceComboBox.setCurrentIndex(1)
     panel.ui.modelComboBox.setCurrentIndex(1)
     settings = panel._settings()
@@ -140,6 +90,16 @@ def test_devices_and_models_are_listed_when_advanced_is_opened(panel, monkeypatc
     panel.exit()
     panel.enter()
     assert panel._settings().device == "cuda:0"
+
+
+def test_devices_that_cannot_be_listed_are_said(panel, dialogs, monkeypatch):
+    def fail():
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(panel.logic, "devicesAndModels", fail)
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    wait_for(lambda: dialogs)
+    assert "no driver" in dialogs[0] and panel._settings().device == "auto"
 
 
 def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path):
