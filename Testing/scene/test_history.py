@@ -79,7 +79,7 @@ def test_metrics_and_provenance(history):
         "error": 8.0,
     }
     history.index = 2
-    assert history.transform.GetAttribute("L2ORegistration.model") == "lung"
+    assert history.transform.GetAttribute("L2ORegistration.run.model") == "lung"
     assert history.description == {"version": "1.2", "model": "lung"}
 
 
@@ -166,6 +166,13 @@ def test_saved_and_loaded_it_goes_on(history, scene, full, tmp_path, suffix):
         )
     assert loaded.curve.chart.GetNumberOfPlotSeriesNodes() == 4
     assert scene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode") == 1
+
+
+def test_provenance_leaves_the_metrics_alone(history):
+    before = history.metrics()
+    history.describe({"seconds": 99, "dissimilarity": "MIND", "model": "lung"})
+    assert history.metrics() == before
+    assert history.description == {"seconds": "99", "dissimilarity": "MIND", "model": "lung"}
 
 
 class TestCurve:

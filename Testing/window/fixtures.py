@@ -141,6 +141,7 @@ class SteeredEngine:
         return SimpleNamespace(
             field=last.field,
             best=last.index,
+            steps=list(self.seen),
             fixed_mask=self.mask,
             seconds=1.5,
             provenance={"version": "0.1.0", "model": "test"},

@@ -16,7 +16,7 @@ class EvaluationPanel:
         """landmarks(): the (fixed, moving) markups nodes chosen, None for neither."""
         self.ui, self.logic = ui, logic
         self._landmarks = landmarks
-        self._transform = None
+        self._history = self._transform = None
         self._evaluation = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -29,8 +29,8 @@ class EvaluationPanel:
     def set_session(self, session):
         """Evaluate this Session (None: nothing) from now on."""
         history = session.history if session is not None else None
+        self._history = history
         self._transform = history.transform if history else None
-        self._describe(history)
         self.update()
 
     def update_soon(self):
@@ -50,6 +50,7 @@ class EvaluationPanel:
             self.update_soon()
             return
         evaluation = None
+        self._describe(self._history if there else None)
         hint = ""
         if not fixed or not moving:
             hint = _("Choose fixed and moving landmarks (Inputs) to measure the accuracy.")
@@ -85,11 +86,11 @@ class EvaluationPanel:
             model.GetDisplayNode().SetVisibility(visible)
 
     def _describe(self, history):
-        described = history.description if history else {}
+        metrics = history.metrics()[history.index] if history else {}
         text = ""
-        if "folding" in described:
+        if "folding" in metrics:
             text = _(
                 "Deformation in the lungs: {folding:.2%} folded, SD of log Jacobian {sdlogj:.3f}"
-            ).format(folding=float(described["folding"]), sdlogj=float(described["sdlogj"]))
+            ).format(**metrics)
         self.ui.deformationLabel.setText(text)
         self.ui.deformationLabel.setVisible(bool(text))
