@@ -102,7 +102,9 @@ def test_devices_that_cannot_be_listed_are_said(panel, dialogs, monkeypatch):
     assert "no driver" in dialogs[0] and panel._settings().device == "auto"
 
 
-def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path):
+@pytest.mark.parametrize("read", ["Import", "Connect"])
+def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path, read):
+    """Into an empty scene (Import) or in place of the one that is there (Connect)."""
     scene = slicer.mrmlScene
     registered.ui.iterationSlider.setValue(4)
     before = grid_magnitude(registered._parameterNode.outputTransform)
@@ -115,17 +117,19 @@ def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path):
     scene.SetRootDirectory(str(tmp_path))
     scene.SetURL(str(tmp_path / "scene.mrml"))
     assert scene.Commit()
-    scene.Clear()
-    process_events()
-    assert not registered.ui.iterationSlider.enabled
+    if read == "Import":
+        scene.Clear()
+        process_events()
+        assert not registered.ui.iterationSlider.enabled
     scene.SetURL(str(tmp_path / "scene.mrml"))
-    assert scene.Import()
+    assert getattr(scene, read)()
     process_events(0.3)
     assert registered.ui.iterationSlider.enabled and registered.ui.iterationSlider.maximum == 5
     assert registered.ui.iterationSlider.value == 4
     assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
     assert registered.ui.iterationLabel.text.startswith("Iteration 4 of 5")
     assert not registered.ui.evaluationTable.isHidden()
+    assert registered.ui.registerButton.enabled
 
 
 def test_the_panel_can_be_thrown_away_and_made_again(registered):
