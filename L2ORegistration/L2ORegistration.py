@@ -41,7 +41,6 @@ _PAPER = (
     "convolutional networks"
 )
 _Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007 (Slicer 5.8)
-_LOADING_SECONDS = 30  # that torch may take to load from a slow disk
 _HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
 
 
@@ -98,7 +97,6 @@ def loadBreathingPhantom(source=None):
     from L2ORegistrationLib.scene import sample
 
     with slicer.util.WaitCursor():
-        job.loaded(_LOADING_SECONDS)
         nodes = sample.addPhantomPair()
     slicer.util.setSliceViewerLayers(background=nodes["fixed"], foreground=None, fit=True)
     return list(nodes.values())

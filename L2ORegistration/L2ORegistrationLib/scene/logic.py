@@ -19,8 +19,6 @@ from .run import Outcome, Run
 from .session import Session
 from .settings import Settings
 
-_LOADING_SECONDS = 30.0  # that torch may take from a slow disk; then scipy is tried all the same
-
 
 class SceneLogic:
     """Registration of volume nodes. Every method raises InputError for what cannot be used."""
@@ -138,7 +136,7 @@ class SceneLogic:
 
     def evaluate(self, transform, fixedLandmarks, movingLandmarks) -> landmarks.Evaluation:
         """Landmark errors of the shown iteration: tables, coloured lines, and the curve's TRE."""
-        job.loaded(_LOADING_SECONDS)
+        job.loaded(job.LOADING_SECONDS)
         pairs = landmarks.pairs(fixedLandmarks, movingLandmarks, below=transform)
         moving = transforms.roles(transform)[1]
         grid = None if moving is None else volumes.grid_of(moving, below=transform)
@@ -149,7 +147,7 @@ class SceneLogic:
 
     def quality(self, transform, mask=None) -> dict[str, float]:
         """sdlogj, folding (fraction) and min of the Jacobian determinant, in a mask of fixed."""
-        job.loaded(_LOADING_SECONDS)
+        job.loaded(job.LOADING_SECONDS)
         inside = None if mask is None else volumes.mask_to_volume(mask)
         return evaluation.jacobian_summary(transforms.field_of(transform), inside)
 

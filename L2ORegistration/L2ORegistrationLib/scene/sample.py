@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
+from .. import job
 from ..phantom import make_pair
 from . import nodes, transforms, volumes
 
@@ -19,6 +20,7 @@ def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> 
     Returns the nodes by "fixed", "moving", "fixedLandmarks" and "movingLandmarks".
     """
     scene = scene or slicer.mrmlScene
+    job.loaded(job.LOADING_SECONDS)
     pair = make_pair(seed, spacing=spacing, amplitude_mm=_AMPLITUDE, swap=False)
     found = {}
     for role, phase in (("fixed", "expiration"), ("moving", "inspiration")):
