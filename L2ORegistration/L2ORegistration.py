@@ -183,7 +183,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui, self.logic, self._torch, self._lender, lambda: self._parameterNode
         )
         self._evaluation = EvaluationPanel(ui, self.logic, self._landmarks)
-        self._iterations = IterationsPanel(ui, self.logic, self._onIteration, self._outputs)
+        icons = self.resourcePath("Icons")
+        self._iterations = IterationsPanel(ui, self.logic, icons, self._onIteration, self._outputs)
         self._registration = RegistrationPanel(
             ui,
             self.logic,

@@ -184,14 +184,24 @@ class TestCurve:
         session = Session(history)
         curve = session.curve
         assert self.values(curve.table, "Landmark error (mm)") == [9, 8, 7, 6]
-        assert self.values(curve.table, "Dissimilarity (% of start)")[-1] == 50
+        assert self.values(curve.table, "Dissimilarity (% of before)")[-1] == 50
         history.index = 2
         marker = history.browser.GetNodeReference("L2ORegistration.markTable")
-        assert self.values(marker, "Iteration") == [2]
-        assert self.values(marker, "Landmark error (mm)") == [7]
+        assert self.values(marker, "Iteration") == [2, 2]  # twice: lines have two points at least
+        assert self.values(marker, "Landmark error (mm)") == [7, 7]
         session.close()
         history.index = 0
-        assert self.values(marker, "Iteration") == [2]
+        assert self.values(marker, "Iteration") == [2, 2]
+
+    def test_a_single_iteration_is_no_line_yet(self, scene, full):
+        history = History.create(scene.AddNewNodeByClass("vtkMRMLTransformNode", "other"))
+        history.append(full.scaled(0), dissimilarity=1.0)
+        curve = Curve(history)
+        assert curve.chart.GetNumberOfPlotSeriesNodes() == 0
+        history.append(full, dissimilarity=0.5)
+        curve.update()
+        assert curve.chart.GetNumberOfPlotSeriesNodes() == 2
+        assert not curve.chart.GetLegendVisibility() and "blue" in curve.chart.GetTitle().lower()
 
     def test_it_grows_without_new_nodes(self, history, scene, full):
         curve = Curve(history)

@@ -22,6 +22,9 @@ class EvaluationPanel:
         self._timer.setSingleShot(True)
         self._timer.setInterval(_DELAY_MS)
         self._timer.timeout.connect(self.update)
+        header = ui.evaluationTable.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.Stretch)  # no column is cut off
+        ui.evaluationTable.verticalHeader().setVisible(False)
         ui.errorLinesCheckBox.toggled.connect(lambda *_: self._show())
         ui.everyLandmarkCheckBox.toggled.connect(lambda *_: self._show())
         self.set_session(None)

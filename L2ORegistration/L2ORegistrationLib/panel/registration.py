@@ -145,10 +145,16 @@ def _summary(outcome):
     if outcome is None:
         return _("Cancelled before the first iteration: nothing was changed.")
     if outcome.cancelled:
-        text = _("Cancelled. The best iteration so far, number {best}, is the result.")
+        text = _("Cancelled. Iteration {best}, the best so far, is the result.")
     else:
-        text = _("Done in {time}. The best iteration, number {best}, is the result.")
-    return text.format(time=_duration(outcome.result.seconds), best=outcome.result.best)
+        text = _("Done in {time}. Iteration {best}, the best, is the result.")
+    text = text.format(time=_duration(outcome.result.seconds), best=outcome.result.best)
+    errors = [metrics["error"] for metrics in outcome.metrics if "error" in metrics]
+    if errors:
+        text += " " + _("Mean landmark error: {before:.2f} mm before, {after:.2f} mm now.").format(
+            before=errors[0], after=errors[outcome.result.best]
+        )
+    return text
 
 
 def _duration(seconds):

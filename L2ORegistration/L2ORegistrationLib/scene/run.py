@@ -212,6 +212,7 @@ class Run:
         self.job.cancel()
         if self.session is not None:
             self.session.close()
+            self.session.curve.remove()
             shown = self.session.history.transform
             self.session.history.remove()
             if shown is not self._before.transform:  # a browser replaces a deleted proxy
