@@ -40,8 +40,19 @@ _PAPER = (
     "Learning iterative optimisation for deformable image registration with recurrent "
     "convolutional networks"
 )
-_Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007 (Slicer 5.8)
+# An older Slicer still has to load this file, to say that it is too old: hence no A | B here.
+_Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
+_OLDEST_PYTHON = (3, 10)  # Slicer 5.10 has 3.12, 5.8 has 3.9
 _HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
+
+
+def tooOld():
+    """What is wrong with this Slicer, in a sentence; "" where it is new enough."""
+    if sys.version_info >= _OLDEST_PYTHON:
+        return ""
+    return _(
+        "L2O Registration needs Slicer 5.10 or later, this is {major}.{minor}: install a newer one."
+    ).format(major=slicer.app.majorVersion, minor=slicer.app.minorVersion)
 
 
 class L2ORegistration(ScriptedLoadableModule):
@@ -63,7 +74,7 @@ class L2ORegistration(ScriptedLoadableModule):
             "to the moving volume and is put under it lines up with the fixed one. Hover over any "
             "control to read what it does. From the Python console:</p>"
             "<pre>slicer.util.getModuleLogic('L2ORegistration').register(fixed, moving)</pre>"
-            "<p>For research; not a medical device. {link}</p>"
+            "<p>For Slicer 5.10 and later. For research; not a medical device. {link}</p>"
         ).format(link=f'<a href="{_HOMEPAGE}">' + _("Documentation and tutorial") + "</a>")
         parent.acknowledgementText = _(
             "<p>This module builds on the learned optimiser of <i>{paper}</i>. Please cite that "
@@ -173,6 +184,12 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         """Build the panel, once, when the user opens the module for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
+        if tooOld():
+            label = qt.QLabel(tooOld())
+            label.wordWrap = True
+            self.layout.addWidget(label)
+            self.layout.addStretch(1)
+            return
         panel = slicer.util.loadUI(self.resourcePath("UI/L2ORegistration.ui"))
         self.layout.addWidget(panel)
         self.ui = ui = slicer.util.childWidgetVariables(panel)
@@ -208,6 +225,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         """The panel is about to be destroyed, perhaps because Slicer quits: all must rest."""
+        if self.logic is None:  # this Slicer is too old
+            return
         self.onSceneStartClose()
         self.removeObservers()
         self._advanced.stop()
@@ -217,12 +236,16 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def enter(self):
         """The user opens the module."""
+        if self.logic is None:
+            return
         self.initializeParameterNode()
         self._torch.load()
         self._lender.start()
 
     def exit(self):
         """The user opens another module: a registration in progress ends, its best is kept."""
+        if self.logic is None:
+            return
         self._iterations.stop()
         self._registration.cancel()
         self._setParameterNode(None)
@@ -390,6 +413,11 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):
     """For scripts: slicer.util.getModuleLogic("L2ORegistration"); the methods are SceneLogic's."""
 
+    def __init__(self):
+        if tooOld():
+            raise RuntimeError(tooOld())
+        ScriptedLoadableModuleLogic.__init__(self)
+
     def getParameterNode(self):
         return L2ORegistrationParameterNode(super().getParameterNode())
 
@@ -406,6 +434,9 @@ class L2ORegistrationTest(ScriptedLoadableModuleTest):
     """The self test: the phantom sample through the logic, in Slicer."""
 
     def setUp(self):
+        problem = tooOld() or PyTorch().problem()
+        if problem:
+            self.skipTest(problem)  # as on machines that only build extensions
         slicer.mrmlScene.Clear()
 
     def runTest(self):

@@ -1,13 +1,16 @@
 """The module in its application: help, sample data, PyTorch, console, scenes, reloading."""
 
+import importlib.util
 import sys
 import threading
 import types
+import unittest
 
 import numpy as np
 import pytest
 import slicer
 from fixtures import grid_magnitude, process_events, wait_for
+from PySide6 import QtWidgets
 from standin import application, widgets
 
 
@@ -171,3 +174,40 @@ def test_inputs_are_left_alone(panel, phantom, engine):
     for role, (voxels, _) in before.items():
         assert np.array_equal(slicer.util.arrayFromVolume(phantom[role]), voxels)
         assert phantom[role].GetParentTransformNode() is None
+
+
+def test_an_older_slicer_says_that_it_is_too_old(scene, monkeypatch):
+    module = application.load_module()
+    monkeypatch.setattr(module, "_OLDEST_PYTHON", (99, 0))
+    monkeypatch.setattr(type(slicer.app), "minorVersion", 8)
+    panel = application.open_panel()
+    labels = panel.parent.findChildren(QtWidgets.QLabel)
+    said = "L2O Registration needs Slicer 5.10 or later, this is 5.8: install a newer one."
+    assert [label.text() if callable(label.text) else label.text for label in labels] == [said]
+    application.close_panel(panel)
+    with pytest.raises(RuntimeError, match="needs Slicer 5.10"):
+        module.L2ORegistrationLogic()
+
+
+def self_test():
+    """The module's own test, run as Slicer's ctest does."""
+    module = application.load_module()
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.L2ORegistrationTest)
+    result = unittest.TestResult()
+    suite.run(result)
+    assert result.testsRun > 0 and result.wasSuccessful(), result.failures + result.errors
+    return result
+
+
+def test_the_self_test_is_skipped_without_torch(scene, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *o: None if name == "torch" else found(name, *o)
+    )
+    (skipped,) = self_test().skipped
+    assert "is not installed yet" in skipped[1]
+
+
+@pytest.mark.slow
+def test_the_self_test_passes_with_torch(scene):
+    assert self_test().skipped == []
