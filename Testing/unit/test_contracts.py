@@ -225,9 +225,9 @@ def test_slicer_util_functions_are_called_by_their_full_name():
 
 # Gone, renamed or deprecated in Qt 6, to which Slicer 6 moves, or differently called there.
 QT5_ONLY = r"""QRegExp QDesktopWidget QMatrix\b QTextCodec QStringRef QSignalMapper QGLWidget
-\.desktop\(\) \.setMargin\( \.margin\(\) \.stateChanged fontMetrics\(\)\.width\( \.currentIndexChanged\[
-\.activated\[ \.valueChanged\[ \.buttonClicked\[ \.setResizeMode\( \.setTabStopWidth\( MidButton
-\.globalPos\(\) \.toTime_t AA_EnableHighDpiScaling qsrand qrand QPalette\.(Back|Fore)ground""".split()
+\.desktop\(\) \.setMargin\( \.margin\(\) \.stateChanged fontMetrics\(\)\.width\( \.setResizeMode\(
+\.currentIndexChanged\[ \.activated\[ \.valueChanged\[ \.buttonClicked\[ MidButton
+\.globalPos\(\) \.toTime_t AA_EnableHighDpiScaling QPalette\.(Back|Fore)ground""".split()
 
 
 def test_no_call_is_for_qt_5_only():
