@@ -39,7 +39,7 @@ def test_each_iteration_tells_its_metrics(registered):
     ui = registered.ui
     first, second = ui.iterationLabel.text.split("\n")
     assert first == "Iteration 5 of 5 (result)"
-    assert second.startswith("landmark error") and second.endswith("dissimilarity 0.1000")
+    assert second.startswith("Landmark error") and second.endswith("dissimilarity 0.1000")
     ui.iterationSlider.setValue(0)
     assert ui.iterationLabel.text.startswith("Iteration 0 of 5 \u00b7 before the registration\n")
     ui.iterationSlider.setValue(1)

@@ -137,7 +137,7 @@ class IterationsPanel:
             parts[0] += _(" (result)")
         measures = []
         if "error" in metrics:
-            measures.append(_("landmark error {value:.2f} mm").format(value=metrics["error"]))
+            measures.append(_("Landmark error {value:.2f} mm").format(value=metrics["error"]))
         if "dissimilarity" in metrics:
             measures.append(_("dissimilarity {value:.4f}").format(value=metrics["dissimilarity"]))
         return " \u00b7 ".join(parts) + "\n" + " \u00b7 ".join(measures)
