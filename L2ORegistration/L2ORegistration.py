@@ -8,11 +8,14 @@ from typing import Annotated, Union
 import qt
 import slicer
 import vtk
+from L2ORegistrationLib import job
 from L2ORegistrationLib.panel import inputs
 from L2ORegistrationLib.panel.advanced import AdvancedPanel
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
+from L2ORegistrationLib.panel.lock import Lender
 from L2ORegistrationLib.panel.registration import RegistrationPanel
+from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
 from slicer import (
@@ -37,8 +40,19 @@ _PAPER = (
     "Learning iterative optimisation for deformable image registration with recurrent "
     "convolutional networks"
 )
-_Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007 (Slicer 5.8)
+# An older Slicer still has to load this file, to say that it is too old: hence no A | B here.
+_Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
+_OLDEST_PYTHON = (3, 10)  # Slicer 5.10 has 3.12, 5.8 has 3.9
 _HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
+
+
+def tooOld():
+    """What is wrong with this Slicer, in a sentence; "" where it is new enough."""
+    if sys.version_info >= _OLDEST_PYTHON:
+        return ""
+    return _(
+        "L2O Registration needs Slicer 5.10 or later, this is {major}.{minor}: install a newer one."
+    ).format(major=slicer.app.majorVersion, minor=slicer.app.minorVersion)
 
 
 class L2ORegistration(ScriptedLoadableModule):
@@ -60,7 +74,7 @@ class L2ORegistration(ScriptedLoadableModule):
             "to the moving volume and is put under it lines up with the fixed one. Hover over any "
             "control to read what it does. From the Python console:</p>"
             "<pre>slicer.util.getModuleLogic('L2ORegistration').register(fixed, moving)</pre>"
-            "<p>For research; not a medical device. {link}</p>"
+            "<p>For Slicer 5.10 and later. For research; not a medical device. {link}</p>"
         ).format(link=f'<a href="{_HOMEPAGE}">' + _("Documentation and tutorial") + "</a>")
         parent.acknowledgementText = _(
             "<p>This module builds on the learned optimiser of <i>{paper}</i>. Please cite that "
@@ -170,17 +184,29 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         """Build the panel, once, when the user opens the module for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
+        if tooOld():
+            label = qt.QLabel(tooOld())
+            label.wordWrap = True
+            self.layout.addWidget(label)
+            self.layout.addStretch(1)
+            return
         panel = slicer.util.loadUI(self.resourcePath("UI/L2ORegistration.ui"))
         self.layout.addWidget(panel)
         self.ui = ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = L2ORegistrationLogic()
-        self._advanced = AdvancedPanel(ui, self.logic, lambda: self._parameterNode)
+        self._torch, self._lender = PyTorch(), Lender()
+        self._advanced = AdvancedPanel(
+            ui, self.logic, self._torch, self._lender, lambda: self._parameterNode
+        )
         self._evaluation = EvaluationPanel(ui, self.logic, self._landmarks)
-        self._iterations = IterationsPanel(ui, self.logic, self._onIteration, self._outputs)
+        icons = self.resourcePath("Icons")
+        self._iterations = IterationsPanel(ui, self.logic, icons, self._onIteration, self._outputs)
         self._registration = RegistrationPanel(
             ui,
             self.logic,
+            self._torch,
+            self._lender,
             self._settings,
             began=self._onBegan,
             stepped=self._iterations.refresh,
@@ -193,26 +219,33 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
-        self.addObserver(scene, scene.EndImportEvent, self.onSceneChanged)
+        self.addObserver(scene, scene.EndBatchProcessEvent, self.onSceneChanged)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.initializeParameterNode()
 
     def cleanup(self):
-        """The panel is about to be destroyed."""
+        """The panel is about to be destroyed, perhaps because Slicer quits: all must rest."""
+        if self.logic is None:  # this Slicer is too old
+            return
         self.onSceneStartClose()
         self.removeObservers()
+        self._advanced.stop()
+        self._evaluation.stop()
+        job.stop()
+        self._lender.stop()
 
     def enter(self):
         """The user opens the module."""
-        from L2ORegistrationLib import job
-        from L2ORegistrationLib.panel.requirements import torch_ready
-
+        if self.logic is None:
+            return
         self.initializeParameterNode()
-        if torch_ready():
-            job.warm_up()
+        self._torch.load()
+        self._lender.start()
 
     def exit(self):
         """The user opens another module: a registration in progress ends, its best is kept."""
+        if self.logic is None:
+            return
         self._iterations.stop()
         self._registration.cancel()
         self._setParameterNode(None)
@@ -224,8 +257,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._setSession(None)
 
     def onSceneChanged(self, caller=None, event=None):
-        """A scene was closed, or loaded and may bring back iterations."""
-        if self.parent.isEntered:
+        """A scene was closed, or loaded and may bring back iterations; at last it is complete."""
+        if self.parent.isEntered and not slicer.mrmlScene.IsBatchProcessing():
             self.initializeParameterNode()
 
     def onNodeAdded(self, caller=None, event=None):
@@ -380,26 +413,30 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):
     """For scripts: slicer.util.getModuleLogic("L2ORegistration"); the methods are SceneLogic's."""
 
+    def __init__(self):
+        if tooOld():
+            raise RuntimeError(tooOld())
+        ScriptedLoadableModuleLogic.__init__(self)
+
     def getParameterNode(self):
         return L2ORegistrationParameterNode(super().getParameterNode())
 
     def devicesAndModels(self):
-        """What can be chosen, as lists of (value, text); imports torch."""
+        """What can be chosen: devices as (name, description, free MB or None) and models as
+        (name, name); imports torch, so call it on the worker."""
         from L2ORegistrationLib.engine.devices import available_devices
         from L2ORegistrationLib.engine.models import available_models
 
-        devices = []
-        for name, text, free in available_devices():
-            if free is not None:
-                text = _("{device} \u00b7 {free} MB free").format(device=text, free=free)
-            devices.append((name, text))
-        return devices, [(card.name, card.name) for card in available_models()]
+        return available_devices(), [(card.name, card.name) for card in available_models()]
 
 
 class L2ORegistrationTest(ScriptedLoadableModuleTest):
     """The self test: the phantom sample through the logic, in Slicer."""
 
     def setUp(self):
+        problem = tooOld() or PyTorch().problem()
+        if problem:
+            self.skipTest(problem)  # as on machines that only build extensions
         slicer.mrmlScene.Clear()
 
     def runTest(self):

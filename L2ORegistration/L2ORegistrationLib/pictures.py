@@ -142,10 +142,10 @@ def curves(results: dict[str, Result], pairs: Pairs | None = None) -> Figure:
     if max(counts) > 3 * min(counts):  # the short run, too, shall be seen
         axes[0, 0].set_xscale("symlog", linthresh=10, linscale=0.6)
         axes[0, 0].set_xlim(-0.5, max(counts) * 1.1)
-        ticks = FixedLocator([0, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
+        ticks = FixedLocator([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
         _plain_ticks(axes[0, 0].xaxis, ticks)
     axes[0, 0].legend(frameon=False)
-    axes[-1, 0].set_xlabel("iteration (0: start)", color=_INK)
+    axes[-1, 0].set_xlabel("iteration (1: start)", color=_INK)
     axes[-1, 1].set_xlabel("seconds", color=_INK)
     return figure
 
@@ -228,7 +228,7 @@ def _draw_run(axes, rows: list[dict], value: Callable, colour: str, name: str) -
     """One run over iterations and over seconds, from the start on; the kept step in a circle."""
     ran = rows[1:] or rows
     values = [value(row) for row in ran]
-    iterations = [row["index"] - ran[0]["index"] for row in ran]
+    iterations = [row["index"] for row in ran]
     for axis, x in zip(axes, (iterations, [row["seconds"] for row in ran]), strict=True):
         axis.plot(x, values, marker="o" if len(ran) < 60 else "", ms=3, color=colour, label=name)
         for i, row in enumerate(ran):

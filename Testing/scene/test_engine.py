@@ -44,7 +44,7 @@ def test_the_phantom_is_registered_where_it_lies(scene, add_linear, askew):
     raw = np.linalg.norm(pair[0].points - pair[1].points, axis=1).mean()
     assert before == pytest.approx(raw, abs=1e-3)
     assert after < 0.5 * before
-    assert outcome.transform.GetAttribute("L2ORegistration.method") == "adam"
+    assert outcome.transform.GetAttribute("L2ORegistration.run.method") == "adam"
     assert (
         transforms.field_of(outcome.transform)
         .grid.contains(volumes.grid_of(sample["fixed"]).corners())

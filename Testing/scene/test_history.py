@@ -79,7 +79,7 @@ def test_metrics_and_provenance(history):
         "error": 8.0,
     }
     history.index = 2
-    assert history.transform.GetAttribute("L2ORegistration.model") == "lung"
+    assert history.transform.GetAttribute("L2ORegistration.run.model") == "lung"
     assert history.description == {"version": "1.2", "model": "lung"}
 
 
@@ -168,6 +168,13 @@ def test_saved_and_loaded_it_goes_on(history, scene, full, tmp_path, suffix):
     assert scene.GetNumberOfNodesByClass("vtkMRMLPlotChartNode") == 1
 
 
+def test_provenance_leaves_the_metrics_alone(history):
+    before = history.metrics()
+    history.describe({"seconds": 99, "dissimilarity": "MIND", "model": "lung"})
+    assert history.metrics() == before
+    assert history.description == {"seconds": "99", "dissimilarity": "MIND", "model": "lung"}
+
+
 class TestCurve:
     def values(self, table, column):
         array = table.GetTable().GetColumnByName(column)
@@ -177,14 +184,24 @@ class TestCurve:
         session = Session(history)
         curve = session.curve
         assert self.values(curve.table, "Landmark error (mm)") == [9, 8, 7, 6]
-        assert self.values(curve.table, "Dissimilarity (% of start)")[-1] == 50
+        assert self.values(curve.table, "Dissimilarity (% of before)")[-1] == 50
         history.index = 2
         marker = history.browser.GetNodeReference("L2ORegistration.markTable")
-        assert self.values(marker, "Iteration") == [2]
-        assert self.values(marker, "Landmark error (mm)") == [7]
+        assert self.values(marker, "Iteration") == [2, 2]  # twice: lines have two points at least
+        assert self.values(marker, "Landmark error (mm)") == [7, 7]
         session.close()
         history.index = 0
-        assert self.values(marker, "Iteration") == [2]
+        assert self.values(marker, "Iteration") == [2, 2]
+
+    def test_a_single_iteration_is_no_line_yet(self, scene, full):
+        history = History.create(scene.AddNewNodeByClass("vtkMRMLTransformNode", "other"))
+        history.append(full.scaled(0), dissimilarity=1.0)
+        curve = Curve(history)
+        assert curve.chart.GetNumberOfPlotSeriesNodes() == 0
+        history.append(full, dissimilarity=0.5)
+        curve.update()
+        assert curve.chart.GetNumberOfPlotSeriesNodes() == 2
+        assert not curve.chart.GetLegendVisibility() and "blue" in curve.chart.GetTitle().lower()
 
     def test_it_grows_without_new_nodes(self, history, scene, full):
         curve = Curve(history)

@@ -87,10 +87,10 @@ def test_errors_before_and_after(evaluated):
 def test_tables_have_two_decimals(evaluated):
     found = evaluated[0]()
     assert column(found.table, "Landmark") == list("abcd")
-    np.testing.assert_allclose(column(found.table, "After (mm)"), [0, 3, 4, 1], atol=1e-5)
-    assert column(found.summary_table, "Statistic") == ["Mean", "SD", "Median", "95 %", "Maximum"]
-    np.testing.assert_allclose(column(found.summary_table, "After (mm)")[::4], [2, 4], atol=1e-5)
-    snapped = column(found.table, "After, to the voxel (mm)")
+    np.testing.assert_allclose(column(found.table, "After"), [0, 3, 4, 1], atol=1e-5)
+    assert column(found.summary_table, "Error (mm)") == ["Mean", "SD", "Median", "95 %", "Maximum"]
+    assert column(found.summary_table, "After")[::4] == ["2.00", "4.00"]
+    snapped = column(found.table, "Snapped")
     assert snapped == list(np.round(found.snapped, 2)) != list(found.snapped)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
+from L2ORegistrationLib import evaluation
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.job import Failed, Finished
 from L2ORegistrationLib.scene import run, transforms, volumes
@@ -63,13 +64,24 @@ class TestRegister:
         np.testing.assert_array_equal(field.array, expected.array)
         assert transforms.roles(outcome.transform) == (fixed, moving)
         assert outcome.transform.GetName() == "moving to fixed"
-        assert outcome.transform.GetAttribute("L2ORegistration.method") == "trial"
+        assert outcome.transform.GetAttribute("L2ORegistration.run.method") == "trial"
         assert [m["dissimilarity"] for m in outcome.metrics] == pytest.approx(
             [1, 0.8, 0.6, 0.4, 0.2]
         )
         assert outcome.browser.GetNumberOfItems() == 5
         assert set(outcome.quality) == {"sdlogj", "folding", "min"}
         assert not outcome.cancelled
+
+    def test_every_iteration_keeps_its_own_measures(self, logic, nodes):
+        outcome = logic.register(*nodes)
+        steps = outcome.result.steps
+        assert [m["seconds"] for m in outcome.metrics] == [round(s.seconds, 3) for s in steps]
+        assert len({m["seconds"] for m in outcome.metrics}) == len(steps)
+        for metrics, step in zip(outcome.metrics, steps, strict=True):
+            found = evaluation.jacobian_summary(step.field, outcome.result.fixed_mask)
+            assert metrics["sdlogj"] == pytest.approx(found["sdlogj"])
+            assert metrics["folding"] == found["folding"]
+        assert outcome.metrics[0]["sdlogj"] == 0 < outcome.metrics[-1]["sdlogj"]
 
     def test_the_warped_volume_equals_simpleitk(self, logic, nodes, scene):
         fixed, moving = nodes

@@ -223,5 +223,22 @@ def test_slicer_util_functions_are_called_by_their_full_name():
                 assert not {alias.name for alias in node.names} & functions, path.name
 
 
+# Gone, renamed or deprecated in Qt 6, to which Slicer 6 moves, or differently called there.
+QT5_ONLY = r"""QRegExp QDesktopWidget QMatrix\b QTextCodec QStringRef QSignalMapper QGLWidget
+\.desktop\(\) \.setMargin\( \.margin\(\) \.stateChanged fontMetrics\(\)\.width\( \.setResizeMode\(
+\.currentIndexChanged\[ \.activated\[ \.valueChanged\[ \.buttonClicked\[ MidButton
+\.globalPos\(\) \.toTime_t AA_EnableHighDpiScaling QPalette\.(Back|Fore)ground""".split()
+
+
+def test_no_call_is_for_qt_5_only():
+    in_slicer = [ENTRY, *sorted((LIBRARY / "panel").glob("*.py"))]
+    files = [*in_slicer, MODULE / "Resources" / "UI" / "L2ORegistration.ui"]
+    for path in files:
+        found = re.findall("|".join(QT5_ONLY), path.read_text(encoding="utf-8"))
+        assert not found, path.name
+    sample = "QRegExp('a') layout.setMargin(0) box.stateChanged.connect(f) QDesktopWidget()"
+    assert len(list(re.finditer("|".join(QT5_ONLY), sample))) == 4
+
+
 def _is_call_of_name(node):
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)

@@ -17,7 +17,7 @@ from L2ORegistrationLib.job import Failed, Finished, RegistrationJob
 class Counting:
     """Yields `total` steps; before each it waits for the gate, where there is one."""
 
-    def __init__(self, total=5, gate=None, fail=None):
+    def __init__(self, total=5, gate=None, fail=None, cancelled=None):
         self.total, self.gate, self.fail = total, gate, fail
         self.done = 0
         self.thread = threading.current_thread()
@@ -119,6 +119,60 @@ def test_progress_counts_and_estimates():
     gate.release(2)
     drain(job)
     assert job.progress.remaining == 0 and job.progress.fraction == 1
+
+
+def test_the_worker_rests_before_and_after_its_tasks():
+    assert job_module.rests(10)
+    gate = threading.Semaphore(0)
+    job = RegistrationJob(Counting, total=1, gate=gate)
+    assert not job_module.rests(0.02)
+    gate.release()
+    assert job_module.rests(10)
+    assert isinstance(job.poll()[-1], Finished)
+
+
+def test_stopping_cancels_what_runs_and_what_waits():
+    gate = threading.Semaphore(1)
+    job = RegistrationJob(Counting, total=1000, gate=gate)
+    later = RegistrationJob(Counting)
+    call = job_module.Call(lambda: 1)
+    while not job.poll():
+        time.sleep(0.001)
+    assert not job_module.stop(0.02)  # it is inside an iteration
+    gate.release()
+    assert job_module.stop(10)
+    assert job.poll()[-1].cancelled and later.poll() == [Finished(None, cancelled=True)]
+    assert call.done and call.value is None
+
+
+def test_a_call_has_the_value_or_the_error():
+    good, bad = job_module.Call(divmod, 7, 2), job_module.Call(divmod, 7, 0)
+    assert bad.wait(10) and good.done and bad.done
+    assert good.value == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        _ = bad.value
+
+
+class Preparing:
+    """Asks whether it is cancelled before its first step, as the engine does."""
+
+    def __init__(self, cancelled, asked):
+        self.cancelled, self.asked = cancelled, asked
+
+    def __iter__(self):
+        while not self.cancelled():
+            self.asked.release()
+            time.sleep(0.001)
+        return
+        yield
+
+
+def test_cancel_ends_the_preparation():
+    asked = threading.Semaphore(0)
+    job = RegistrationJob(Preparing, asked=asked)
+    assert asked.acquire(timeout=10)
+    job.cancel()
+    assert drain(job) == [Finished(None, cancelled=True)]
 
 
 def test_warming_up_loads_the_engine_without_waiting():

@@ -10,8 +10,7 @@ import slicer
 from L2ORegistrationLib.phantom import make_pair
 from L2ORegistrationLib.scene import run as scene_run
 from L2ORegistrationLib.scene import transforms, volumes
-from PySide6 import QtWidgets
-from standin import application, widgets
+from standin import application, held, widgets
 
 
 @pytest.fixture(scope="session")
@@ -71,13 +70,9 @@ def add_phantom(scene, pair):
 
 
 def process_events(seconds=0.0):
-    """Let Qt work, for a while."""
-    until = time.monotonic() + seconds
-    while True:
-        QtWidgets.QApplication.processEvents()
-        if time.monotonic() >= until:
-            return
-        time.sleep(0.002)
+    """Let Qt work, for a while, with Python's lock kept as in Slicer."""
+    held.process_events()
+    held.process_events_for(seconds)
 
 
 def wait_for(condition, seconds=10.0):
@@ -85,7 +80,12 @@ def wait_for(condition, seconds=10.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "It did not happen in time."
-        process_events(0.005)
+        process_events(0.02)
+
+
+def pause_between_clicks():
+    """Let so much time pass that the next click is not taken for the same one."""
+    process_events(0.6)
 
 
 class SteeredEngine:
@@ -141,6 +141,7 @@ class SteeredEngine:
         return SimpleNamespace(
             field=last.field,
             best=last.index,
+            steps=list(self.seen),
             fixed_mask=self.mask,
             seconds=1.5,
             provenance={"version": "0.1.0", "model": "test"},

@@ -1,15 +1,17 @@
 """The module in its application: help, sample data, PyTorch, console, scenes, reloading."""
 
+import importlib.util
 import sys
+import threading
 import types
+import unittest
 
 import numpy as np
 import pytest
 import slicer
 from fixtures import grid_magnitude, process_events, wait_for
+from PySide6 import QtWidgets
 from standin import application, widgets
-
-READY = "L2ORegistrationLib.panel.requirements.torch_ready"
 
 
 def test_slicer_can_list_it(app):
@@ -35,61 +37,6 @@ def test_sample_data_are_offered_and_made_here(panel, monkeypatch):
     assert len(nodes) == 4 and all(node.GetScene() for node in nodes)
     assert panel.ui.registerButton.enabled  # volumes and landmarks were picked
     assert panel._parameterNode.fixedLandmarks and panel._parameterNode.movingLandmarks
-
-
-@pytest.fixture
-def no_torch(monkeypatch):
-    monkeypatch.setattr(READY, lambda: False)
-    monkeypatch.delitem(sys.modules, "PyTorchUtils", raising=False)
-
-
-def offer_torch(monkeypatch, install):
-    """A PyTorch extension whose installTorch is `install`."""
-    logic = types.SimpleNamespace(installTorch=install)
-    module = types.SimpleNamespace(PyTorchUtilsLogic=lambda: logic)
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
-
-
-def test_without_the_pytorch_extension_the_user_is_told(panel, engine, dialogs, no_torch):
-    engine()
-    panel.ui.registerButton.click()
-    assert len(dialogs) == 1 and "Install the 'PyTorch' extension" in dialogs[0]
-    assert not panel._registration.running and panel.ui.registerButton.enabled
-
-
-def test_torch_is_installed_on_register_after_asking(panel, engine, dialogs, no_torch, monkeypatch):
-    asked = []
-
-    def install(**given):
-        asked.append(given)
-        monkeypatch.setattr(READY, lambda: True)
-        return object()
-
-    offer_torch(monkeypatch, install)
-    engine()
-    assert asked == []
-    panel.ui.registerButton.click()
-    assert asked == [{"askConfirmation": True, "torchVersionRequirement": ">=2.4"}]
-    wait_for(lambda: not panel._registration.running)
-    assert panel.ui.iterationSlider.enabled and dialogs == []
-
-
-def test_declining_torch_starts_nothing(panel, engine, dialogs, no_torch, monkeypatch):
-    offer_torch(monkeypatch, lambda **given: None)
-    engine()
-    panel.ui.registerButton.click()
-    assert not panel._registration.running and dialogs == []
-
-
-def test_a_failing_installation_is_shown(panel, engine, dialogs, no_torch, monkeypatch):
-    def install(**given):
-        raise TypeError("corrupt")
-
-    offer_torch(monkeypatch, install)
-    engine()
-    panel.ui.registerButton.click()
-    assert len(dialogs) == 1 and "PyTorch could not be installed" in dialogs[0]
-    assert "corrupt" in dialogs[0] and not panel._registration.running
 
 
 def test_the_console_reaches_the_logic(panel, phantom, pair, engine, monkeypatch):
@@ -120,18 +67,24 @@ def test_copy_as_python_is_the_call_that_repeats_it(panel, phantom, engine, monk
 
 
 def test_devices_and_models_are_listed_when_advanced_is_opened(panel, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        panel.logic,
-        "devicesAndModels",
-        lambda: asked.append(1) or ([("cuda:0", "A GPU, 8000 MB free")], [("big", "big")]),
-    )
+    go, asked = threading.Event(), []
+
+    def found():
+        go.wait(10)
+        asked.append(threading.current_thread())
+        return [("cuda:0", "A GPU", 8000), ("cpu", "CPU", None)], [("big", "big")]
+
+    monkeypatch.setattr(panel.logic, "devicesAndModels", found)
     process_events()
     assert asked == [] and panel.ui.deviceComboBox.count == 1
     panel.ui.advancedCollapsibleButton.collapsed = False
-    assert asked == [1]
+    process_events(0.1)
+    assert panel.ui.deviceComboBox.count == 1  # the window does not wait for the answer
+    go.set()
+    wait_for(lambda: panel.ui.deviceComboBox.count > 1)
+    assert len(asked) == 1 and asked[0] is not threading.main_thread()
     texts = [panel.ui.deviceComboBox.itemText(i) for i in range(panel.ui.deviceComboBox.count)]
-    assert texts == ["Automatic", "A GPU, 8000 MB free"]
+    assert texts == ["Automatic", "A GPU \u00b7 8000 MB free", "CPU"]
     panel.ui.deviceComboBox.setCurrentIndex(1)
     panel.ui.modelComboBox.setCurrentIndex(1)
     settings = panel._settings()
@@ -142,7 +95,19 @@ def test_devices_and_models_are_listed_when_advanced_is_opened(panel, monkeypatc
     assert panel._settings().device == "cuda:0"
 
 
-def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path):
+def test_devices_that_cannot_be_listed_are_said(panel, dialogs, monkeypatch):
+    def fail():
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(panel.logic, "devicesAndModels", fail)
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    wait_for(lambda: dialogs)
+    assert "no driver" in dialogs[0] and panel._settings().device == "auto"
+
+
+@pytest.mark.parametrize("read", ["Import", "Connect"])
+def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path, read):
+    """Into an empty scene (Import) or in place of the one that is there (Connect)."""
     scene = slicer.mrmlScene
     registered.ui.iterationSlider.setValue(4)
     before = grid_magnitude(registered._parameterNode.outputTransform)
@@ -155,17 +120,19 @@ def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path):
     scene.SetRootDirectory(str(tmp_path))
     scene.SetURL(str(tmp_path / "scene.mrml"))
     assert scene.Commit()
-    scene.Clear()
-    process_events()
-    assert not registered.ui.iterationSlider.enabled
+    if read == "Import":
+        scene.Clear()
+        process_events()
+        assert not registered.ui.iterationSlider.enabled
     scene.SetURL(str(tmp_path / "scene.mrml"))
-    assert scene.Import()
+    assert getattr(scene, read)()
     process_events(0.3)
     assert registered.ui.iterationSlider.enabled and registered.ui.iterationSlider.maximum == 5
     assert registered.ui.iterationSlider.value == 4
     assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
     assert registered.ui.iterationLabel.text.startswith("Iteration 4 of 5")
     assert not registered.ui.evaluationTable.isHidden()
+    assert registered.ui.registerButton.enabled
 
 
 def test_the_panel_can_be_thrown_away_and_made_again(registered):
@@ -207,3 +174,40 @@ def test_inputs_are_left_alone(panel, phantom, engine):
     for role, (voxels, _) in before.items():
         assert np.array_equal(slicer.util.arrayFromVolume(phantom[role]), voxels)
         assert phantom[role].GetParentTransformNode() is None
+
+
+def test_an_older_slicer_says_that_it_is_too_old(scene, monkeypatch):
+    module = application.load_module()
+    monkeypatch.setattr(module, "_OLDEST_PYTHON", (99, 0))
+    monkeypatch.setattr(type(slicer.app), "minorVersion", 8)
+    panel = application.open_panel()
+    labels = panel.parent.findChildren(QtWidgets.QLabel)
+    said = "L2O Registration needs Slicer 5.10 or later, this is 5.8: install a newer one."
+    assert [label.text() if callable(label.text) else label.text for label in labels] == [said]
+    application.close_panel(panel)
+    with pytest.raises(RuntimeError, match="needs Slicer 5.10"):
+        module.L2ORegistrationLogic()
+
+
+def self_test():
+    """The module's own test, run as Slicer's ctest does."""
+    module = application.load_module()
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.L2ORegistrationTest)
+    result = unittest.TestResult()
+    suite.run(result)
+    assert result.testsRun > 0 and result.wasSuccessful(), result.failures + result.errors
+    return result
+
+
+def test_the_self_test_is_skipped_without_torch(scene, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *o: None if name == "torch" else found(name, *o)
+    )
+    (skipped,) = self_test().skipped
+    assert "is not installed yet" in skipped[1]
+
+
+@pytest.mark.slow
+def test_the_self_test_passes_with_torch(scene):
+    assert self_test().skipped == []

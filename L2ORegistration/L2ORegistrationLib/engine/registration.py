@@ -111,9 +111,11 @@ class Registration:
     discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
     `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method:
     "l2o", "gauss-newton" or "adam"; model: name of packaged weights or a .pt file; iterations: on
-    each level, instead of the model's own (those after the search, or, without it, the most that it has learned); refine: end
-    l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
-    "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm.
+    each level, instead of the model's own (those after the search, or, without it, the most that it
+    has learned); refine: end l2o with Gauss-Newton steps on finer features and on local contrast;
+    device: "auto", "cpu", "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm;
+    cancelled(): asked between the steps of the preparation, which takes longest: where it says
+    True, the iteration ends there.
 
     Raises InputError for anything that cannot be used, before or at the first step.
     """
@@ -135,6 +137,7 @@ class Registration:
         device: str = "auto",
         threads: int | None = None,
         spacing: float = WORKING_SPACING_MM,
+        cancelled: Callable[[], bool] = lambda: False,
     ):
         if start not in STARTS:
             raise InputError(f"Unknown start '{start}': use one of {', '.join(STARTS)}.")
@@ -162,6 +165,7 @@ class Registration:
         self.total = 1 + sum(count for _, _, count in self._plan)
         self.steps: list[Step] = []
         self._finished = False
+        self._cancelled = cancelled
 
     def __iter__(self) -> Iterator[Step]:
         """Run from the beginning; yields a Step after the start and after every iteration."""
@@ -174,6 +178,8 @@ class Registration:
                 self.steps.append(step)
                 yield step
             self._finished = True
+        except _Cancelled:
+            pass
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise InputError(
@@ -222,8 +228,10 @@ class Registration:
     def _run(self) -> Iterator[Step]:
         begin = time.monotonic()
         pair, start = self._prepare()
+        self._check_cancelled()
         scans = Scans(pair, self._device)
         finest = scans.paper_level() if self._paper else scans.mind_level(2)
+        self._check_cancelled()
         world = World(pair, finest, self._fixed.grid)
         monitor = _Monitor(finest)
 
@@ -241,6 +249,7 @@ class Registration:
         yield step(0, "initial", 0, None)
         field = torch.zeros((3, *finest.shape), device=self._device)
         coarse = None if self._paper else scans.mind_level(4)
+        self._check_cancelled()
         if start is not None:
             field = finest.sample_field(start)
         index = 1
@@ -274,8 +283,10 @@ class Registration:
         """Masks, start and both images on the working grid; what a search found, if any, in mm."""
         if self._fixed_mask is None:
             self._fixed_mask = lung_mask(self._fixed)
+            self._check_cancelled()
         if self._moving_mask is None:
             self._moving_mask = lung_mask(self._moving)
+            self._check_cancelled()
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
@@ -291,16 +302,20 @@ class Registration:
             self.starts = best_start(*images, *distances, grid, candidates, self._device)
             start, field = self.starts[0].transform, self.starts[0].field
         self._check_overlap(distances[0], start)
+        self._check_cancelled()
         return pair_on(grid, *images, *distances, start), field
 
-    def _candidates(self, fixed: Volume, moving: Volume) -> dict[str, sitk.Transform]:
+    def _candidates(self, fixed: Volume, moving: Volume) -> Iterator[tuple[str, sitk.Transform]]:
         """The starts among which the images choose, from both distance maps."""
-        grids = self._fixed.grid, self._moving.grid
-        return {
-            "identity": sitk.Transform(3, sitk.sitkIdentity),
-            "box": box_alignment(fixed, moving),
-            "affine": lung_alignment(fixed, moving, *grids),
-        }
+        yield "identity", sitk.Transform(3, sitk.sitkIdentity)
+        self._check_cancelled()
+        yield "box", box_alignment(fixed, moving)
+        self._check_cancelled()
+        yield "affine", lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled():
+            raise _Cancelled
 
     def _started(self, fixed: Volume, moving: Volume, lattice: Grid) -> sitk.Transform:
         """The start, from both distance maps; where it is a displacement field, on the lattice."""
@@ -374,6 +389,10 @@ def register(
         if not registration.steps:
             raise
     return registration.result()
+
+
+class _Cancelled(Exception):
+    """Ends an iteration that its caller no longer wants."""
 
 
 class _Monitor:

@@ -6,7 +6,7 @@ the surfaces stretches the healthy lung. So the images decide between the candid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,10 +44,10 @@ def best_start(
     fixed_distance: Volume,
     moving_distance: Volume,
     grid: Grid,
-    candidates: Mapping[str, sitk.Transform],
+    candidates: Iterable[tuple[str, sitk.Transform]],
     device: torch.device | str = "cpu",
 ) -> list[Start]:
-    """Search from each candidate transform and order them by what the images say, best first.
+    """Search from each candidate, a name and a transform, and order them by what the images say, best first.
 
     fixed, moving: images; fixed_distance, moving_distance: signed distance maps of the lungs;
     grid: the working grid.
@@ -64,7 +64,7 @@ def best_start(
     own, lungs = prepared(fixed, fixed_distance, identity)
     lattice = coarse.coarsened(4)
     starts = []
-    for name, transform in candidates.items():
+    for name, transform in candidates:
         other, lungs_moved = prepared(moving, moving_distance, transform)
         level = Level.of(own, other, lungs, lungs_moved, lattice)
         field = discrete_search(level)

@@ -3,6 +3,7 @@
 import qt
 from slicer.i18n import tr as _
 
+from .. import job
 from ..errors import InputError
 
 _DELAY_MS = 200  # so that walking through the iterations stays quick
@@ -15,12 +16,15 @@ class EvaluationPanel:
         """landmarks(): the (fixed, moving) markups nodes chosen, None for neither."""
         self.ui, self.logic = ui, logic
         self._landmarks = landmarks
-        self._transform = None
+        self._history = self._transform = None
         self._evaluation = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(_DELAY_MS)
         self._timer.timeout.connect(self.update)
+        header = ui.evaluationTable.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.Stretch)  # no column is cut off
+        ui.evaluationTable.verticalHeader().setVisible(False)
         ui.errorLinesCheckBox.toggled.connect(lambda *_: self._show())
         ui.everyLandmarkCheckBox.toggled.connect(lambda *_: self._show())
         self.set_session(None)
@@ -28,8 +32,8 @@ class EvaluationPanel:
     def set_session(self, session):
         """Evaluate this Session (None: nothing) from now on."""
         history = session.history if session is not None else None
+        self._history = history
         self._transform = history.transform if history else None
-        self._describe(history)
         self.update()
 
     def update_soon(self):
@@ -41,11 +45,15 @@ class EvaluationPanel:
         self._timer.stop()
 
     def update(self):
-        """Evaluate now."""
+        """Evaluate now, or as soon as that can be done."""
         self._timer.stop()
         fixed, moving = self._landmarks()
         there = self._transform is not None and self._transform.GetScene() is not None
+        if fixed and moving and there and not job.loaded():
+            self.update_soon()
+            return
         evaluation = None
+        self._describe(self._history if there else None)
         hint = ""
         if not fixed or not moving:
             hint = _("Choose fixed and moving landmarks (Inputs) to measure the accuracy.")
@@ -81,11 +89,11 @@ class EvaluationPanel:
             model.GetDisplayNode().SetVisibility(visible)
 
     def _describe(self, history):
-        described = history.description if history else {}
+        metrics = history.metrics()[history.index] if history else {}
         text = ""
-        if "folding" in described:
+        if "folding" in metrics:
             text = _(
                 "Deformation in the lungs: {folding:.2%} folded, SD of log Jacobian {sdlogj:.3f}"
-            ).format(folding=float(described["folding"]), sdlogj=float(described["sdlogj"]))
+            ).format(**metrics)
         self.ui.deformationLabel.setText(text)
         self.ui.deformationLabel.setVisible(bool(text))

@@ -1,6 +1,7 @@
 """The Iterations section of the panel: step, play, fade, compare, show, keep and apply."""
 
 import importlib.util
+import os
 
 import qt
 import slicer
@@ -12,14 +13,22 @@ from .messages import errors_shown
 
 _FLICKER_MS = 400
 _PLAY_MS = 500
+# Of the application's style; on a button without one its text stands.
+_STANDARD_ICONS = {
+    "previous": "SP_MediaSkipBackward",
+    "next": "SP_MediaSkipForward",
+    "play": "SP_MediaPlay",
+}
+_ICONS = "Blend", "SideBySide", "Flicker", "Checkerboard", "Reveal", "Grid", "Arrows", "Curve"
 
 
 class IterationsPanel:
     """Walks through the iterations of a Session; without one, everything is disabled."""
 
-    def __init__(self, ui, logic, shown, outputs):
-        """ui: the widgets of the .ui file; shown(): called when another iteration is shown;
-        outputs(): the (warped, Jacobian) volume nodes that were chosen, None for neither."""
+    def __init__(self, ui, logic, icons, shown, outputs):
+        """ui: the widgets of the .ui file; icons: the folder of the buttons' icons; shown(): called
+        when another iteration is shown; outputs(): the (warped, Jacobian) volume nodes that were
+        chosen, None for neither."""
         self.ui, self.logic = ui, logic
         self._shown, self._outputs = shown, outputs
         self.session = None
@@ -28,6 +37,11 @@ class IterationsPanel:
         self._board = None
         self._play_timer = _timer(_PLAY_MS, self._play_on)
         self._flicker_timer = _timer(_FLICKER_MS, lambda: display.flicker())
+        for name in _STANDARD_ICONS:
+            getattr(ui, name + "Button").setIcon(_standard_icon(name))
+        for name in _ICONS:
+            button = getattr(ui, name[0].lower() + name[1:] + "Button")
+            button.setIcon(qt.QIcon(os.path.join(icons, name + ".svg")))
         ui.iterationSlider.valueChanged.connect(self._on_slider)
         ui.previousButton.clicked.connect(lambda *_: self.step(-1))
         ui.nextButton.clicked.connect(lambda *_: self.step(+1))
@@ -116,16 +130,17 @@ class IterationsPanel:
         metrics = history.metrics()[index]
         parts = [_("Iteration {index} of {last}").format(index=index, last=len(history) - 1)]
         if index == 0:
-            parts = [_("Before the registration")]
+            parts.append(_("before the registration"))
         elif metrics.get("stage") == "start":
             parts.append(_("the start"))
         if history.description and index == history.result:  # described once it is finished
             parts[0] += _(" (result)")
-        if "dissimilarity" in metrics:
-            parts.append(_("dissimilarity {value:.4f}").format(value=metrics["dissimilarity"]))
+        measures = []
         if "error" in metrics:
-            parts.append(_("error {value:.2f} mm").format(value=metrics["error"]))
-        return " \u00b7 ".join(parts)
+            measures.append(_("Landmark error {value:.2f} mm").format(value=metrics["error"]))
+        if "dissimilarity" in metrics:
+            measures.append(_("dissimilarity {value:.4f}").format(value=metrics["dissimilarity"]))
+        return " \u00b7 ".join(parts) + "\n" + " \u00b7 ".join(measures)
 
     def _on_slider(self, index):
         if self.session is not None:
@@ -134,6 +149,8 @@ class IterationsPanel:
     def _on_play(self, on):
         slider = self.ui.iterationSlider
         self.ui.playButton.setText(_("Stop") if on else _("Play"))
+        icon = slicer.app.style().standardIcon(qt.QStyle.SP_MediaStop)
+        self.ui.playButton.setIcon(icon if on else _standard_icon("play"))
         if not on:
             self._play_timer.stop()
             return
@@ -216,6 +233,10 @@ class IterationsPanel:
 
     def _say(self, text):
         slicer.util.showStatusMessage(text, 5000)
+
+
+def _standard_icon(name):
+    return slicer.app.style().standardIcon(getattr(qt.QStyle, _STANDARD_ICONS[name]))
 
 
 def _timer(interval, slot):

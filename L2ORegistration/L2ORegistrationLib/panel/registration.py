@@ -1,47 +1,52 @@
 """The Register button, which says why it is disabled and becomes Cancel, and the progress below."""
 
+import time
+
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from ..job import Failed, Finished
-from . import requirements
 from .messages import errors_shown, show_error
 
 _POLL_MS = 20
+_ONE_CLICK_SECONDS = 0.5  # clicks that follow sooner belong to the one before
 
 
 class RegistrationPanel:
     """Runs one registration at a time; the window stays free, because the work is on a thread."""
 
-    def __init__(self, ui, logic, settings, began, stepped, ended):
-        """ui: the widgets of the .ui file; settings(): the Settings now, None when there are none;
+    def __init__(self, ui, logic, torch, lender, settings, began, stepped, ended):
+        """ui: the widgets of the .ui file; torch: a requirements.PyTorch; lender: a lock.Lender;
+        settings(): the Settings now, None when there are none;
         began(session), stepped(), ended(outcome): called when the first iteration is in the scene,
         when more are, and after the last; outcome is None where nothing came of it."""
         self.ui, self.logic = ui, logic
+        self._torch, self._lender = torch, lender
         self._settings = settings
         self._began, self._stepped, self._ended = began, stepped, ended
         self._run = None
         self._session = None
+        self._clicked = float("-inf")
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._poll)
-        ui.registerButton.clicked.connect(lambda *_: self.start_or_cancel())
+        ui.registerButton.clicked.connect(lambda *_: self._on_click())
 
     @property
     def running(self):
         """Whether a registration is in progress."""
         return self._run is not None
 
-    def start_or_cancel(self):
-        """What the button does."""
-        if self._run is not None:
-            self.cancel()
-        elif requirements.ensure_torch():
-            with errors_shown(_("The registration could not be started.")):
-                self._run = self.logic.start(self._settings())
-                self._timer.start()
-            self.refresh()
+    def start(self):
+        """Start a registration with the settings as they are, if torch is there."""
+        if not self._torch.ensure():
+            return
+        with errors_shown(_("The registration could not be started.")):
+            self._run = self.logic.start(self._settings())
+            self._timer.start()
+            self._lender.start()
+        self.refresh()
 
     def cancel(self):
         """End the registration in progress, if any, after its iteration; its best is kept."""
@@ -75,6 +80,19 @@ class RegistrationPanel:
         button.setEnabled(settings is not None and not problem)
         self._say(problem)
 
+    def _on_click(self):
+        """One click, one action: a wait cursor and a popup let further clicks in before it ends."""
+        if time.monotonic() - self._clicked < _ONE_CLICK_SECONDS:
+            return
+        self._clicked = float("inf")
+        try:
+            if self._run is not None:
+                self.cancel()
+            else:
+                self.start()
+        finally:
+            self._clicked = time.monotonic()
+
     def _poll(self):
         run = self._run
         events = run.poll()
@@ -90,7 +108,8 @@ class RegistrationPanel:
         for event in events:
             if isinstance(event, Failed):
                 self._say(_("The last registration failed; the scene is as it was before."))
-                show_error(event.message, event.details)
+                if self._torch.ensure():  # otherwise the user has been told
+                    show_error(event.message, event.details)
             elif isinstance(event, Finished):
                 self._say(_summary(run.outcome))
 
@@ -126,10 +145,16 @@ def _summary(outcome):
     if outcome is None:
         return _("Cancelled before the first iteration: nothing was changed.")
     if outcome.cancelled:
-        text = _("Cancelled. The best iteration so far, number {best}, is the result.")
+        text = _("Cancelled. Iteration {best}, the best so far, is the result.")
     else:
-        text = _("Done in {time}. The best iteration, number {best}, is the result.")
-    return text.format(time=_duration(outcome.result.seconds), best=outcome.result.best)
+        text = _("Done in {time}. Iteration {best}, the best, is the result.")
+    text = text.format(time=_duration(outcome.result.seconds), best=outcome.result.best)
+    errors = [metrics["error"] for metrics in outcome.metrics if "error" in metrics]
+    if errors:
+        text += " " + _("Mean landmark error: {before:.2f} mm before, {after:.2f} mm now.").format(
+            before=errors[0], after=errors[outcome.result.best]
+        )
+    return text
 
 
 def _duration(seconds):

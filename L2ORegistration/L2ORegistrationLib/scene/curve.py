@@ -15,9 +15,14 @@ from .history import PREFIX, History
 
 # metric -> (column of its numbers, column that is drawn, colour)
 _LINES = {
-    "dissimilarity": ("Dissimilarity", "Dissimilarity (% of start)", (0.12, 0.47, 0.71)),
-    "error": ("Landmark error (mm)", "Landmark error (% of start)", (0.84, 0.37, 0.0)),
+    "dissimilarity": ("Dissimilarity", "Dissimilarity (% of before)", (0.12, 0.47, 0.71)),
+    "error": ("Landmark error (mm)", "Landmark error (% of before)", (0.84, 0.37, 0.0)),
 }
+_TITLES = {
+    1: "Blue: dissimilarity",
+    2: "Blue: dissimilarity, orange: landmark error",
+}
+_TITLE_POINTS = 12  # a plot view in a layout with others is narrow
 _ROLES = ["chart", "curveTable", "markTable", *(k + m for k in ("line", "mark") for m in _LINES)]
 
 
@@ -52,7 +57,8 @@ class Curve:
                 columns[drawn] = [100 * value / (values[0] or 1.0) for value in values]
         nodes.fill_table(self.table, columns)
         self.mark()
-        self._draw([metric for metric in _LINES if _LINES[metric][1] in columns])
+        if len(metrics) > 1:  # a line of one point warns at each redraw
+            self._draw([metric for metric in _LINES if _LINES[metric][1] in columns])
 
     def mark(self) -> None:
         """Move the marker to the iteration that the output transform shows. Cheap."""
@@ -61,6 +67,7 @@ class Curve:
         row.SetNumberOfRows(0)
         if self.history.index < table.GetNumberOfRows():
             row.InsertNextRow(table.GetRow(self.history.index))
+            row.InsertNextRow(table.GetRow(self.history.index))  # a line of one point warns
         mark = self._node("markTable", "vtkMRMLTableNode", "shown iteration")
         mark.SetAndObserveTable(row)
 
@@ -81,9 +88,11 @@ class Curve:
 
     def _draw(self, metrics: list[str]) -> None:
         chart = self.chart
-        chart.SetTitle(self.history.transform.GetName())
-        chart.SetXAxisTitle("Iteration")
-        chart.SetYAxisTitle("% of the start")
+        chart.SetTitle(_TITLES[len(metrics)])  # in place of a legend, which would cover the curve
+        chart.SetTitleFontSize(_TITLE_POINTS)
+        chart.SetLegendVisibility(False)
+        chart.SetXAxisTitle("Iteration (0: before)")
+        chart.SetYAxisTitle("% of before")
         mark_table = self._node("markTable", "vtkMRMLTableNode", "shown iteration")
         for metric in metrics:
             if self.history.browser.GetNodeReference(PREFIX + "line" + metric):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import SimpleITK as sitk
 import slicer
+import vtk
 
 from ..geometry import Volume
 from . import nodes, volumes
@@ -19,6 +20,15 @@ _DIVERGING = [
     (0.94, 0.54, 0.38),
     (0.4, 0.0, 0.12),
 ]
+
+# Of the grid and the arrows, by displacement in mm. Slicer's own turn bright red at 10 mm, and the
+# grid fills the whole slice, also far from the lungs: there is no region to draw it in.
+_DISPLACEMENT = {
+    0: (0.3, 0.3, 0.3),
+    5: (0.15, 0.5, 0.5),
+    15: (0.55, 0.75, 0.45),
+    30: (0.95, 0.85, 0.4),
+}
 
 
 def layers(scene=None) -> list[tuple]:
@@ -79,13 +89,17 @@ def setGridVisible(transform, visible: bool = True, mode: str = "grid") -> None:
         display = transform.GetDisplayNode()
         display.SetGridSpacingMm(12)
         display.SetGridScalePercent(100)
-        display.SetGridLineDiameterMm(0.7)
+        display.SetGridLineDiameterMm(0.5)
         display.SetGridResolutionMm(3)
         display.SetGridShowNonWarped(False)
         display.SetGlyphSpacingMm(12)
         display.SetGlyphScalePercent(100)
         display.SetGlyphDisplayRangeMinMm(1)
         display.SetGlyphDiameterMm(3)
+        colours = vtk.vtkColorTransferFunction()
+        for displacement, colour in _DISPLACEMENT.items():
+            colours.AddRGBPoint(displacement, *colour)
+        display.SetColorMap(colours)
     cls = slicer.vtkMRMLTransformDisplayNode
     modes = {"grid": "VIS_MODE_GRID", "arrows": "VIS_MODE_GLYPH", "contours": "VIS_MODE_CONTOUR"}
     display.SetVisualizationMode(getattr(cls, modes[mode]))

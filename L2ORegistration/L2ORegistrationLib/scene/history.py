@@ -17,6 +17,7 @@ from . import nodes, transforms
 PREFIX = "L2ORegistration."
 _BROWSER = PREFIX + "History"
 _RESULT = PREFIX + "Result"
+_METRIC, _PROVENANCE = PREFIX + "iteration.", PREFIX + "run."
 
 
 class History:
@@ -101,7 +102,7 @@ class History:
         node = slicer.vtkMRMLTransformNode()
         node.SetName(self.transform.GetName())
         transforms.set_field(node, field)
-        _set_attributes(node, metrics)
+        _set_attributes(node, _METRIC, metrics)
         index = len(self)
         self.sequence.SetDataNodeAtValue(node, str(index))
         self.index = index
@@ -112,31 +113,29 @@ class History:
 
     def metrics(self) -> list[dict]:
         """What append() and add_metric() were given, one dict per iteration; numbers as float."""
-        described = self.description
         return [
-            {
-                name: _number(value)
-                for name, value in _attributes(self._item(index)).items()
-                if name not in described
-            }
-            for index in range(len(self))
+            {name: _number(value) for name, value in _attributes(self._item(i), _METRIC).items()}
+            for i in range(len(self))
         ]
 
     def add_metric(self, name: str, values) -> None:
         """One more metric, a value per iteration."""
         for index, value in enumerate(values):
-            _set_attributes(self._item(index), {name: value})
+            _set_attributes(self._item(index), _METRIC, {name: value})
 
     @property
     def description(self) -> dict[str, str]:
         """Where the result comes from: version, model, parameters, ...; see describe()."""
-        return _attributes(self.sequence)
+        return _attributes(self.sequence, _PROVENANCE)
 
     def describe(self, provenance: dict) -> None:
-        """Write provenance onto every iteration, so that the transform and its copies have it."""
+        """Write provenance onto every iteration, so that the transform and its copies have it.
+
+        Under names of its own: "seconds" of the run are not those of an iteration.
+        """
         items = [self._item(index) for index in range(len(self))]
         for node in (self.sequence, self.transform, *items):
-            _set_attributes(node, provenance)
+            _set_attributes(node, _PROVENANCE, provenance)
 
     def keep(self, index: int | None = None, name: str | None = None):
         """A copy of iteration `index` (None: the shown one) in a transform node of its own."""
@@ -164,14 +163,14 @@ class History:
         return item
 
 
-def _attributes(node) -> dict[str, str]:
-    names = [name for name in node.GetAttributeNames() if name.startswith(PREFIX)]
-    return {name[len(PREFIX) :]: node.GetAttribute(name) for name in names}
+def _attributes(node, prefix: str) -> dict[str, str]:
+    names = [name for name in node.GetAttributeNames() if name.startswith(prefix)]
+    return {name[len(prefix) :]: node.GetAttribute(name) for name in names}
 
 
-def _set_attributes(node, values: dict) -> None:
+def _set_attributes(node, prefix: str, values: dict) -> None:
     for name, value in values.items():
-        node.SetAttribute(PREFIX + name, str(value))
+        node.SetAttribute(prefix + name, str(value))
 
 
 def _number(value: str):

@@ -91,20 +91,20 @@ def evaluate(
     snapped = None
     if moving_grid is not None:
         snapped = evaluation.target_registration_error(field, *ends, snap_to=moving_grid)
-    columns = {"Before (mm)": before, "After (mm)": after}
+    columns = {"Before": before, "After": after}
     if snapped is not None:
-        columns["After, to the voxel (mm)"] = snapped
-    table = _own_node(transform, "landmarkTable", "vtkMRMLTableNode", "landmark errors")
+        columns["Snapped"] = snapped
+    table = _own_node(transform, "landmarkTable", "vtkMRMLTableNode", "landmark errors in mm")
     rounded = {name: np.round(errors, 2) for name, errors in columns.items()}
     nodes.fill_table(table, {"Landmark": list(fixed.labels), **rounded})
-    summary = _own_node(transform, "summaryTable", "vtkMRMLTableNode", "landmark summary")
+    summary = _own_node(transform, "summaryTable", "vtkMRMLTableNode", "landmark summary in mm")
     described = _summary(before, after, snapped).values()
     nodes.fill_table(
         summary,
         {
-            "Statistic": list(_ROWS),
+            "Error (mm)": list(_ROWS),
             **{
-                name: [round(one[row], 2) for row in _ROWS.values()]
+                name: [f"{one[row]:.2f}" for row in _ROWS.values()]
                 for name, one in zip(columns, described, strict=True)
             },
         },

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .. import evaluation
+from .. import evaluation, job
 from ..errors import InputError
 from ..geometry import Volume
 from ..job import Failed, Finished
@@ -136,6 +136,7 @@ class SceneLogic:
 
     def evaluate(self, transform, fixedLandmarks, movingLandmarks) -> landmarks.Evaluation:
         """Landmark errors of the shown iteration: tables, coloured lines, and the curve's TRE."""
+        job.loaded(job.LOADING_SECONDS)
         pairs = landmarks.pairs(fixedLandmarks, movingLandmarks, below=transform)
         moving = transforms.roles(transform)[1]
         grid = None if moving is None else volumes.grid_of(moving, below=transform)
@@ -146,6 +147,7 @@ class SceneLogic:
 
     def quality(self, transform, mask=None) -> dict[str, float]:
         """sdlogj, folding (fraction) and min of the Jacobian determinant, in a mask of fixed."""
+        job.loaded(job.LOADING_SECONDS)
         inside = None if mask is None else volumes.mask_to_volume(mask)
         return evaluation.jacobian_summary(transforms.field_of(transform), inside)
 

@@ -46,6 +46,7 @@ def fill_table(node, columns: dict) -> None:
             column = numpy_support.numpy_to_vtk(np.asarray(values, float), deep=True)
         column.SetName(name)
         table.AddColumn(column)
+    node.SetUseColumnTitleAsColumnHeader(True)  # the names, instead of A B C
     node.SetAndObserveTable(table)
 
 

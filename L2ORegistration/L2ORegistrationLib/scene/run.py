@@ -29,9 +29,10 @@ class Outcome:
     """What a registration left in the scene, and the numbers that go with it.
 
     transform: puts moving onto fixed, shows the best iteration; browser: steps through them;
-    metrics: a dict per iteration (dissimilarity, stage, level, seconds, error in mm if landmarks);
-    quality: sdlogj, folding and min of the Jacobian in the lungs; volume, jacobian: the chosen
-    output nodes; result: the engine's Result; cancelled: stopped early, best so far kept.
+    metrics: a dict per iteration (dissimilarity, stage, level, seconds, error in mm if landmarks,
+    sdlogj and folding in the lungs); quality: sdlogj, folding and min of the Jacobian in the lungs
+    of the best one; volume, jacobian: the chosen output nodes; result: the engine's Result;
+    cancelled: stopped early, best so far kept.
     """
 
     transform: Any
@@ -178,7 +179,10 @@ class Run:
     def _finish(self, event: Finished) -> None:
         settings, history, result = self.settings, self.session.history, event.result
         products = event.extra
-        history.describe({**result.provenance, **products["quality"]})
+        history.describe(result.provenance)
+        qualities = products["qualities"]
+        for name in ("folding", "sdlogj") if qualities else ():
+            history.add_metric(name, [quality[name] for quality in qualities])
         history.result = result.best
         self.session.select(result.best)
         if settings.outputVolume is not None:
@@ -196,7 +200,7 @@ class Run:
             transform=history.transform,
             browser=history.browser,
             metrics=history.metrics(),
-            quality=products["quality"],
+            quality=qualities[result.best] if qualities else {},
             volume=settings.outputVolume,
             jacobian=settings.outputJacobian,
             result=result,
@@ -208,6 +212,7 @@ class Run:
         self.job.cancel()
         if self.session is not None:
             self.session.close()
+            self.session.curve.remove()
             shown = self.session.history.transform
             self.session.history.remove()
             if shown is not self._before.transform:  # a browser replaces a deleted proxy
@@ -220,9 +225,11 @@ class Run:
 
 def _products(result, moving: Volume, fixed, volume: bool, jacobian: bool) -> dict:
     """What follows from the result and takes long; on the worker, without a node."""
-    products = {"quality": {}}
+    products = {"qualities": []}
     try:
-        products["quality"] = evaluation.jacobian_summary(result.field, result.fixed_mask)
+        for step in result.steps:
+            quality = evaluation.jacobian_summary(step.field, result.fixed_mask)
+            products["qualities"].append(quality)
     except InputError:  # a mask so small that no node of the field lies in it
         pass
     if volume:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
+from .. import job
 from ..phantom import make_pair
 from . import nodes, transforms, volumes
 
 _SEED, _SPACING, _AMPLITUDE = 7, 2.5, 22.0  # mm: a patient drawn quickly, with a deep breath
 _LANDMARKS = 100  # of thousands of vessel branches
+_GLYPH_MM = 2.5  # small enough to see the vessel branch below
 _WINDOW = 1400.0, -500.0  # width and level in HU, the usual lung window
 
 
@@ -19,6 +21,7 @@ def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> 
     Returns the nodes by "fixed", "moving", "fixedLandmarks" and "movingLandmarks".
     """
     scene = scene or slicer.mrmlScene
+    job.loaded(job.LOADING_SECONDS)
     pair = make_pair(seed, spacing=spacing, amplitude_mm=_AMPLITUDE, swap=False)
     found = {}
     for role, phase in (("fixed", "expiration"), ("moving", "inspiration")):
@@ -32,6 +35,9 @@ def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> 
         points.SetLocked(True)
         if points.GetDisplayNode() is None:
             points.CreateDefaultDisplayNodes()
-        points.GetDisplayNode().SetPointLabelsVisibility(False)
+        display = points.GetDisplayNode()
+        display.SetPointLabelsVisibility(False)
+        display.SetUseGlyphScale(False)  # their size would follow the view's
+        display.SetGlyphSize(_GLYPH_MM)
         found[role], found[f"{role}Landmarks"] = node, points
     return found

@@ -27,6 +27,7 @@ class Application:
     """slicer.app, as far as this module and slicer.util ask."""
 
     applicationName = "Slicer"
+    majorVersion, minorVersion = 5, 12
     documentationBaseUrl = "https://slicer.readthedocs.io/"
 
     def __init__(self):

@@ -347,7 +347,8 @@ class qMRMLTableView(widgets["QTableWidget"]):  # noqa: N801 (Slicer's name)
         self.setRowCount(table.GetNumberOfRows())
         self.setColumnCount(table.GetNumberOfColumns())
         for column in range(table.GetNumberOfColumns()):
-            name = table.GetColumnName(column)
+            titled = self._node.GetUseColumnTitleAsColumnHeader()
+            name = table.GetColumnName(column) if titled else chr(ord("A") + column)
             self.setHorizontalHeaderItem(column, QtWidgets.QTableWidgetItem(name))
             for row in range(table.GetNumberOfRows()):
                 text = table.GetValue(row, column).ToString()
