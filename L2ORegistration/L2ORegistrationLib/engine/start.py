@@ -47,7 +47,7 @@ def best_start(
     candidates: Iterable[tuple[str, sitk.Transform]],
     device: torch.device | str = "cpu",
 ) -> list[Start]:
-    """Search from each candidate, a name and a transform, and order them by what the images say, best first.
+    """Search from each candidate (name, transform); what the images say orders them, best first.
 
     fixed, moving: images; fixed_distance, moving_distance: signed distance maps of the lungs;
     grid: the working grid.
