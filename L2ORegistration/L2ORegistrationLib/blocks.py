@@ -71,6 +71,11 @@ class Blocks:
         """Which blocks hold marked voxels, in the order of the patient's axes."""
         return self.orient(np.logical_or.reduce(list(self.samples(array))))
 
+    def share(self, array: np.ndarray) -> np.ndarray:
+        """The share of marked voxels in each block (of the samples), likewise."""
+        samples = list(self.samples(array))
+        return self.orient(sum(s.astype(np.uint8) for s in samples) / len(samples))
+
     def orient(self, stored: np.ndarray) -> np.ndarray:
         """Blocks as stored -> in the order of the patient's axes."""
         return np.ascontiguousarray(np.flip(stored.transpose(self.axes), self.flip))

@@ -144,6 +144,16 @@ class Volume:
         index = np.unravel_index(flat, self.array.shape)
         return self.grid.to_world(np.transpose(index)[:, ::-1])
 
+    def on_grid(self, grid: Grid) -> Volume:
+        """The nearest voxel's value at each voxel of another grid, zero beyond this volume."""
+        nearest = sitk.Resample(
+            self.to_image(),
+            _with_grid(sitk.Image(grid.size, sitk.sitkUInt8), grid),
+            sitk.Transform(),
+            sitk.sitkNearestNeighbor,
+        )
+        return Volume(sitk.GetArrayFromImage(nearest).astype(self.array.dtype, copy=False), grid)
+
     def sample(
         self, points: np.ndarray, order: int = 1, outside: float | None = None
     ) -> np.ndarray:
