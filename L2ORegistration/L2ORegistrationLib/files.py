@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,14 +13,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
-from .geometry import DisplacementField, Grid, Volume
+from .geometry import DisplacementField, Volume
 from .landmarks import Landmarks, read_landmarks, write_landmarks
+from .masks import marked
 from .paths import atomic, checked_suffix, existing, suffix_of
 
 __all__ = [
     "Landmarks",
     "atomic",
     "checked_volume",
+    "read_labels",
     "read_landmarks",
     "read_mask",
     "read_transform",
@@ -65,23 +67,21 @@ def checked_volume(volume: Volume, name: str = "The image") -> Volume:
     return Volume(array, volume.grid)
 
 
-def is_marked(array: np.ndarray) -> np.ndarray:
-    """Which voxels of a mask are neither zero nor NaN."""
-    if array.dtype == bool:
-        return array
-    return (array != 0) & ~np.isnan(array) if array.dtype.kind == "f" else array != 0
+def read_mask(path: str | Path, labels: Collection[int] | None = None) -> Volume:
+    """A binary mask, bool: what `masks.marked` finds in the scalar 3-D image, or these labels.
 
-
-def read_mask(path: str | Path) -> Volume:
-    """A binary mask, bool: every voxel of the scalar 3-D image that is not zero (nor NaN).
-
-    Raises InputError as read_volume does, and for a mask without a voxel.
+    Raises InputError as read_volume and `masks.marked` do, and for a mask without a voxel.
     """
-    image = _image(path)
-    array = is_marked(sitk.GetArrayFromImage(image))
+    mask = read_labels(path)
+    array = marked(mask.array, labels, f"The mask {path}")
     if not array.any():
         raise InputError(f"The mask {path} is empty: draw it or leave it out.")
-    return Volume(array, Grid.of_image(image))
+    return Volume(array, mask.grid)
+
+
+def read_labels(path: str | Path) -> Volume:
+    """A scalar 3-D image with its values as they are stored; InputError as for read_volume."""
+    return Volume.of_image(_image(path))
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:

@@ -160,15 +160,17 @@ def test_a_field_cut_short_is_refused(tmp_path, field, suffix):
         read_transform(tmp_path / f"cut{suffix}")
 
 
-def test_masks_are_what_is_not_zero(tmp_path):
+def test_masks_are_read_and_empty_ones_refused(tmp_path):
     array = np.zeros((3, 3, 3), np.float32)
     array[0, 0] = [2, -1, np.nan]
     write_volume(Volume(array, Grid((3, 3, 3))), tmp_path / "mask.nrrd")
     mask = read_mask(tmp_path / "mask.nrrd").array
-    assert mask.dtype == bool and np.argwhere(mask).tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert mask.dtype == bool and np.argwhere(mask).tolist() == [[0, 0, 0]]
 
     write_volume(Volume(np.ones((3, 3, 3), bool), Grid((3, 3, 3))), tmp_path / "all.nii.gz")
     assert read_mask(tmp_path / "all.nii.gz").array.all()
+    with pytest.raises(InputError, match="none of the labels asked for; it has 1"):
+        read_mask(tmp_path / "all.nii.gz", [2])
     write_volume(Volume(np.zeros((3, 3, 3), bool), Grid((3, 3, 3))), tmp_path / "none.nii.gz")
     with pytest.raises(InputError, match="is empty"):
         read_mask(tmp_path / "none.nii.gz")

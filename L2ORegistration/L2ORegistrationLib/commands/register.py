@@ -10,7 +10,8 @@ import typer
 
 from .. import assessment
 from ..errors import InputError
-from ..files import WRITABLE_IMAGES, WRITABLE_TRANSFORMS, read_volume, write_volume
+from ..files import WRITABLE_IMAGES, WRITABLE_TRANSFORMS, read_mask, read_volume, write_volume
+from ..geometry import Volume
 from .console import (
     checked_file,
     checked_folder,
@@ -62,6 +63,9 @@ def register(
     ],
     fixed_mask: _Mask = None,
     moving_mask: _Mask = None,
+    mask_labels: Annotated[
+        str | None, typer.Option(help="The lungs' labels in masks that hold others, such as 1,2.")
+    ] = None,
     initial_transform: Annotated[
         Path | None, typer.Option(help="Start from this transform (fixed to moving points).")
     ] = None,
@@ -107,12 +111,14 @@ def register(
         raise InputError("--start and --initial-transform exclude each other: leave one out.")
     if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
         raise InputError("--start landmarks needs --fixed-landmarks and --moving-landmarks.")
+    if mask_labels and not (fixed_mask or moving_mask):
+        raise InputError("--mask-labels needs --fixed-mask or --moving-mask.")
 
     fixed_volume, moving_volume = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, fixed_volume.grid, moving_volume.grid)
     options = {
-        "fixed_mask": fixed_mask,
-        "moving_mask": moving_mask,
+        "fixed_mask": _mask(fixed_mask, mask_labels),
+        "moving_mask": _mask(moving_mask, mask_labels),
         "initial_transform": initial_transform,
         "landmarks": pairs if start is Start.landmarks else None,
         "method": method.value,
@@ -176,6 +182,17 @@ def register(
             messages.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
     if result.cancelled:
         raise typer.Exit(130)
+
+
+def _mask(path: Path | None, labels: str | None) -> Path | Volume | None:
+    """The mask, with only these labels of it where some are given."""
+    if path is None or labels is None:
+        return path
+    try:
+        chosen = [int(label) for label in labels.split(",")]
+    except ValueError:
+        raise InputError(f"--mask-labels takes whole numbers such as 1,2, got {labels}.") from None
+    return read_mask(path, chosen)
 
 
 def _warnings(result: Result, start: Start | None) -> tuple[str, ...]:
