@@ -7,6 +7,7 @@ vectors are ordered (x, y, z); arrays are ordered (z, y, x) as SimpleITK's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -229,6 +230,16 @@ class DisplacementField:
     def scaled(self, strength: float) -> DisplacementField:
         """The motion multiplied by `strength` (0: identity, 1: itself)."""
         return DisplacementField((self.array * np.float32(strength)), self.grid)
+
+
+def leaves(transform: sitk.Transform) -> Iterator[sitk.Transform]:
+    """The parts of a transform in the order in which they act; itself where it is no composite."""
+    if transform.GetTransformEnum() != sitk.sitkComposite:
+        yield transform.Downcast()
+        return
+    composite = sitk.CompositeTransform(transform)
+    for number in reversed(range(composite.GetNumberOfTransforms())):
+        yield from leaves(composite.GetNthTransform(number))
 
 
 def _interpolate(array: np.ndarray, grid: Grid, points: np.ndarray, order: int = 1) -> np.ndarray:

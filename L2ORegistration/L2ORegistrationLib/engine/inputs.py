@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..files import checked_volume, read_labels, read_transform, read_volume
+from ..files import checked_transform, checked_volume, read_labels, read_transform, read_volume
 from ..geometry import DisplacementField, Volume
 from ..masks import label_values, marked
 from ..plausibility import implausible
@@ -97,8 +97,7 @@ def as_transform(transform) -> sitk.Transform | None:
         transform = transform.to_transform()
     if not isinstance(transform, sitk.Transform):
         transform = affine_start(_matrix(transform))
-    if transform.GetDimension() != 3:
-        raise InputError("The initial transform is 2-D: give a 3-D one.")
+    checked_transform(transform, "The initial transform")
     if transform.IsLinear():
         try:
             transform.GetInverse()
