@@ -19,6 +19,8 @@ from ..masks import label_values, marked
 from ..plausibility import implausible
 from .world import affine_start
 
+THINNEST_MM, THINNEST_VOXELS = 12.0, 6.0  # of lungs; less fills no voxel of the coarsest level
+
 
 def checked_count(value: int | None, name: str, most: int) -> int | None:
     """A whole number from 1 to most, or None."""
@@ -106,6 +108,26 @@ def as_transform(transform) -> sitk.Transform | None:
                 "The initial transform cannot be inverted, it flattens space: give another one."
             ) from error
     return transform
+
+
+def check_thickness(distance: Volume, spacing: float, name: str) -> None:
+    """Raise InputError for lungs of which a scan shows too little to work on at this spacing (mm).
+
+    distance: of the lungs' surface, as `prealignment.distance_map` gives it.
+    """
+    # Counted from the outermost layer of voxels, which has a thickness, too.
+    thickness = 2 * max(0.0, -float(distance.array.min())) + min(distance.grid.spacing)
+    if thickness < THINNEST_MM:
+        raise InputError(
+            f"The {name} scan shows only {thickness:.0f} mm of the lungs at their thickest: give "
+            f"one that shows at least {THINNEST_MM:.0f} mm."
+        )
+    if thickness < THINNEST_VOXELS * spacing:
+        raise InputError(
+            f"The {name} scan shows only {thickness:.0f} mm of the lungs at their thickest, too "
+            f"little for a working spacing of {spacing:g} mm: choose at most "
+            f"{np.floor(10 * thickness / THINNEST_VOXELS) / 10:g} mm."
+        )
 
 
 def as_landmarks(landmarks) -> tuple[np.ndarray, np.ndarray]:
