@@ -23,7 +23,14 @@ from .adam import AdamOptimiser
 from .devices import check_memory, choose_device
 from .dissimilarity import sampled_dissimilarity, voxel_positions
 from .gauss_newton import GaussNewtonOptimiser
-from .inputs import as_landmarks, as_mask, as_transform, as_volume, checked_count
+from .inputs import (
+    as_landmarks,
+    as_mask,
+    as_transform,
+    as_volume,
+    check_thickness,
+    checked_count,
+)
 from .learned import LearnedOptimiser
 from .models import DEFAULT, load_model
 from .paper import PaperOptimiser
@@ -141,6 +148,13 @@ class Registration:
             raise InputError(f"Unknown method '{method}': use one of {', '.join(METHODS)}.")
         if not 0.5 <= spacing <= 6:
             raise InputError(f"The working spacing must be between 0.5 and 6 mm, got {spacing}.")
+        if landmarks is not None and start != "landmarks":
+            raise InputError(
+                f"Landmarks are used by the start 'landmarks' only, not by '{start}': choose it, "
+                "or leave them out."
+            )
+        if model is not None and method != "l2o":
+            raise InputError(f"The method '{method}' has no weights: leave the model out.")
         self._device = choose_device(device)
         self._threads = checked_count(threads, "The number of threads", 1024)
         self._iterations = checked_count(iterations, "The number of iterations", 1000)
@@ -274,6 +288,8 @@ class Registration:
         if self._moving_mask is None:
             self._moving_mask = lung_mask(self._moving)
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
+        for distance, name in zip(distances, ("fixed", "moving"), strict=True):
+            check_thickness(distance, self._spacing, name)
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
         largest = max(self._fixed.array.nbytes, self._moving.array.nbytes)
