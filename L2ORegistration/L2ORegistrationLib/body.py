@@ -58,13 +58,15 @@ def find_lungs(
     sizes[0] = 0
     largest = np.argsort(sizes)[::-1][:_CANDIDATES]
     candidates = [label for label in largest if sizes[label] * np.prod(spacing) >= SMALLEST]
-    shares = ndimage.mean(enclosure(body(hu, padding, spacing)), parts, candidates)
+    tissue = body(hu, padding, spacing)
+    shares = ndimage.mean(enclosure(tissue), parts, candidates)
     inside = [
         label
         for label, share in zip(candidates, np.atleast_1d(shares), strict=True)
         if share > _ENCLOSED and np.mean(hu[parts == label] < _AIR) < 0.6
     ]
-    if not inside:  # an image may be cut so close that no body is left around the lungs
+    # Where tissue is cut in front and behind, no body may be left around the lungs.
+    if not inside and tissue[:, 0].any() and tissue[:, -1].any():
         inside = [
             label
             for label in candidates
@@ -126,6 +128,6 @@ def _belongs(part: np.ndarray, lungs: np.ndarray) -> bool:
     Bowel with its gas lies lower, and is smaller than a lung.
     """
     share = part.sum() / lungs.sum()
-    z, lungs_z = np.nonzero(part)[0], np.nonzero(lungs)[0]
-    bottom, top = lungs_z.min(), lungs_z.max()
-    return share > 0.03 and (bottom + 0.2 * (top - bottom) < z.mean() <= top or share > 0.3)
+    z, lungs_z = np.nonzero(part)[0].mean(), np.nonzero(lungs)[0]
+    height = (z - lungs_z.min()) / (np.ptp(lungs_z) + 1)
+    return share > 0.3 or (share > 0.03 and (0.0 if share > 0.1 else 0.2) < height < 1)
