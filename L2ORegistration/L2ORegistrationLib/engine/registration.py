@@ -110,11 +110,11 @@ class Result:
 class Registration:
     """One registration: iterate over it for its Steps, stop when you like, then take `result()`.
 
-    fixed, moving: path, SimpleITK image or Volume; fixed_mask, moving_mask: the same, lungs
-    marked by any non-zero value (found automatically where not given; a mask file must have its
-    image's grid); initial_transform: path, SimpleITK transform, DisplacementField or 4x4 LPS
-    matrix, fixed -> moving, which replaces `start`; start: "search" (affine of both lungs, then a
-    discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
+    fixed, moving: path, SimpleITK image or Volume; fixed_mask, moving_mask: the same, lungs marked
+    by labels above zero or shares of at least one half (found automatically where not given; on
+    any grid that lies where the image does); initial_transform: path, SimpleITK transform,
+    DisplacementField or 4x4 LPS matrix, fixed -> moving, which replaces `start`; start: "search"
+    (affine of both lungs, then a discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
     `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o" or "adam";
     model: name of packaged weights or a .pt file; iterations: on each level, instead of the
     model's own (those after the search, or, without it, the most that it has learned); refine: end
