@@ -11,9 +11,10 @@ from .geometry import Volume
 _BLOCK = 5.0  # mm
 _LITRES = (0.05, 10.0)  # an infant's lung or a slab; the largest lungs
 _EXTENT = {"from side to side": 420, "from front to back": 320, "from top to bottom": 450}  # mm
-_HU = (-970, -350)  # of the median voxel: the emptiest emphysema; lungs that are mostly filled
+_HU = (-970, -350)  # emptiest emphysema; densest lung
+_DARKER = 35  # per cent of the mask must be that dark: one lung may be filled
 _OUTSIDE = 0.1  # of the mask; a lung that the field of view cuts has little tissue around
-_ON_LUNGS = 0.5  # of the mask
+_ON_LUNGS = 0.4  # of the mask; likewise
 _FITTING = (
     0.93  # of the mask on the lungs, or of them in the mask: mirrored ones reach 0.90 at most
 )
@@ -63,8 +64,8 @@ def _wrong_place(
 ) -> list[str]:
     """What the image says against the mask, where it lies."""
     reasons = []
-    median = np.median(hu[marked])
-    if median > _HU[1]:
+    dark, median = np.percentile(hu[marked], (_DARKER, 50))
+    if dark > _HU[1]:
         reasons.append(f"What the mask marks is too dense for lungs (median {median:.0f} HU).")
     elif median < _HU[0]:
         reasons.append(f"What the mask marks is as empty as air (median {median:.0f} HU).")

@@ -275,6 +275,13 @@ RIGHT = {
 }
 
 
+def test_a_mask_that_holds_a_lung_full_of_fluid_is_plausible():
+    chest = Chest()
+    whole = chest.lungs.copy()
+    effusion(1.0)(chest)
+    assert implausible(Volume(whole, GRID), chest.volume()) == []
+
+
 @pytest.mark.parametrize("name", RIGHT)
 def test_masks_of_lungs_are_plausible(name, scan):
     assert implausible(Volume(RIGHT[name](scan), GRID), scan.volume()) == []

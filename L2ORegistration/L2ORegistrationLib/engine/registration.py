@@ -114,8 +114,9 @@ class Registration:
     by labels above zero or shares of at least one half (found automatically where not given; on
     any grid that lies where the image does); initial_transform: path, SimpleITK transform,
     DisplacementField or 4x4 LPS matrix, fixed -> moving, which replaces `start`; start: "search"
-    (affine of both lungs, then a discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
-    `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o" or "adam";
+    (affine of both lungs, then a discrete search), "affine", "box", "none" or "landmarks"
+    (thin-plate spline through `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm);
+    method: "l2o" or "adam";
     model: name of packaged weights or a .pt file; iterations: on each level, instead of the
     model's own (those after the search, or, without it, the most that it has learned); refine: end
     l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
