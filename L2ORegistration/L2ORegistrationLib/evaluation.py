@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,21 +15,69 @@ from .landmarks import Landmarks
 
 
 def match_landmarks(fixed: Landmarks, moving: Landmarks) -> tuple[Landmarks, Landmarks]:
-    """The pairs of landmarks, in the order of `fixed`.
+    """The pairs of landmarks, in the order of `fixed`; `unpaired` names those left out.
 
-    Matched by label where both have the same set of unique labels, by order otherwise.
-    Raises InputError when the two counts differ.
+    Paired by their common labels. These are compared without case; where all labels of a list are
+    one word with a number each, as Slicer names points, the numbers count. By order where labels
+    say nothing: none given, all the same, or none in common. Raises InputError when they are then
+    not equally many, and for a label that several landmarks of a list have.
     """
+    rows = _common_rows(fixed, moving)
+    if rows is not None:
+        return fixed.chosen(rows[0]), moving.chosen(rows[1])
     if len(fixed) != len(moving):
         raise InputError(
-            f"There are {len(fixed)} fixed but {len(moving)} moving landmarks: "
-            "place each one in both images."
+            f"There are {len(fixed)} fixed but {len(moving)} moving landmarks, and no labels that "
+            "tell which belong together: place each one in both images."
         )
-    row = {label: k for k, label in enumerate(moving.labels)}
-    if len(row) == len(moving) and set(fixed.labels) == set(row):
-        order = [row[label] for label in fixed.labels]
-        moving = Landmarks(moving.points[order], fixed.labels)
     return fixed, moving
+
+
+def unpaired(fixed: Landmarks, moving: Landmarks) -> str:
+    """A sentence that names the landmarks that `match_landmarks` leaves out; empty for none."""
+    rows = _common_rows(fixed, moving)
+    if rows is None:
+        return ""
+    left = []
+    for name, landmarks, used in (("fixed", fixed, rows[0]), ("moving", moving, rows[1])):
+        names = [label for k, label in enumerate(landmarks.labels) if k not in set(used)]
+        if names:
+            more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+            left.append(f"{name} {', '.join(names[:10])}{more}")
+    if not left:
+        return ""
+    return f"Landmarks without a partner of their label are left out: {'; '.join(left)}."
+
+
+def _common_rows(fixed: Landmarks, moving: Landmarks) -> tuple[list[int], list[int]] | None:
+    """The rows of both that have a label in common, in the order of fixed; None without any."""
+    if not (fixed.labelled and moving.labelled):
+        return None
+    keys = [_keys(landmarks.labels) for landmarks in (fixed, moving)]
+    if any(len(k) > 1 and len(set(k)) == 1 for k in keys):
+        return None
+    if keys[0] == keys[1]:
+        return list(range(len(fixed))), list(range(len(moving)))
+    common = set(keys[0]) & set(keys[1])
+    for name, key in zip(("fixed", "moving"), keys, strict=True):
+        twice = next((k for k in key if k in common and key.count(k) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"Several {name} landmarks have the label '{twice}': give each a label of its own."
+            )
+    if not common:
+        return None
+    rows = [k for k, key in enumerate(keys[0]) if key in common]
+    return rows, [keys[1].index(keys[0][k]) for k in rows]
+
+
+def _keys(labels: Sequence[str]) -> list[str]:
+    """What labels are compared by: their numbers where they differ in nothing else."""
+    plain = [label.strip().casefold() for label in labels]
+    parts = [re.fullmatch(r"(.*?)(\d+)", label) for label in plain]
+    if all(parts) and len({part[1] for part in parts}) == 1:
+        return [str(int(part[2])) for part in parts]
+    return plain
 
 
 def check_landmarks_inside(points: np.ndarray, grid: Grid, name: str) -> None:
@@ -37,11 +87,35 @@ def check_landmarks_inside(points: np.ndarray, grid: Grid, name: str) -> None:
         return
     first = outside[0]
     where = " ".join(f"{x:.1f}" for x in points[first])
-    mirrored = grid.contains(points * [-1, -1, 1]).all()
-    advice = "they look like RAS, give LPS mm" if mirrored else "are they of this image, in LPS mm?"
+    advice = "are they of this image, in LPS mm?"
+    if grid.contains(points * [-1, -1, 1]).all():
+        advice = "they look like RAS, give LPS mm."
+    elif grid.contains(grid.to_world(points)).all():
+        advice = "they look like voxel indices, give LPS mm."
     raise InputError(
         f"{outside.size} of {len(points)} {name} landmarks lie outside the {name} image, "
         f"such as number {first + 1} at ({where}): {advice}"
+    )
+
+
+def opposite_direction(
+    transform: DisplacementField | sitk.Transform,
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+    name: str = "The transform",
+) -> str:
+    """A sentence where a transform fits landmarks clearly better from moving to fixed; else empty.
+
+    transform: fixed point -> moving point, as it should be; points: (N, 3), LPS mm.
+    """
+    given = target_registration_error(transform, fixed_points, moving_points).mean()
+    turned = target_registration_error(transform, moving_points, fixed_points).mean()
+    still = np.linalg.norm(np.subtract(fixed_points, moving_points), axis=1).mean()
+    if turned > 0.5 * min(given, still):
+        return ""
+    return (
+        f"{name} takes moving landmarks to fixed ones ({turned:.2f} mm off) instead of fixed ones "
+        f"to moving ({given:.2f} mm off): invert it, or exchange landmarks that are mixed up."
     )
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import gzip
-import os
-import zlib
-from collections.abc import Iterator
+import locale
+import re
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from .dicom_series import series_files
 from .errors import InputError
-from .geometry import DisplacementField, Grid, Volume
+from .file_checks import check_before_reading, check_complete
+from .geometry import DisplacementField, Volume, leaves
 from .landmarks import Landmarks, read_landmarks, write_landmarks
+from .masks import marked
 from .paths import atomic, checked_suffix, existing, suffix_of
 
 __all__ = [
     "Landmarks",
     "atomic",
+    "checked_transform",
     "checked_volume",
+    "read_labels",
     "read_landmarks",
     "read_mask",
     "read_transform",
@@ -65,23 +70,21 @@ def checked_volume(volume: Volume, name: str = "The image") -> Volume:
     return Volume(array, volume.grid)
 
 
-def is_marked(array: np.ndarray) -> np.ndarray:
-    """Which voxels of a mask are neither zero nor NaN."""
-    if array.dtype == bool:
-        return array
-    return (array != 0) & ~np.isnan(array) if array.dtype.kind == "f" else array != 0
+def read_mask(path: str | Path, labels: Collection[int] | None = None) -> Volume:
+    """A binary mask, bool: what `masks.marked` finds in the scalar 3-D image, or these labels.
 
-
-def read_mask(path: str | Path) -> Volume:
-    """A binary mask, bool: every voxel of the scalar 3-D image that is not zero (nor NaN).
-
-    Raises InputError as read_volume does, and for a mask without a voxel.
+    Raises InputError as read_volume and `masks.marked` do, and for a mask without a voxel.
     """
-    image = _image(path)
-    array = is_marked(sitk.GetArrayFromImage(image))
+    mask = read_labels(path)
+    array = marked(mask.array, labels, f"The mask {path}")
     if not array.any():
         raise InputError(f"The mask {path} is empty: draw it or leave it out.")
-    return Volume(array, Grid.of_image(image))
+    return Volume(array, mask.grid)
+
+
+def read_labels(path: str | Path) -> Volume:
+    """A scalar 3-D image with its values as they are stored; InputError as for read_volume."""
+    return Volume.of_image(_image(path))
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:
@@ -96,17 +99,40 @@ def read_transform(path: str | Path) -> sitk.Transform:
 
     .h5 .hdf5 .tfm .txt .mat: what SimpleITK, Slicer, ANTs and ITK write. The image formats:
     displacement fields in LPS mm on the fixed side (NIfTI of intent 1006: in RAS, as it says).
-    Raises InputError for other files, for 2-D transforms and for fields of the inverse direction
-    (Slicer's "displacement field type:=modeling").
+    Raises InputError for other files, for fields of the inverse direction (Slicer's "displacement
+    field type:=modeling") and for what `checked_transform` refuses.
     """
     path = existing(path)
     suffix = checked_suffix(path, (*TRANSFORMS, *IMAGES), "a transform")
     if suffix in IMAGES:
         return _field_of_image(path)
-    with _explained(f"{path} cannot be read as a transform", "save it as .h5"):
-        transform = sitk.ReadTransform(str(path))
+    check_before_reading(path)
+    try:
+        with _plain_numbers():
+            transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(_why_no_transform(path, str(error))) from error
+    return checked_transform(transform, str(path))
+
+
+def checked_transform(transform: sitk.Transform, name: str = "The transform") -> sitk.Transform:
+    """The transform. Raises InputError unless it is 3-D, holds something and only finite numbers.
+
+    An empty composite is refused: it is what is left when parts could not be saved.
+    """
     if transform.GetDimension() != 3:
-        raise InputError(f"{path} holds a {transform.GetDimension()}-D transform: give a 3-D one.")
+        raise InputError(f"{name} is {transform.GetDimension()}-D: give a 3-D one.")
+    parts = list(leaves(transform))
+    if not parts:
+        raise InputError(f"{name} is an empty composite, it holds no transform: save it again.")
+    for part in parts:
+        if part.GetTransformEnum() == sitk.sitkDisplacementField:
+            field = sitk.DisplacementFieldTransform(part).GetDisplacementField()
+            values = sitk.GetArrayViewFromImage(field)
+        else:
+            values = (*part.GetParameters(), *part.GetFixedParameters())
+        if not np.isfinite(values).all():
+            raise InputError(f"{name} has displacements that are not numbers: export it again.")
     return transform
 
 
@@ -141,6 +167,7 @@ def _image(path: str | Path) -> sitk.Image:
 
 def _scalar_image(path: Path) -> sitk.Image:
     """The 3-D image with one real value per voxel in this file."""
+    check_before_reading(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     with _explained(f"{path} cannot be read as an image", "save it as .nii.gz or .nrrd"):
@@ -152,7 +179,7 @@ def _scalar_image(path: Path) -> sitk.Image:
                 "give an image with one value per voxel."
             )
         image = reader.Execute()
-    _check_complete(path, image)
+    check_complete(path, image)
     if any(n > 1 for n in size[3:]):
         raise InputError(
             f"{path} holds {int(np.prod(size[3:]))} frames of size {size[:3]}: save one of them."
@@ -166,39 +193,12 @@ def _scalar_image(path: Path) -> sitk.Image:
     return image
 
 
-def _check_complete(path: Path, image: sitk.Image) -> None:
-    """Raise InputError for a NIfTI file cut short, whose missing voxels ITK takes to be zeros."""
-    suffix = suffix_of(path)
-    if suffix not in (".nii", ".nii.gz"):
-        return
-    values = np.prod(image.GetSize(), dtype=float) * image.GetNumberOfComponentsPerPixel()
-    start = max(float(image.GetMetaData("vox_offset")), 352)  # some files say 0: after the header
-    needed = start + values * int(image.GetMetaData("bitpix")) / 8
-    try:
-        with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
-            length = file.seek(0, os.SEEK_END)
-    except (EOFError, OSError, zlib.error):
-        length = 0
-    if length < needed:
-        raise InputError(f"{path} is damaged or incomplete: copy or download it again.")
-
-
 def _dicom_series(folder: Path) -> sitk.Image:
-    """The one DICOM series in this folder, checked for evenly spaced, complete slices."""
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
-    if not files:
-        raise InputError(f"{folder} holds no DICOM series: give the folder with the slices.")
-    if len(files) > 1:
-        listed = "; ".join(f"{uid} ({len(names)} files)" for uid, names in files.items())
-        raise InputError(
-            f"{folder} holds {len(files)} series, move one to its own folder: {listed}"
-        )
-    (names,) = files.values()
-    if len(names) == 1:
-        return _scalar_image(Path(names[0]))  # raises unless it is a multi-frame file
+    """The one DICOM series in this folder."""
     with _explained(f"{folder} cannot be read as DICOM", "export it again"):
-        _check_slices(folder, [_slice_geometry(name) for name in names])
+        names = series_files(folder)
+        if len(names) == 1:
+            return _scalar_image(Path(names[0]))  # raises unless it is a multi-frame file
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames(names)
         image = reader.Execute()
@@ -207,48 +207,15 @@ def _dicom_series(folder: Path) -> sitk.Image:
     return image
 
 
-def _slice_geometry(name: str) -> np.ndarray:
-    """Position (3), row and column direction (6) of a DICOM slice, LPS mm."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(name)
-    reader.ReadImageInformation()
-    return np.array([*reader.GetOrigin(), *np.reshape(reader.GetDirection(), (3, 3))[:, :2].T.flat])
-
-
-def _check_slices(folder: Path, slices: list[np.ndarray]) -> None:
-    """Raise InputError unless the slices are parallel, stacked upright and evenly spaced."""
-    slices = np.array(slices)
-    if np.ptp(slices[:, 3:], axis=0).max() > 1e-3:
-        raise InputError(f"{folder} holds slices of several orientations: keep those of one.")
-    normal = np.cross(slices[0, 3:6], slices[0, 6:])
-    steps = np.diff(slices[:, :3], axis=0)
-    gaps = np.abs(steps @ normal)
-    spacing = np.median(gaps)
-    if gaps.min() < 1e-3:
-        raise InputError(
-            f"{folder} holds several slices at one position (phases of a 4-D scan?): keep one each."
-        )
-    if np.abs(gaps - spacing).max() > max(0.05 * spacing, 0.01):
-        raise InputError(
-            f"The slices in {folder} are {gaps.min():.2f} to {gaps.max():.2f} mm apart: add the "
-            "missing ones, or resample the series to an even spacing."
-        )
-    # ITK takes the slices to be stacked along the normal and would shear the patient upright.
-    total = slices[-1, :3] - slices[0, :3]
-    if np.linalg.norm(total - (total @ normal) * normal) > 1.0:
-        raise InputError(
-            f"The slices in {folder} are stacked at a slant (gantry tilt): resample them upright."
-        )
-
-
 def _field_of_image(path: Path) -> sitk.Transform:
+    check_before_reading(path)
     with _explained(f"{path} cannot be read as a transform", "save it as .h5"):
         image = sitk.ReadImage(str(path))
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise InputError(
             f"{path} is an image, not a displacement field: that has three values per voxel in 3-D."
         )
-    _check_complete(path, image)
+    check_complete(path, image)
     about = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     if about.get("displacement field type", "resampling").lower() == "modeling":
         raise InputError(
@@ -259,9 +226,19 @@ def _field_of_image(path: Path) -> sitk.Transform:
         raise InputError(
             f"{path} is a NiftyReg transformation: save it as .h5 with Slicer or SimpleITK first."
         )
-    if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
-        raise InputError(f"{path} has displacements that are not numbers: export it again.")
-    return sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+    field = sitk.DisplacementFieldTransform(sitk.Cast(image, sitk.sitkVectorFloat64))
+    return checked_transform(field, str(path))
+
+
+def _why_no_transform(path: Path, error: str) -> str:
+    """A sentence for what ITK says of a transform file that it cannot read."""
+    unknown = re.search(r'Could not create an instance of "(\w+?)(?:_(?:double|float).*)?"', error)
+    if unknown is None:
+        return f"{path} cannot be read as a transform: save it as .h5 with Slicer or SimpleITK."
+    return (
+        f"{path} holds a {unknown[1]}, which only the program that made it can apply: convert it "
+        "to a displacement field there (in Slicer: Transforms, Convert) and save that."
+    )
 
 
 def _write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
@@ -284,8 +261,23 @@ def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Pa
 def _explained(what: str, advice: str) -> Iterator[None]:
     """Turn an exception of ITK into an InputError with the reason that its last line gives."""
     try:
-        yield
+        with _plain_numbers():
+            yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("): ", 1)[-1]
         reason = reason.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ")
         raise InputError(f"{what} ({reason}): {advice}") from error
+
+
+@contextmanager
+def _plain_numbers() -> Iterator[None]:
+    """Numbers in files have a point, whatever the user's language writes.
+
+    Under a locale with a comma, ITK's NRRD reader takes a spacing of 2.5 to be 2.
+    """
+    before = locale.setlocale(locale.LC_NUMERIC)
+    locale.setlocale(locale.LC_NUMERIC, "C")
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_NUMERIC, before)

@@ -7,6 +7,7 @@ vectors are ordered (x, y, z); arrays are ordered (z, y, x) as SimpleITK's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,6 +154,16 @@ class Volume:
         index = np.unravel_index(flat, self.array.shape)
         return self.grid.to_world(np.transpose(index)[:, ::-1])
 
+    def on_grid(self, grid: Grid) -> Volume:
+        """The nearest voxel's value at each voxel of another grid, zero beyond this volume."""
+        nearest = sitk.Resample(
+            self.to_image(),
+            _with_grid(sitk.Image(grid.size, sitk.sitkUInt8), grid),
+            sitk.Transform(),
+            sitk.sitkNearestNeighbor,
+        )
+        return Volume(sitk.GetArrayFromImage(nearest).astype(self.array.dtype, copy=False), grid)
+
     def sample(
         self, points: np.ndarray, order: int = 1, outside: float | None = None
     ) -> np.ndarray:
@@ -228,6 +239,16 @@ class DisplacementField:
     def scaled(self, strength: float) -> DisplacementField:
         """The motion multiplied by `strength` (0: identity, 1: itself)."""
         return DisplacementField((self.array * np.float32(strength)), self.grid)
+
+
+def leaves(transform: sitk.Transform) -> Iterator[sitk.Transform]:
+    """The parts of a transform in the order in which they act; itself where it is no composite."""
+    if transform.GetTransformEnum() != sitk.sitkComposite:
+        yield transform.Downcast()
+        return
+    composite = sitk.CompositeTransform(transform)
+    for number in reversed(range(composite.GetNumberOfTransforms())):
+        yield from leaves(composite.GetNthTransform(number))
 
 
 def _interpolate(array: np.ndarray, grid: Grid, points: np.ndarray, order: int = 1) -> np.ndarray:

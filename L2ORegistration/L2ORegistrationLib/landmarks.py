@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,14 @@ _SCHEMA = (
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Points (N, 3), LPS mm, float64, and one label each ("1", "2", ... where none is given)."""
+    """Points (N, 3), LPS mm, float64, and one label each ("1", "2", ... where none is given).
+
+    labelled: whether labels were given, so that they tell which point is which.
+    """
 
     points: np.ndarray
     labels: tuple[str, ...] = ()
+    labelled: bool = field(init=False)
 
     def __post_init__(self):
         points = np.asarray(self.points, dtype=float)
@@ -48,11 +53,16 @@ class Landmarks:
         labels = tuple(self.labels) or ("",) * len(points)
         if len(labels) != len(points):
             raise InputError(f"There are {len(points)} landmarks but {len(labels)} labels.")
+        labelled = any(labels)
         labels = tuple(str(label) or str(k) for k, label in enumerate(labels, start=1))
-        self.__dict__.update(points=points, labels=labels)
+        self.__dict__.update(points=points, labels=labels, labelled=labelled)
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def chosen(self, rows: Sequence[int]) -> Landmarks:
+        """The landmarks of these rows, in this order, under their labels."""
+        return Landmarks(self.points[list(rows)], [self.labels[row] for row in rows])
 
 
 def read_landmarks(path: str | Path, image: Grid | None = None) -> Landmarks:

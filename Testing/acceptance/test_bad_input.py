@@ -124,7 +124,7 @@ def test_empty_masks(pair, tmp_path):
     empty = Volume(np.zeros(pair.fixed.grid.shape, bool), pair.fixed.grid)
     refused("fixed mask is empty: mark", pair.fixed, pair.moving, fixed_mask=empty)
     path = written(empty.array.astype(np.uint8), tmp_path / "empty.nii.gz")
-    refused("mask .*empty.nii.gz is empty: draw", pair.fixed, pair.moving, moving_mask=path)
+    refused("mask empty.nii.gz is empty: mark", pair.fixed, pair.moving, moving_mask=path)
 
 
 def test_masks_of_next_to_nothing(pair):
@@ -142,7 +142,7 @@ def test_a_mask_file_on_another_grid(pair, tmp_path):
     path = written(np.ones((9, 9, 9), np.uint8), tmp_path / "other.nii.gz")
     for role in ("fixed", "moving"):
         refused(
-            f"{role} mask other.nii.gz is on another grid.*resample",
+            f"{role} mask other.nii.gz is on another grid.*fits no lungs there.*resample",
             pair.fixed,
             pair.moving,
             **{f"{role}_mask": path},
@@ -245,6 +245,33 @@ def test_settings_that_do_not_exist(options, pattern, pair):
 def test_cuda_where_there_is_none(pair):
     refused("'cuda' is not available here: choose one of", pair.fixed, pair.moving, device="cuda")
     assert devices.choose_device("auto").type in ("cpu", "mps")
+
+
+def test_options_that_nothing_would_use(pair):
+    refused("used by the start 'landmarks' only", pair.fixed, pair.moving, landmarks=(P, P))
+    refused("'adam' has no weights", pair.fixed, pair.moving, method="adam", model="pyramid")
+
+
+@pytest.mark.parametrize("slices, pattern", [(2, "12 mm"), (5, "at most")])
+def test_slabs_too_thin_for_the_working_spacing(slices, pattern, pair):
+    def slab(volume):
+        middle, (_, y, x) = volume.array.shape[0] // 2, volume.array.shape
+        return volume.part(slice(middle, middle + slices), slice(0, y), slice(0, x))
+
+    masks = {"fixed_mask": slab(pair.fixed_mask), "moving_mask": slab(pair.moving_mask)}
+    images = slab(pair.fixed), slab(pair.moving)
+    refused(f"shows only .* mm of the lungs.*{pattern}", *images, spacing=6.0, **masks)
+
+
+def test_a_field_with_displacements_that_are_no_numbers(pair):
+    grid = Grid((5, 5, 5), (60.0, 60.0, 60.0), (-150.0, -120.0, -120.0))
+    array = np.zeros((5, 5, 5, 3), np.float32)
+    array[2, 2, 2] = np.nan
+    field = DisplacementField(array, grid)
+    for given in (field, field.to_transform(), sitk.CompositeTransform([field.to_transform()])):
+        refused("not numbers", pair.fixed, pair.moving, initial_transform=given)
+    empty = sitk.CompositeTransform(3)
+    refused("empty composite", pair.fixed, pair.moving, initial_transform=empty)
 
 
 def test_too_little_memory_is_known_before_it_is_used(pair, monkeypatch):

@@ -54,16 +54,35 @@ def test_bad_images_are_refused(name, told, data, tmp_path):
 def bad_masks(folder, data):
     mask = sitk.ReadImage(str(data / "fixed_mask.nii.gz"))
     sitk.WriteImage(mask * 0, str(folder / "blank.nrrd"))
-    sitk.WriteImage(mask[5:, :, :], str(folder / "cropped.nrrd"))
+    shifted = mask[5:, :, :]
+    shifted.SetOrigin((np.array(shifted.GetOrigin()) + (60, 0, 60)).tolist())
+    sitk.WriteImage(shifted, str(folder / "shifted.nrrd"))
+    body = sitk.ReadImage(str(data / "fixed.nii.gz")) > -300
+    sitk.WriteImage(body + 2 * mask + 4 * (mask == 0), str(folder / "organs.nrrd"))
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("blank.nrrd", "empty"), ("cropped.nrrd", "another grid")]
+    ("name", "told"),
+    [
+        ("blank.nrrd", "empty"),
+        ("shifted.nrrd", "another grid"),
+        ("organs.nrrd", "labels that together are no lungs"),
+    ],
 )
 def test_bad_masks_are_refused(name, told, data, tmp_path):
     bad_masks(tmp_path, data)
     command = register(data, tmp_path / "t.h5", masks=False)
     assert told in refused(*command, "--fixed-mask", tmp_path / name, "-q", within=tmp_path)
+
+
+def test_labels_choose_the_lungs_of_a_mask_that_holds_more(data, tmp_path):
+    bad_masks(tmp_path, data)
+    given = ("--fixed-mask", tmp_path / "organs.nrrd", "--moving-mask", data / "moving_mask.nii.gz")
+    command = register(data, tmp_path / "t.h5", *given, "-q", masks=False)
+    for labels, told in (("lungs", "whole numbers"), ("77", "none of the labels")):
+        assert told in refused(*command, "--mask-labels", labels, within=tmp_path)
+    bare = register(data, tmp_path / "t.h5", masks=False)
+    assert "needs --fixed-mask" in refused(*bare, "--mask-labels", "1", within=tmp_path)
 
 
 def test_images_that_do_not_overlap_are_refused(data, tmp_path):

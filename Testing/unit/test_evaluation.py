@@ -11,8 +11,10 @@ from L2ORegistrationLib.evaluation import (
     jacobian_determinant,
     jacobian_summary,
     match_landmarks,
+    opposite_direction,
     summarise,
     target_registration_error,
+    unpaired,
 )
 from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.landmarks import Landmarks
@@ -128,6 +130,61 @@ def test_landmarks_are_matched_by_order_otherwise(labels):
     assert match_landmarks(fixed, moving)[1] is moving
 
 
+def test_a_deleted_landmark_leaves_the_others_paired():
+    points = np.random.default_rng(1).uniform(-50, 50, (12, 3))
+    names = [f"F-{k}" for k in range(1, 13)]
+    fixed = Landmarks(np.delete(points, 4, axis=0), np.delete(names, 4))
+    moving = Landmarks(
+        np.delete(points + 1, 8, axis=0), np.delete([f"m-{k}" for k in range(1, 13)], 8)
+    )
+    a, b = match_landmarks(fixed, moving)
+    np.testing.assert_allclose(b.points - a.points, 1)
+    assert len(a) == 10 and "F-5" not in a.labels
+    assert unpaired(fixed, moving) == (
+        "Landmarks without a partner of their label are left out: fixed F-9; moving m-5."
+    )
+    assert unpaired(fixed, fixed) == ""
+
+
+@pytest.mark.parametrize(
+    "fixed, moving, rows",
+    [
+        (("Carina", "apex "), ("APEX", "carina"), [1, 0]),
+        (("1", "2", "3"), ("03", "1"), [1, None, 0]),
+        (("a", "b", "c"), ("c", "x", "b"), [None, 2, 0]),
+        (("p", "p", "q"), ("p", "p", "q"), [0, 1, 2]),
+    ],
+)
+def test_labels_pair_whatever_their_order_and_case(fixed, moving, rows):
+    fixed = Landmarks(np.eye(3)[: len(fixed)], fixed)
+    moving = Landmarks(np.eye(3)[: len(moving)] + 5, moving)
+    a, b = match_landmarks(fixed, moving)
+    kept = [k for k, row in enumerate(rows) if row is not None]
+    np.testing.assert_array_equal(a.points, fixed.points[kept])
+    np.testing.assert_array_equal(b.points, moving.points[[rows[k] for k in kept]])
+
+
+def test_default_numbers_are_no_labels():
+    plain, named = Landmarks(np.eye(3)), Landmarks(np.eye(3) + 5, ("3", "2", "1"))
+    assert match_landmarks(plain, named)[1] is named
+    with pytest.raises(InputError, match="3 fixed but 2 moving"):
+        match_landmarks(plain, Landmarks(np.eye(3)[:2]))
+
+
+def test_a_label_given_twice_is_refused():
+    twice = Landmarks(np.eye(3), ("a", "b", "a"))
+    with pytest.raises(InputError, match="Several moving landmarks have the label 'a'"):
+        match_landmarks(Landmarks(np.eye(3), ("a", "b", "c")), twice)
+
+
+def test_a_transform_of_the_other_direction_is_noticed():
+    fixed = np.random.default_rng(2).uniform(-50, 50, (9, 3))
+    moving = fixed + [10, 0, 0] + np.random.default_rng(3).normal(0, 0.5, (9, 3))
+    for shift, noticed in (((10.0, 0, 0), False), ((-10.0, 0, 0), True), ((0.0, 0, 0), False)):
+        sentence = opposite_direction(sitk.TranslationTransform(3, shift), fixed, moving)
+        assert ("invert it" in sentence) == noticed
+
+
 def test_different_numbers_of_landmarks_are_refused():
     with pytest.raises(InputError, match="1 fixed but 2 moving"):
         match_landmarks(Landmarks([[0, 0, 0]]), Landmarks([[0, 0, 0], [1, 1, 1]]))
@@ -141,5 +198,8 @@ def test_landmarks_outside_the_image_are_refused_with_a_hint():
     check_landmarks_inside(inside, grid, "fixed")
     with pytest.raises(InputError, match="1 of 1 fixed landmarks .* look like RAS"):
         check_landmarks_inside(inside * [-1, -1, 1], grid, "fixed")
+    index = np.array([[1.0, 2.0, 3.0], [9.0, 4.0, 0.0]])
+    with pytest.raises(InputError, match="2 of 2 .* look like voxel indices"):
+        check_landmarks_inside(index, Grid((10, 10, 10), origin=(-50, 5, -90)), "fixed")
     with pytest.raises(InputError, match=r"1 of 2 .* number 2 at \(99.0 0.0 0.0\)"):
         check_landmarks_inside(np.vstack([inside, [[99, 0, 0]]]), grid, "moving")

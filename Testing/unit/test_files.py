@@ -1,6 +1,10 @@
 """Images and transforms survive every format, in SimpleITK and in Slicer; bad files are refused."""
 
+import gzip
+import locale
 import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -160,15 +164,17 @@ def test_a_field_cut_short_is_refused(tmp_path, field, suffix):
         read_transform(tmp_path / f"cut{suffix}")
 
 
-def test_masks_are_what_is_not_zero(tmp_path):
+def test_masks_are_read_and_empty_ones_refused(tmp_path):
     array = np.zeros((3, 3, 3), np.float32)
     array[0, 0] = [2, -1, np.nan]
     write_volume(Volume(array, Grid((3, 3, 3))), tmp_path / "mask.nrrd")
     mask = read_mask(tmp_path / "mask.nrrd").array
-    assert mask.dtype == bool and np.argwhere(mask).tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert mask.dtype == bool and np.argwhere(mask).tolist() == [[0, 0, 0]]
 
     write_volume(Volume(np.ones((3, 3, 3), bool), Grid((3, 3, 3))), tmp_path / "all.nii.gz")
     assert read_mask(tmp_path / "all.nii.gz").array.all()
+    with pytest.raises(InputError, match="none of the labels asked for; it has 1"):
+        read_mask(tmp_path / "all.nii.gz", [2])
     write_volume(Volume(np.zeros((3, 3, 3), bool), Grid((3, 3, 3))), tmp_path / "none.nii.gz")
     with pytest.raises(InputError, match="is empty"):
         read_mask(tmp_path / "none.nii.gz")
@@ -291,7 +297,7 @@ def test_other_things_are_refused_as_transforms(tmp_path, ct, field):
     with pytest.raises(InputError, match="notes.txt cannot be read as a transform"):
         read_transform(tmp_path / "notes.txt")
     sitk.WriteTransform(sitk.Euler2DTransform(), str(tmp_path / "flat.tfm"))
-    with pytest.raises(InputError, match="2-D transform"):
+    with pytest.raises(InputError, match="is 2-D"):
         read_transform(tmp_path / "flat.tfm")
     (tmp_path / "notes.docx").touch()
     with pytest.raises(InputError, match=r"\.h5.*\.nii\.gz"):
@@ -355,3 +361,169 @@ def test_written_files_have_the_usual_permissions(tmp_path, field):
     (tmp_path / "plain").touch()
     write_transform(field, tmp_path / "field.nii.gz")
     assert (tmp_path / "field.nii.gz").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# Files that are not quite what their names say
+
+
+def nifti(path, ct, form):
+    """The image as NIfTI-1, its bytes changed by `form`."""
+    plain = path.parent / "plain.nii"
+    write_volume(ct, plain)
+    path.write_bytes(form(plain.read_bytes()))
+    return path
+
+
+def nifti2(content):
+    """The bytes of a NIfTI-1 file with the header of NIfTI-2 as far as readers look at it."""
+    return (540).to_bytes(4, "little") + b"n+2\0\r\n\032\n" + bytes(532) + content[352:]
+
+
+@pytest.mark.parametrize(
+    "form",
+    {
+        "not compressed": lambda c: c,
+        "zeros behind": lambda c: gzip.compress(c) + bytes(700),
+        "text behind": lambda c: gzip.compress(c) + b"end of file" * 60,
+        "in two parts": lambda c: gzip.compress(c[:500]) + gzip.compress(c[500:]),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_packed_nifti_of_every_kind_is_read(tmp_path, ct, form):
+    again = read_volume(nifti(tmp_path / "ct.nii.gz", ct, form[1]))
+    np.testing.assert_array_equal(again.array, ct.array)
+    assert again.grid.matches(ct.grid)
+
+
+@pytest.mark.parametrize(
+    "name, form, said",
+    [
+        ("ct.nii", gzip.compress, "compressed, against its name: rename it to .nii.gz"),
+        ("ct.nii", nifti2, "NIfTI-2 file.*save it as NIfTI-1"),
+        ("ct.nii.gz", lambda c: gzip.compress(nifti2(c)), "NIfTI-2 file.*save it as NIfTI-1"),
+        ("ct.nii.gz", lambda c: gzip.compress(c[:-9]), "damaged or incomplete"),
+        ("ct.nii.gz", lambda c: gzip.compress(c)[:-60], "damaged or incomplete|cannot be read"),
+        ("ct.nii.gz", lambda c: c[:-9], "damaged or incomplete"),
+        ("ct.nii.gz", lambda c: gzip.compress(c[:-9]) + bytes(99), "damaged or incomplete"),
+    ],
+)
+def test_nifti_that_cannot_be_read_says_why(tmp_path, ct, name, form, said):
+    with pytest.raises(InputError, match=f"{name}.*({said})"):
+        read_volume(nifti(tmp_path / name, ct, form))
+
+
+def thin_plate_spline(path):
+    sitk.WriteTransform(sitk.Euler3DTransform(), str(path))
+    name = "InverseThinPlateSplineKernelTransform"
+    path.write_text(path.read_text().replace("Euler3DTransform", name))
+
+
+def not_a_number(path):
+    turn = sitk.Euler3DTransform()
+    turn.SetTranslation((1, 2, 3))
+    sitk.WriteTransform(turn, str(path))
+    path.write_text(path.read_text().replace("1 2 3", "1 nan 3"))
+
+
+def cut_short(path):
+    sitk.WriteTransform(sitk.Euler3DTransform(), str(path))
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def nan_in_a_part(path):
+    array = np.zeros((4, 4, 4, 3))
+    array[1, 1, 1] = np.nan
+    field = sitk.DisplacementFieldTransform(sitk.GetImageFromArray(array, isVector=True))
+    sitk.WriteTransform(sitk.CompositeTransform([sitk.Euler3DTransform(), field]), str(path))
+
+
+@pytest.mark.parametrize(
+    "name, write, said",
+    [
+        ("spline.tfm", thin_plate_spline, "holds a InverseThinPlate.*convert it"),
+        ("turn.tfm", not_a_number, "parameters that are not numbers"),
+        ("cut.h5", cut_short, "damaged or incomplete"),
+        ("text.h5", lambda p: p.write_text("no transform"), "no HDF5 file"),
+        ("start.h5", lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n"), "damaged or incomplete"),
+        (
+            "empty.h5",
+            lambda p: sitk.WriteTransform(sitk.CompositeTransform(3), str(p)),
+            "empty composite",
+        ),
+        ("part.h5", nan_in_a_part, "displacements that are not numbers"),
+        ("matrix.txt", lambda p: p.write_text("1 0 0 0\n0 1 0 0"), "cannot be read.*save it as"),
+    ],
+)
+def test_transform_files_that_cannot_be_used_say_why(tmp_path, name, write, said):
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}.*{said}") as refusal:
+        read_transform(tmp_path / name)
+    assert len(str(refusal.value).replace(str(tmp_path), "")) < 200
+
+
+def test_a_thin_plate_spline_of_slicer_is_refused_with_its_name(tmp_path):
+    slicer = pytest.importorskip("slicer")
+    vtk = pytest.importorskip("vtk")
+    spline, points = vtk.vtkThinPlateSplineTransform(), vtk.vtkPoints()
+    for point in [(0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9), (5, 5, 5)]:
+        points.InsertNextPoint(point)
+    spline.SetSourceLandmarks(points)
+    spline.SetTargetLandmarks(points)
+    spline.SetBasisToR()
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNewNodeByClass("vtkMRMLTransformNode")
+    node.SetAndObserveTransformToParent(spline)
+    storage = scene.AddNewNodeByClass("vtkMRMLTransformStorageNode")
+    storage.SetFileName(str(tmp_path / "spline.h5"))
+    assert storage.WriteData(node)
+    with pytest.raises(InputError, match="holds a InverseThinPlateSplineKernelTransform"):
+        read_transform(tmp_path / "spline.h5")
+
+
+@pytest.mark.parametrize(
+    "positions, said",
+    [
+        ([0, 2.5, 5, 7.5, 5, 7.5, 10], "at one position, at 2 of them"),
+        ([0, 2.5, 5, 2.5, 5, 7.5], "at one position, at 2 of them"),
+        ([0, 2.5, 5, 7.5, 5, 2.5, 0], "at one position"),
+        ([0, 2.5, 5, 12.5, 15], "2.50 to 7.50 mm apart"),
+        ([0, 2.5, 5, -10, -12.5], "2.50 to 10.00 mm apart"),
+    ],
+)
+def test_a_second_acquisition_in_the_folder_is_noticed(tmp_path, positions, said):
+    with pytest.raises(InputError, match=said):
+        read_volume(write_dicom(tmp_path / "ct", positions))
+
+
+def test_slices_are_stacked_by_position_whatever_their_order(tmp_path):
+    array = np.tile(np.arange(5, dtype=np.int16)[:, None, None], (1, 5, 6))
+    positions = [5.0, 0.0, 10.0, 2.5, 7.5]
+    volume = read_volume(write_dicom(tmp_path / "ct", positions, array=array))
+    assert volume.array[:, 0, 0].tolist() == [1, 3, 0, 4, 2]
+    assert volume.grid.matches(Grid((6, 5, 5), (0.7, 0.8, 2.5), (-10, 20, 0)))
+
+
+@pytest.fixture
+def comma(tmp_path_factory, monkeypatch):
+    """A language that writes 2,5 for two and a half; compiled where none is installed."""
+    before = locale.setlocale(locale.LC_NUMERIC)
+    try:
+        locale.setlocale(locale.LC_NUMERIC, "de_DE.UTF-8")
+    except locale.Error:
+        if shutil.which("localedef") is None:
+            pytest.skip("no language with a decimal comma is installed")
+        folder = tmp_path_factory.mktemp("locales")
+        subprocess.run(
+            ["localedef", "-i", "de_DE", "-f", "UTF-8", str(folder / "de_DE.UTF-8")], check=False
+        )
+        monkeypatch.setenv("LOCPATH", str(folder))
+        locale.setlocale(locale.LC_NUMERIC, "de_DE.UTF-8")
+    yield
+    locale.setlocale(locale.LC_NUMERIC, before)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz"])
+def test_a_decimal_comma_changes_no_file(tmp_path, ct, comma, suffix):
+    write_volume(ct, tmp_path / f"ct{suffix}")
+    assert read_volume(tmp_path / f"ct{suffix}").grid.matches(ct.grid)
+    assert locale.localeconv()["decimal_point"] == ","

@@ -244,3 +244,34 @@ def test_a_displacement_field_goes_on_beyond_its_grid():
     assert found.TransformPoint((90.0, 0.0, 0.0)) == pytest.approx((130.0, 40.0, 40.0))
     linear = affine(np.eye(3), (0, 0, 0), (1, 2, 3))
     assert continued(linear, start_grid(GRID)) is linear
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), (5.0, -3.0, 2.0)])
+def test_a_displacement_field_in_a_composite_goes_on_as_well(shift):
+    small = Grid((5, 5, 5), (10.0, 10.0, 10.0), (-20.0, -20.0, -20.0))
+    field = DisplacementField(np.full((5, 5, 5, 3), 40, np.float32), small).to_transform()
+    first = affine(np.eye(3) * 1.1, (0, 0, 0), shift)
+    given = sitk.CompositeTransform(
+        [sitk.CompositeTransform([field]), first]
+    )  # the last acts first
+    found = continued(given, start_grid(GRID))
+    for point in ((1.0, 2.0, 3.0), (90.0, 0.0, -60.0)):
+        expected = np.array(first.TransformPoint(point)) + 40
+        np.testing.assert_allclose(found.TransformPoint(point), expected, atol=1e-3)
+    np.testing.assert_allclose(  # within the field nothing is changed
+        found.TransformPoint((1.0, 2.0, 3.0)), given.TransformPoint((1.0, 2.0, 3.0)), atol=1e-3
+    )
+    both = sitk.CompositeTransform([first, first])
+    assert continued(both, start_grid(GRID)) is both
+
+
+def test_a_b_spline_goes_on_beyond_its_grid():
+    image = sitk.Image([20, 20, 20], sitk.sitkUInt8)
+    image.SetOrigin((-20.0, -20.0, -20.0))
+    image.SetSpacing((2.0, 2.0, 2.0))
+    spline = sitk.BSplineTransformInitializer(image, [4, 4, 4])
+    spline.SetParameters([30.0] * len(spline.GetParameters()))
+    assert spline.TransformPoint((90.0, 0.0, 0.0)) == (90.0, 0.0, 0.0)  # SimpleITK's habit
+    found = continued(spline, start_grid(GRID))
+    for point in ((1.0, 2.0, 3.0), (90.0, 0.0, 0.0)):
+        np.testing.assert_allclose(found.TransformPoint(point), np.add(point, 30), atol=1e-3)

@@ -21,6 +21,7 @@ from ..evaluation import (
     match_landmarks,
     summarise,
     target_registration_error,
+    unpaired,
 )
 from ..files import read_landmarks
 from ..geometry import Grid
@@ -67,15 +68,17 @@ def read_pairs(
 ) -> Pairs | None:
     """Landmark pairs, points (N, 3) LPS mm, of two files; None without files.
 
-    Raises InputError for one file alone, counts that differ and points outside a given grid.
+    Points without a partner are named on stderr. Raises InputError for one file alone, for what
+    `match_landmarks` refuses and for points outside a given grid.
     """
     if fixed is None and moving is None:
         return None
     if fixed is None or moving is None:
         raise InputError("Landmarks come in pairs: give --fixed-landmarks and --moving-landmarks.")
-    of_fixed, of_moving = match_landmarks(
-        read_landmarks(fixed, fixed_grid), read_landmarks(moving, moving_grid)
-    )
+    read = read_landmarks(fixed, fixed_grid), read_landmarks(moving, moving_grid)
+    of_fixed, of_moving = match_landmarks(*read)
+    if left_out := unpaired(*read):
+        note(left_out)
     for landmarks, grid, name in (
         (of_fixed, fixed_grid, "fixed"),
         (of_moving, moving_grid, "moving"),
@@ -127,6 +130,11 @@ def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) ->
     for name, row in rows.items():
         table.add_row(name, *(_cell(column, row, *where) for column, where in present.items()))
     return table
+
+
+def note(sentence: str) -> None:
+    """A sentence on stderr that the user should know of."""
+    messages.print(f"Note: {sentence}", style="yellow", markup=False, soft_wrap=True)
 
 
 def tell_written(*paths: Path) -> None:

@@ -11,10 +11,10 @@ import typer
 
 from ..assessment import landmark_measures
 from ..errors import InputError
-from ..evaluation import jacobian_summary
+from ..evaluation import check_landmarks_inside, jacobian_summary, opposite_direction
 from ..files import read_mask, read_transform, read_volume
 from ..geometry import DisplacementField, Grid, Volume
-from .console import measures_table, print_json, read_pairs
+from .console import measures_table, note, print_json, read_pairs
 from .console import output as out
 from .options import FixedLandmarks, Json, MovingLandmarks
 
@@ -48,6 +48,8 @@ def evaluate(
         "Initial": landmark_measures(sitk.Transform(3, sitk.sitkIdentity), pairs, grids[1]),
         "Transform": landmark_measures(motion, pairs, grids[1]),
     }
+    if pairs is not None and grids[0] is None:
+        _check_within(motion, pairs[0])
     field = _field(motion, mask, grids[0])
     if field is not None:
         rows["Transform"]["jacobian"] = jacobian_summary(field, mask)
@@ -56,6 +58,9 @@ def evaluate(
             "There is nothing to measure a transform without a grid at: "
             "give landmarks, --fixed-mask or --fixed."
         )
+    warning = "" if pairs is None else opposite_direction(motion, *pairs)
+    if warning:
+        note(warning)
     if as_json:
         print_json(
             {
@@ -63,10 +68,32 @@ def evaluate(
                 "landmarks": None if pairs is None else len(pairs[0]),
                 "initial": rows["Initial"],
                 "measures": rows["Transform"],
+                "warning": warning,
             }
         )
         return
     out.print(measures_table({name: row for name, row in rows.items() if row}))
+
+
+def _check_within(transform: sitk.Transform, points: np.ndarray) -> None:
+    """Raise InputError where a transform has nodes of its own and no fixed point lies in them."""
+    field = _own_field(transform)
+    if field is not None and not field.grid.contains(points).any():
+        check_landmarks_inside(points, field.grid, "fixed")
+
+
+def _own_field(transform: sitk.Transform) -> DisplacementField | None:
+    """The transform's displacement field, where it is nothing but that."""
+    while transform.GetTransformEnum() == sitk.sitkComposite:
+        composite = sitk.CompositeTransform(transform)
+        if composite.GetNumberOfTransforms() != 1:
+            return None
+        transform = composite.GetNthTransform(0)
+    if transform.GetTransformEnum() != sitk.sitkDisplacementField:
+        return None
+    return DisplacementField.of_image(
+        sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+    )
 
 
 def _field(
@@ -76,13 +103,9 @@ def _field(
 
     None where there is neither of them.
     """
-    if transform.GetTransformEnum() == sitk.sitkComposite:
-        composite = sitk.CompositeTransform(transform)
-        if composite.GetNumberOfTransforms() == 1:
-            transform = composite.GetNthTransform(0)
-    if transform.GetTransformEnum() == sitk.sitkDisplacementField:
-        image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-        return DisplacementField.of_image(image)
+    own = _own_field(transform)
+    if own is not None:
+        return own
     if mask is not None:
         index = np.argwhere(mask.array)[:, ::-1]
         sides = np.stack([index.min(axis=0), index.max(axis=0)], axis=1)

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import assessment
+from ..assessment import Pairs
 from ..errors import InputError
-from ..files import WRITABLE_IMAGES, WRITABLE_TRANSFORMS, read_volume, write_volume
+from ..evaluation import opposite_direction
+from ..files import (
+    WRITABLE_IMAGES,
+    WRITABLE_TRANSFORMS,
+    read_mask,
+    read_transform,
+    read_volume,
+    write_volume,
+)
+from ..geometry import Volume
 from .console import (
     checked_file,
     checked_folder,
@@ -18,6 +28,7 @@ from .console import (
     made,
     measures_table,
     messages,
+    note,
     print_json,
     read_pairs,
     tell_written,
@@ -62,6 +73,9 @@ def register(
     ],
     fixed_mask: _Mask = None,
     moving_mask: _Mask = None,
+    mask_labels: Annotated[
+        str | None, typer.Option(help="The lungs' labels in masks that hold others, such as 1,2.")
+    ] = None,
     initial_transform: Annotated[
         Path | None, typer.Option(help="Start from this transform (fixed to moving points).")
     ] = None,
@@ -107,13 +121,18 @@ def register(
         raise InputError("--start and --initial-transform exclude each other: leave one out.")
     if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
         raise InputError("--start landmarks needs --fixed-landmarks and --moving-landmarks.")
+    if mask_labels and not (fixed_mask or moving_mask):
+        raise InputError("--mask-labels needs --fixed-mask or --moving-mask.")
 
     fixed_volume, moving_volume = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, fixed_volume.grid, moving_volume.grid)
+    initial = read_transform(initial_transform) if initial_transform else None
+    if initial and pairs and (turned := opposite_direction(initial, *pairs, "The start")):
+        note(turned)
     options = {
-        "fixed_mask": fixed_mask,
-        "moving_mask": moving_mask,
-        "initial_transform": initial_transform,
+        "fixed_mask": _mask(fixed_mask, mask_labels),
+        "moving_mask": _mask(moving_mask, mask_labels),
+        "initial_transform": initial,
         "landmarks": pairs if start is Start.landmarks else None,
         "method": method.value,
         "model": model,
@@ -131,7 +150,7 @@ def register(
     registration = Registration(fixed_volume, moving_volume, **options)
     result = follow(registration, pairs, shown=not quiet)
 
-    name, warnings = _NAMES[method], _warnings(result, start)
+    name, warnings = _NAMES[method], _warnings(result, start, pairs)
     result.save(output)
     written = [output]
     if warped:
@@ -154,7 +173,7 @@ def register(
         written.append(page)
     rows = assessment.table({name: result}, pairs)
     for warning in warnings:
-        messages.print(f"Note: {warning}", style="yellow", markup=False, soft_wrap=True)
+        note(warning)
     if as_json:
         print_json(
             {
@@ -178,7 +197,18 @@ def register(
         raise typer.Exit(130)
 
 
-def _warnings(result: Result, start: Start | None) -> tuple[str, ...]:
+def _mask(path: Path | None, labels: str | None) -> Path | Volume | None:
+    """The mask, with only these labels of it where some are given."""
+    if path is None or labels is None:
+        return path
+    try:
+        chosen = [int(label) for label in labels.split(",")]
+    except ValueError:
+        raise InputError(f"--mask-labels takes whole numbers such as 1,2, got {labels}.") from None
+    return read_mask(path, chosen)
+
+
+def _warnings(result: Result, start: Start | None, pairs: Pairs | None) -> tuple[str, ...]:
     """What the user should know of this result, a sentence each."""
     found = []
     if result.cancelled:
@@ -187,4 +217,6 @@ def _warnings(result: Result, start: Start | None) -> tuple[str, ...]:
         found.append(str(result.provenance["warning"]))
     if start is Start.landmarks:
         found.append("The start was fitted to the same landmarks that the error is measured at.")
+    elif pairs is not None and (turned := opposite_direction(result.field, *pairs)):
+        found.append(turned)
     return tuple(found)

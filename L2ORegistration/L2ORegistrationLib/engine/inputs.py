@@ -13,9 +13,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import InputError
-from ..files import checked_volume, is_marked, read_mask, read_transform, read_volume
+from ..files import checked_transform, checked_volume, read_labels, read_transform, read_volume
 from ..geometry import DisplacementField, Volume
+from ..masks import label_values, marked
+from ..plausibility import implausible
 from .world import affine_start
+
+THINNEST_MM, THINNEST_VOXELS = 12.0, 6.0  # of lungs; less fills no voxel of the coarsest level
 
 
 def checked_count(value: int | None, name: str, most: int) -> int | None:
@@ -38,23 +42,51 @@ def as_volume(image, name: str) -> Volume:
 
 
 def as_mask(mask, image: Volume, name: str) -> Volume | None:
-    """A mask, bool, of what is not zero; a file must have its image's grid. None stays None."""
+    """A mask, bool, on its image's grid; None stays None.
+
+    What is marked, `masks.marked` tells. A mask on another grid, such as a cropped one or one of
+    another order of axes, is brought to the image's where it lies in the world; then, and where it
+    has more than two labels, it must be lungs.
+    """
     if mask is None:
         return None
+    called = f"The {name} mask"
     if isinstance(mask, (str, os.PathLike)):
-        path, mask = mask, read_mask(mask)
-        if not mask.grid.matches(image.grid, tolerance=0.1):
-            raise InputError(
-                f"The {name} mask {Path(path).name} is on another grid than its image: "
-                "resample it to the image first, or leave it out (lungs are then found)."
-            )
-    mask = _volume(mask, f"The {name} mask")
-    marked = Volume(is_marked(mask.array), mask.grid)
-    if not marked.array.any():
-        raise InputError(f"The {name} mask is empty: mark the lungs, or leave the mask out.")
-    if not image.grid.contains(marked.marked_points(most=100_000)).any():
-        raise InputError(f"The {name} mask lies outside its image: give the mask of this image.")
-    return marked
+        called = f"{called} {Path(mask).name}"
+        mask = read_labels(mask)
+    mask = _volume(mask, called)
+    values = label_values(mask.array)
+    found = Volume(marked(mask.array, name=called), mask.grid)
+    if not found.array.any():
+        raise InputError(f"{called} is empty: mark the lungs, or leave the mask out.")
+    points = found.marked_points(most=100_000)
+    if not image.grid.contains(points).any():
+        raise InputError(f"{called} lies outside its image: give the mask of this image.")
+    fits = found.grid.matches(image.grid, tolerance=0.1)
+    if not fits:
+        found = found.on_grid(image.grid)
+    if min(np.count_nonzero(found.array.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1))) < 2:
+        raise InputError(f"{called} marks next to nothing: give a mask of the lungs in all slices.")
+    if not fits or len(values) > 2:
+        _check_lungs(found, image, called, len(values))
+    return found
+
+
+def _check_lungs(mask: Volume, image: Volume, called: str, labels: int) -> None:
+    """Raise InputError for a mask that fits no lungs, with what makes its origin doubtful."""
+    reasons = implausible(mask, image)
+    if not reasons:
+        return
+    reason = reasons[0].removesuffix(".")
+    if labels > 2:
+        raise InputError(
+            f"{called} has {labels} labels that together are no lungs ({reason}): say which ones "
+            "are (--mask-labels 1,2; in Python read_mask(path, [1, 2]))."
+        )
+    raise InputError(
+        f"{called} is on another grid than its image and fits no lungs there ({reason}): "
+        "resample it to the image first, or leave it out (lungs are then found)."
+    )
 
 
 def as_transform(transform) -> sitk.Transform | None:
@@ -67,8 +99,7 @@ def as_transform(transform) -> sitk.Transform | None:
         transform = transform.to_transform()
     if not isinstance(transform, sitk.Transform):
         transform = affine_start(_matrix(transform))
-    if transform.GetDimension() != 3:
-        raise InputError("The initial transform is 2-D: give a 3-D one.")
+    checked_transform(transform, "The initial transform")
     if transform.IsLinear():
         try:
             transform.GetInverse()
@@ -77,6 +108,26 @@ def as_transform(transform) -> sitk.Transform | None:
                 "The initial transform cannot be inverted, it flattens space: give another one."
             ) from error
     return transform
+
+
+def check_thickness(distance: Volume, spacing: float, name: str) -> None:
+    """Raise InputError for lungs of which a scan shows too little to work on at this spacing (mm).
+
+    distance: of the lungs' surface, as `prealignment.distance_map` gives it.
+    """
+    # Counted from the outermost layer of voxels, which has a thickness, too.
+    thickness = 2 * max(0.0, -float(distance.array.min())) + min(distance.grid.spacing)
+    if thickness < THINNEST_MM:
+        raise InputError(
+            f"The {name} scan shows only {thickness:.0f} mm of the lungs at their thickest: give "
+            f"one that shows at least {THINNEST_MM:.0f} mm."
+        )
+    if thickness < THINNEST_VOXELS * spacing:
+        raise InputError(
+            f"The {name} scan shows only {thickness:.0f} mm of the lungs at their thickest, too "
+            f"little for a working spacing of {spacing:g} mm: choose at most "
+            f"{np.floor(10 * thickness / THINNEST_VOXELS) / 10:g} mm."
+        )
 
 
 def as_landmarks(landmarks) -> tuple[np.ndarray, np.ndarray]:

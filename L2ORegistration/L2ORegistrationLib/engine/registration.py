@@ -23,7 +23,14 @@ from .adam import AdamOptimiser
 from .devices import check_memory, choose_device
 from .dissimilarity import dissimilarity, voxel_positions
 from .gauss_newton import GaussNewtonOptimiser
-from .inputs import as_landmarks, as_mask, as_transform, as_volume, checked_count
+from .inputs import (
+    as_landmarks,
+    as_mask,
+    as_transform,
+    as_volume,
+    check_thickness,
+    checked_count,
+)
 from .learned import LearnedOptimiser
 from .models import DEFAULT, load_model
 from .paper import PaperOptimiser
@@ -104,18 +111,18 @@ class Result:
 class Registration:
     """One registration: iterate over it for its Steps, stop when you like, then take `result()`.
 
-    fixed, moving: path, SimpleITK image or Volume; fixed_mask, moving_mask: the same, lungs
-    marked by any non-zero value (found automatically where not given; a mask file must have its
-    image's grid); initial_transform: path, SimpleITK transform, DisplacementField or 4x4 LPS
-    matrix, fixed -> moving, which replaces `start`; start: "search" (affine of both lungs, then a
-    discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
-    `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method:
-    "l2o", "gauss-newton" or "adam"; model: name of packaged weights or a .pt file; iterations: on
-    each level, instead of the model's own (those after the search, or, without it, the most that it
-    has learned); refine: end l2o with Gauss-Newton steps on finer features and on local contrast;
-    device: "auto", "cpu", "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm;
-    cancelled(): asked between the steps of the preparation, which takes longest: where it says
-    True, the iteration ends there.
+    fixed, moving: path, SimpleITK image or Volume; fixed_mask, moving_mask: the same, lungs marked
+    by labels above zero or shares of at least one half (found automatically where not given; on
+    any grid that lies where the image does); initial_transform: path, SimpleITK transform,
+    DisplacementField or 4x4 LPS matrix, fixed -> moving, which replaces `start`; start: "search"
+    (identity, boxes or an affine of both lungs, whichever matches best after a discrete search),
+    "affine", "box", "none" or "landmarks" (thin-plate spline through `landmarks` = fixed points
+    (N, 3) and moving points (N, 3), LPS mm); method: "l2o", "gauss-newton" or "adam"; model: name
+    of packaged weights or a .pt file; iterations: on each level, instead of the model's own (those
+    after the search, or, without it, the most that it has learned); refine: end l2o with
+    Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu", "cuda",
+    "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the
+    steps of the preparation, which takes longest: where it says True, the iteration ends there.
 
     Raises InputError for anything that cannot be used, before or at the first step.
     """
@@ -145,6 +152,13 @@ class Registration:
             raise InputError(f"Unknown method '{method}': use one of {', '.join(METHODS)}.")
         if not 0.5 <= spacing <= 6:
             raise InputError(f"The working spacing must be between 0.5 and 6 mm, got {spacing}.")
+        if landmarks is not None and start != "landmarks":
+            raise InputError(
+                f"Landmarks are used by the start 'landmarks' only, not by '{start}': choose it, "
+                "or leave them out."
+            )
+        if model is not None and method != "l2o":
+            raise InputError(f"The method '{method}' has no weights: leave the model out.")
         self._device = choose_device(device)
         self._threads = checked_count(threads, "The number of threads", 1024)
         self._iterations = checked_count(iterations, "The number of iterations", 1000)
@@ -288,6 +302,8 @@ class Registration:
             self._moving_mask = lung_mask(self._moving)
             self._check_cancelled()
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
+        for distance, name in zip(distances, ("fixed", "moving"), strict=True):
+            check_thickness(distance, self._spacing, name)
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
         largest = max(self._fixed.array.nbytes, self._moving.array.nbytes)

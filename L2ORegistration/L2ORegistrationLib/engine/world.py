@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from ..geometry import DisplacementField, Grid
+from ..geometry import DisplacementField, Grid, leaves
 from .preprocessing import Pair
 from .pyramid import Level
 from .update_network import smooth
@@ -15,6 +15,7 @@ from .update_network import smooth
 START_SPACING_MM = 6.0
 START_MARGIN_MM = 60.0
 SPREADING = 12  # voxels of twice the finest field's spacing: further than any point from the lungs
+_CUT_OFF = (sitk.sitkDisplacementField, sitk.sitkBSplineTransform)  # zero beyond their grid
 TRUSTED_MM = 10.0  # within this distance of the lungs the optimiser's field is used as it is
 
 
@@ -87,14 +88,42 @@ def start_grid(grid: Grid) -> Grid:
 
 
 def continued(transform: sitk.Transform, lattice: Grid) -> sitk.Transform:
-    """The transform; a displacement field on this lattice, its edge value where it ends before.
+    """The transform; where it or a part of it is a field, as one field on this lattice.
 
-    SimpleITK takes a field to be zero beyond its grid, which tears apart lungs that it cuts.
+    SimpleITK takes displacement fields and B-splines to be zero beyond their grid, which tears
+    apart lungs that it cuts; here the displacement of the edge continues.
     """
-    if transform.GetTransformEnum() != sitk.sitkDisplacementField:
+    parts = list(leaves(transform))
+    if all(part.GetTransformEnum() not in _CUT_OFF for part in parts):
         return transform
-    image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-    return DisplacementField.of_image(image).resampled(lattice).to_transform()
+    points = lattice.points()
+    moved = points
+    for part in parts:
+        moved = _moved(part, moved)
+    return DisplacementField((moved - points).astype(np.float32), lattice).to_transform()
+
+
+def _moved(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:
+    """Where a transform that is no composite takes points (..., 3), LPS mm, continued."""
+    kind = transform.GetTransformEnum()
+    if transform.IsLinear():
+        return points @ _linear_part(transform).T + transform.TransformPoint((0.0, 0.0, 0.0))
+    if kind == sitk.sitkDisplacementField:
+        field = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+        return DisplacementField.of_image(field).transform_points(points)
+    flat = points.reshape(-1, 3)
+    nearest = _within_domain(transform, flat) if kind == sitk.sitkBSplineTransform else flat
+    found = np.array([transform.TransformPoint(p) for p in nearest.tolist()])
+    return (flat + found - nearest).reshape(points.shape)
+
+
+def _within_domain(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:
+    """The points (N, 3), those beyond the domain of a B-spline moved to its edge."""
+    spline = sitk.BSplineTransform(transform)
+    size = np.array(spline.GetTransformDomainPhysicalDimensions())
+    origin, direction = spline.GetTransformDomainOrigin(), spline.GetTransformDomainDirection()
+    domain = Grid((2, 2, 2), size, origin, direction)
+    return domain.to_world(np.clip(domain.to_index(points), 1e-6, 1 - 1e-6))
 
 
 def _linear_part(transform: sitk.Transform) -> np.ndarray:

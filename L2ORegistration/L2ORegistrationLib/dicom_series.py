@@ -1,0 +1,74 @@
+"""A folder of DICOM slices as one image, if they are one complete, upright, even stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from .errors import InputError
+
+_SAME_MM = 1e-3  # positions nearer than this along the stack are one
+_ASIDE_MM = 1.0  # a slice may lie this far beside the others
+
+
+def series_files(folder: Path) -> list[str]:
+    """The slices of the one series in this folder, or its one file; sorted along the stack.
+
+    Raises InputError for none or several series, and for slices that are no complete, upright
+    stack of even spacing, each position once, whatever order the files are in.
+    """
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
+    if not files:
+        raise InputError(f"{folder} holds no DICOM series: give the folder with the slices.")
+    if len(files) > 1:
+        listed = "; ".join(f"{uid} ({len(names)} files)" for uid, names in files.items())
+        raise InputError(
+            f"{folder} holds {len(files)} series, move one to its own folder: {listed}"
+        )
+    (names,) = files.values()
+    if len(names) == 1:
+        return list(names)
+    return _stacked(folder, list(names), np.array([_slice_geometry(name) for name in names]))
+
+
+def _slice_geometry(name: str) -> list[float]:
+    """Position (3), row and column direction (6), LPS mm, spacing (2) and size (2) of a slice."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(name)
+    reader.ReadImageInformation()
+    axes = np.reshape(reader.GetDirection(), (3, 3))[:, :2].T.flat
+    return [*reader.GetOrigin(), *axes, *reader.GetSpacing()[:2], *reader.GetSize()[:2]]
+
+
+def _stacked(folder: Path, names: list[str], slices: np.ndarray) -> list[str]:
+    """The names in the order of their slices along the stack, which is checked."""
+    if np.ptp(slices[:, 3:9], axis=0).max() > 1e-3:
+        raise InputError(f"{folder} holds slices of several orientations: keep those of one.")
+    if np.ptp(slices[:, 9:], axis=0).max() > 1e-3:
+        raise InputError(f"{folder} holds slices of several sizes: keep those of one acquisition.")
+    normal = np.cross(slices[0, 3:6], slices[0, 6:9])
+    height = slices[:, :3] @ normal
+    order = np.argsort(height, kind="stable")
+    gaps = np.diff(height[order])
+    if gaps.min() < _SAME_MM:
+        doubled = int((gaps < _SAME_MM).sum())
+        raise InputError(
+            f"{folder} holds several slices at one position, at {doubled} of them (two "
+            "acquisitions, copies or phases of a 4-D scan?): keep one each."
+        )
+    spacing = np.median(gaps)
+    if np.abs(gaps - spacing).max() > max(0.05 * spacing, 0.01):
+        raise InputError(
+            f"The slices in {folder} are {gaps.min():.2f} to {gaps.max():.2f} mm apart: add the "
+            "missing ones, or resample the series to an even spacing."
+        )
+    # ITK takes the slices to be stacked along the normal and would shear the patient upright.
+    aside = slices[:, :3] - np.outer(height, normal)
+    if np.linalg.norm(aside - aside[0], axis=1).max() > _ASIDE_MM:
+        raise InputError(
+            f"The slices in {folder} are stacked at a slant (gantry tilt): resample them upright."
+        )
+    return [names[k] for k in order]
