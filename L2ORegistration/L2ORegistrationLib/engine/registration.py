@@ -234,7 +234,7 @@ class Registration:
         counts = [self._iterations or n for n in usual]
         plan = [("l2o", level, count) for level, count in enumerate(counts)]
         if self._refine:
-            levels = range(len(plan), len(REFINEMENTS) + 1)
+            levels = range(len(plan), len(REFINEMENTS))
             plan += [("refine", level, REFINEMENTS[level][0]) for level in levels]
         return plan
 
