@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from L2ORegistrationLib.files import read_mask, read_volume, write_volume
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.landmarks import read_landmarks
+from L2ORegistrationLib.core.files import read_mask, read_volume, write_volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.landmarks import read_landmarks
 from scipy import ndimage
 from scipy.interpolate import RBFInterpolator
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import L2ORegistrationLib as l2o
 import numpy as np
-from L2ORegistrationLib.files import read_volume
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.landmarks import read_landmarks
+from L2ORegistrationLib.core.files import read_volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.landmarks import read_landmarks
 from scipy.interpolate import RBFInterpolator
 
 LATTICE_MM = 4.0

@@ -25,7 +25,7 @@ def __getattr__(name: str):
     if name in _ENGINE:
         return getattr(importlib.import_module(".engine.registration", __name__), name)
     if name in ("DisplacementField", "Grid", "Volume"):
-        return getattr(importlib.import_module(".geometry", __name__), name)
+        return getattr(importlib.import_module(".core.geometry", __name__), name)
     if name == "InputError":
-        return importlib.import_module(".errors", __name__).InputError
+        return importlib.import_module(".core.errors", __name__).InputError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

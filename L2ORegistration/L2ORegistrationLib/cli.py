@@ -15,7 +15,7 @@ from .commands.evaluate import evaluate
 from .commands.listing import devices, models
 from .commands.register import register
 from .commands.train import train
-from .errors import InputError
+from .core.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InputError
+from .core.errors import InputError
 
 LOADING_SECONDS = 30.0  # that torch may take from a slow disk
 _STOP_SECONDS = 15.0  # nothing between two checks for a cancellation takes nearly as long

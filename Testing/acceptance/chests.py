@@ -1,7 +1,7 @@
 """Two breaths of a chest so small that preparing, training and registering take seconds."""
 
 import numpy as np
-from L2ORegistrationLib.geometry import Grid, Volume
+from L2ORegistrationLib.core.geometry import Grid, Volume
 from scipy import ndimage
 
 GRID = Grid((40, 40, 30), (3.0, 3.0, 3.0))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.files import Landmarks, write_landmarks, write_volume
-from L2ORegistrationLib.geometry import Volume
-from L2ORegistrationLib.phantom import make_pair
+from L2ORegistrationLib.core.files import Landmarks, write_landmarks, write_volume
+from L2ORegistrationLib.core.geometry import Volume
+from L2ORegistrationLib.phantom.pair import make_pair
 
 sys.path.insert(0, str(Path(__file__).parent))
 

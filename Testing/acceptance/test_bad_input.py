@@ -7,10 +7,10 @@ torch = pytest.importorskip("torch")
 
 import L2ORegistrationLib as l2o  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine import devices  # noqa: E402
-from L2ORegistrationLib.errors import InputError  # noqa: E402
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume  # noqa: E402
-from L2ORegistrationLib.phantom import make_pair  # noqa: E402
+from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
 FAST = {"device": "cpu", "spacing": 3.0}
 

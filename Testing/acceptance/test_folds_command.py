@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from chests import GRID, MOTION, breath
 from command_line import refused, run
-from L2ORegistrationLib.files import write_volume
-from L2ORegistrationLib.training import datasets, dirlab, folds
-from L2ORegistrationLib.training.datasets import DATASETS, Dataset, load_dataset
+from L2ORegistrationLib.core.files import write_volume
+from L2ORegistrationLib.datasets import dirlab, folds
+from L2ORegistrationLib.datasets import registry as datasets
+from L2ORegistrationLib.datasets.registry import DATASETS, Dataset, load_dataset
 from L2ORegistrationLib.training.real import real_pairs
 
 SETTINGS = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 1\n"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from command_line import landmarks, points_of, refused, run, started
-from L2ORegistrationLib.evaluation import jacobian_summary
-from L2ORegistrationLib.files import write_volume
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.files import write_volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.reporting.measures import jacobian_summary
 from scipy.spatial.transform import Rotation
 
 

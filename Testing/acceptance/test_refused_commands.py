@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from command_line import FAST, points_of, refused, register
-from L2ORegistrationLib.files import Landmarks, read_volume, write_landmarks, write_volume
-from L2ORegistrationLib.geometry import Volume
+from L2ORegistrationLib.core.files import Landmarks, read_volume, write_landmarks, write_volume
+from L2ORegistrationLib.core.geometry import Volume
 
 
 def image(path, array, **grid):

@@ -10,15 +10,15 @@ torch = pytest.importorskip("torch")
 
 import L2ORegistrationLib as l2o  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
+from L2ORegistrationLib.core.files import write_transform  # noqa: E402
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
-from L2ORegistrationLib.engine.update_network import PaperNetwork  # noqa: E402
-from L2ORegistrationLib.evaluation import (  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import PaperNetwork  # noqa: E402
+from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
+from L2ORegistrationLib.reporting.measures import (  # noqa: E402
     jacobian_summary,
     target_registration_error,
 )
-from L2ORegistrationLib.files import write_transform  # noqa: E402
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume  # noqa: E402
-from L2ORegistrationLib.phantom import make_pair  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 FAST = {"device": "cpu", "spacing": 3.0}

@@ -5,7 +5,7 @@ import json
 import pytest
 from chests import MOTION, breath
 from command_line import refused, register, run, torchrun
-from L2ORegistrationLib.files import write_volume
+from L2ORegistrationLib.core.files import write_volume
 
 TINY = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\nahead = 1\n"
 

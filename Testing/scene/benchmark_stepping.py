@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from headless import Desktop, SliceView
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.scene import display, volumes
 from L2ORegistrationLib.scene.run import Run
 from L2ORegistrationLib.scene.settings import Settings

@@ -9,7 +9,7 @@ import pytest
 
 slicer = pytest.importorskip("slicer")
 
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume  # noqa: E402
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
 from L2ORegistrationLib.scene import transforms, volumes  # noqa: E402
 
 _LOGICS = ("Markups", "Sequences", "Transform", "Volumes", "Plots", "Tables", "Models")

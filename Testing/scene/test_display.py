@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.scene import display, transforms, volumes
 from L2ORegistrationLib.scene.preview import Preview
 

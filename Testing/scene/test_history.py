@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import slicer
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import transforms
 from L2ORegistrationLib.scene.curve import Curve
 from L2ORegistrationLib.scene.history import History

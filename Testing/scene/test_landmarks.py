@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import landmarks, transforms
 from vtk.util import numpy_support
 

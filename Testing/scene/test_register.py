@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
-from L2ORegistrationLib import evaluation
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.job import Failed, Finished
+from L2ORegistrationLib.reporting import measures
 from L2ORegistrationLib.scene import run, transforms, volumes
 from L2ORegistrationLib.scene.history import History
 from L2ORegistrationLib.scene.logic import SceneLogic
@@ -78,7 +78,7 @@ class TestRegister:
         assert [m["seconds"] for m in outcome.metrics] == [round(s.seconds, 3) for s in steps]
         assert len({m["seconds"] for m in outcome.metrics}) == len(steps)
         for metrics, step in zip(outcome.metrics, steps, strict=True):
-            found = evaluation.jacobian_summary(step.field, outcome.result.fixed_mask)
+            found = measures.jacobian_summary(step.field, outcome.result.fixed_mask)
             assert metrics["sdlogj"] == pytest.approx(found["sdlogj"])
             assert metrics["folding"] == found["folding"]
         assert outcome.metrics[0]["sdlogj"] == 0 < outcome.metrics[-1]["sdlogj"]

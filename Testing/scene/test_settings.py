@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import transforms, volumes
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings

@@ -5,8 +5,8 @@ import pytest
 import SimpleITK as sitk
 import slicer
 import vtk
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.geometry import Grid, Volume
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import Grid, Volume
 from L2ORegistrationLib.scene import transforms, volumes
 
 

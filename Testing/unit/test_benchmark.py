@@ -15,10 +15,10 @@ import SimpleITK as sitk
 from L2ORegistrationLib import cli
 from L2ORegistrationLib.benchmark import figure, measure, methods, peers, table
 from L2ORegistrationLib.benchmark.run import Run, run
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.evaluation import target_registration_error
-from L2ORegistrationLib.geometry import Grid, Volume
-from L2ORegistrationLib.training.datasets import load_dataset
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import Grid, Volume
+from L2ORegistrationLib.datasets.registry import load_dataset
+from L2ORegistrationLib.reporting.measures import target_registration_error
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 

@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.evaluation import target_registration_error
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.training import datasets, dirlab
-from L2ORegistrationLib.training.datasets import DATASETS, load_dataset
-from L2ORegistrationLib.training.folds import folds
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.datasets import dirlab
+from L2ORegistrationLib.datasets import registry as datasets
+from L2ORegistrationLib.datasets.folds import folds
+from L2ORegistrationLib.datasets.registry import DATASETS, load_dataset
+from L2ORegistrationLib.reporting.measures import target_registration_error
 
 SMALL = dirlab.Geometry((6, 5, 4), (0.97, 0.97, 2.5))
 

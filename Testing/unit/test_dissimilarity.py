@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from L2ORegistrationLib.engine.dissimilarity import (  # noqa: E402
+from L2ORegistrationLib.engine.field.sampling import (  # noqa: E402
     OFFSETS,
     channel_last,
     dissimilarity,

@@ -5,8 +5,10 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.evaluation import (
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.landmarks import Landmarks
+from L2ORegistrationLib.reporting.measures import (
     check_landmarks_inside,
     jacobian_determinant,
     jacobian_summary,
@@ -16,8 +18,6 @@ from L2ORegistrationLib.evaluation import (
     target_registration_error,
     unpaired,
 )
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.landmarks import Landmarks
 from scipy.spatial.transform import Rotation
 
 

@@ -7,8 +7,8 @@ torch = pytest.importorskip("torch")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from L2ORegistrationLib.engine import features as module  # noqa: E402
-from L2ORegistrationLib.engine.features import (  # noqa: E402
+from L2ORegistrationLib.engine.images import features as module  # noqa: E402
+from L2ORegistrationLib.engine.images.features import (  # noqa: E402
     CHANNELS,
     local_contrast,
     mind_ssc,

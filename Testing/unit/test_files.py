@@ -9,8 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.files import (
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.files import (
     atomic,
     checked_volume,
     read_mask,
@@ -19,7 +19,7 @@ from L2ORegistrationLib.files import (
     write_transform,
     write_volume,
 )
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from scipy.spatial.transform import Rotation
 
 OBLIQUE = Grid(

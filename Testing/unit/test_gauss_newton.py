@@ -11,15 +11,8 @@ import SimpleITK as sitk  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from L2ORegistrationLib.engine.adam import AdamOptimiser  # noqa: E402
-from L2ORegistrationLib.engine.gauss_newton import (  # noqa: E402
-    GaussNewtonOptimiser,
-    gauss_newton_step,
-    laplacian,
-)
-from L2ORegistrationLib.engine.learned import LearnedOptimiser, observe  # noqa: E402
-from L2ORegistrationLib.engine.preprocessing import Pair  # noqa: E402
-from L2ORegistrationLib.engine.pyramid import (  # noqa: E402
+from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import (  # noqa: E402
     Level,
     Scans,
     active_voxels,
@@ -27,8 +20,15 @@ from L2ORegistrationLib.engine.pyramid import (  # noqa: E402
     sample,
     sample_points,
 )
-from L2ORegistrationLib.engine.update_network import PyramidNetwork, smooth  # noqa: E402
-from L2ORegistrationLib.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import Pair  # noqa: E402
+from L2ORegistrationLib.engine.optimise.adam import AdamOptimiser  # noqa: E402
+from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
+    GaussNewtonOptimiser,
+    gauss_newton_step,
+    laplacian,
+)
+from L2ORegistrationLib.engine.optimise.l2o import LearnedOptimiser, observe  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import PyramidNetwork, smooth  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 GRID = Grid((64, 48, 48), (1.5, 1.5, 1.5), (-40.0, 12.0, 100.0))

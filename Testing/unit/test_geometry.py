@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from scipy.spatial.transform import Rotation
 
 finite = st.floats(-300, 300, allow_nan=False, width=32)

@@ -6,10 +6,10 @@ import SimpleITK as sitk
 
 pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
+from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.inputs import as_mask  # noqa: E402
-from L2ORegistrationLib.errors import InputError  # noqa: E402
-from L2ORegistrationLib.geometry import Grid, Volume  # noqa: E402
-from L2ORegistrationLib.phantom import make_pair  # noqa: E402
+from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from L2ORegistrationLib import job as job_module
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.job import Failed, Finished, RegistrationJob
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.geometry import Grid, Volume
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import Grid, Volume
+from L2ORegistrationLib.datasets.cases import Case
 from L2ORegistrationLib.training import keypoints
-from L2ORegistrationLib.training.cases import Case
 from L2ORegistrationLib.training.keypoints import distinctiveness, find_keypoints, match, peaks
 from L2ORegistrationLib.training.prepared import PreparedPair
 from L2ORegistrationLib.training.real import real_pairs

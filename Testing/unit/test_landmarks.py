@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.geometry import Grid
-from L2ORegistrationLib.landmarks import Landmarks, read_landmarks, write_landmarks
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import Grid
+from L2ORegistrationLib.core.landmarks import Landmarks, read_landmarks, write_landmarks
 
 POINTS = [[1.5, -2.0, 3.0], [-40.25, 50.0, -60.0]]
 

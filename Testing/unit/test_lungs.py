@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.geometry import Grid, Volume
-from L2ORegistrationLib.lungs import lung_mask, split_lungs
-from L2ORegistrationLib.phantom import make_pair
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import Grid, Volume
+from L2ORegistrationLib.engine.images.lungs import lung_mask, split_lungs
+from L2ORegistrationLib.phantom.pair import make_pair
 
 GRID = Grid((80, 60, 64), (5.0, 5.0, 5.0), (-197.5, -147.5, -157.5))
 

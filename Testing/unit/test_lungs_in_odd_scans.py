@@ -7,10 +7,10 @@ import re
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.geometry import Grid, Volume
-from L2ORegistrationLib.lungs import lung_mask
-from L2ORegistrationLib.plausibility import implausible
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import Grid, Volume
+from L2ORegistrationLib.engine.images.lungs import lung_mask
+from L2ORegistrationLib.engine.images.plausibility import implausible
 from scipy import ndimage
 
 SPACING = (3.5, 3.5, 4.0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.masks import label_values, marked
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.masks import label_values, marked
 
 
 def cube(*values, dtype=float):

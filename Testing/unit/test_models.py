@@ -7,14 +7,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.engine import models  # noqa: E402
 from L2ORegistrationLib.engine.models import (  # noqa: E402
     available_models,
     export_model,
     load_model,
 )
-from L2ORegistrationLib.engine.update_network import PaperNetwork, PyramidNetwork  # noqa: E402
-from L2ORegistrationLib.errors import InputError  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import PaperNetwork, PyramidNetwork  # noqa: E402
 
 CARD = {
     "version": "3",

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.phantom import make_anatomy, make_pair, random_motion
-from L2ORegistrationLib.smooth import interpolate, lattice_over, smooth_noise, upsample
-from L2ORegistrationLib.vessels import Tree, grow_tree, splat, tube_samples
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair, random_motion
+from L2ORegistrationLib.phantom.splines import interpolate, lattice_over, smooth_noise, upsample
+from L2ORegistrationLib.phantom.vessels import Tree, grow_tree, splat, tube_samples
 from scipy import ndimage
 
 COARSE = 3.0

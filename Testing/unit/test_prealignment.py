@@ -7,15 +7,15 @@ pytest.importorskip("torch")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from L2ORegistrationLib.engine.prealignment import (  # noqa: E402
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
+from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.engine.start.alignment import (  # noqa: E402
     affine,
     box_alignment,
     distance_map,
     landmark_alignment,
     lung_alignment,
 )
-from L2ORegistrationLib.errors import InputError  # noqa: E402
-from L2ORegistrationLib.geometry import Grid, Volume  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 GRID = Grid((75, 60, 75), (4.0, 4.0, 4.0), (-148.0, -118.0, -148.0))

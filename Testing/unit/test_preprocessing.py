@@ -8,17 +8,17 @@ pytest.importorskip("torch")
 import SimpleITK as sitk  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from L2ORegistrationLib.engine.prealignment import affine, distance_map  # noqa: E402
-from L2ORegistrationLib.engine.preprocessing import (  # noqa: E402
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import Scans  # noqa: E402
+from L2ORegistrationLib.engine.field.whole import World, continued, start_grid  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import (  # noqa: E402
     BLOCK,
     MARGIN_MM,
     make_pair,
     resample,
     working_grid,
 )
-from L2ORegistrationLib.engine.pyramid import Scans  # noqa: E402
-from L2ORegistrationLib.engine.world import World, continued, start_grid  # noqa: E402
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume  # noqa: E402
+from L2ORegistrationLib.engine.start.alignment import affine, distance_map  # noqa: E402
 
 GRID = Grid((60, 50, 45), (2.0, 2.2, 2.5), (-58.0, -52.0, -60.0))
 IDENTITY = sitk.Transform(3, sitk.sitkIdentity)

@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from L2ORegistrationLib import assessment, pictures
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.files import read_transform
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.engine.registration import Result, Step
-from L2ORegistrationLib.errors import InputError
-from L2ORegistrationLib.files import read_transform
-from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.report import write_report
+from L2ORegistrationLib.reporting import pictures, tables
+from L2ORegistrationLib.reporting.html import write_report
 
 AXES = np.linalg.qr(np.array([[1, 0.2, 0.1], [-0.25, 1, 0.15], [-0.1, -0.2, 1]]))[0]
 OBLIQUE = Grid((32, 30, 28), (6.0, 6.5, 7.0), (-90, -95, -95), AXES * np.sign(np.diag(AXES)))
@@ -116,7 +116,7 @@ def test_planes_are_seen_as_radiologists_do():
 
 def test_history_can_be_read_again(tmp_path):
     result = made_result()
-    paths = assessment.write_history(result, tmp_path, (POINTS, POINTS + SHIFT))
+    paths = tables.write_history(result, tmp_path, (POINTS, POINTS + SHIFT))
     assert all(path.exists() for path in paths)
     rows = json.loads((tmp_path / "steps.json").read_text())
     table = list(csv.DictReader((tmp_path / "steps.csv").open(encoding="utf-8")))

@@ -6,10 +6,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import SimpleITK as sitk  # noqa: E402
-from L2ORegistrationLib.engine.preprocessing import Pair  # noqa: E402
-from L2ORegistrationLib.engine.pyramid import Scans  # noqa: E402
-from L2ORegistrationLib.engine.search import _box, discrete_search  # noqa: E402
-from L2ORegistrationLib.geometry import Grid  # noqa: E402
+from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import Scans  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import Pair  # noqa: E402
+from L2ORegistrationLib.engine.start.search import _box, discrete_search  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 GRID = Grid((64, 64, 80), (1.5, 1.5, 1.5), (7.0, -9.0, 30.0))

@@ -8,10 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.commands import listing  # noqa: E402
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.engine import devices, selfcheck  # noqa: E402
 from L2ORegistrationLib.engine.registration import register  # noqa: E402
-from L2ORegistrationLib.errors import InputError  # noqa: E402
-from L2ORegistrationLib.phantom import make_pair  # noqa: E402
+from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
 GPUS = [name for name, _, _ in devices.available_devices() if name != "cpu"]
 

@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.engine.field.levels import Level  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
-from L2ORegistrationLib.engine.prealignment import distance_map  # noqa: E402
-from L2ORegistrationLib.engine.preprocessing import WORKING_SPACING_MM  # noqa: E402
-from L2ORegistrationLib.engine.pyramid import Level  # noqa: E402
-from L2ORegistrationLib.engine.update_network import PaperNetwork, PyramidNetwork  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import PaperNetwork, PyramidNetwork  # noqa: E402
+from L2ORegistrationLib.engine.start.alignment import distance_map  # noqa: E402
 from L2ORegistrationLib.training import loop  # noqa: E402
 from L2ORegistrationLib.training.loop import train  # noqa: E402
 from L2ORegistrationLib.training.loss import inside, keypoint_loss  # noqa: E402
@@ -118,9 +118,9 @@ def test_levels_and_points_share_a_frame():
 
 
 def test_stored_levels_are_those_of_a_registration():
-    from L2ORegistrationLib.engine.prealignment import lung_alignment
-    from L2ORegistrationLib.engine.preprocessing import make_pair
-    from L2ORegistrationLib.engine.pyramid import Scans
+    from L2ORegistrationLib.engine.field.levels import Scans
+    from L2ORegistrationLib.engine.images.preprocessing import make_pair
+    from L2ORegistrationLib.engine.start.alignment import lung_alignment
 
     pair = prepared()
     (fixed, fixed_mask), (moving, moving_mask) = patient((0, 0, 0)), patient(SHIFT)

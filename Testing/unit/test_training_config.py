@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 
 import pytest
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.training.config import (
     TrainingConfig,
     changed,

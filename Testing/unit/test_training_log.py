@@ -7,7 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.training import card, log
 from L2ORegistrationLib.training.log import TrainingLog, read_log, recent_errors
 from L2ORegistrationLib.training.loop import Progress

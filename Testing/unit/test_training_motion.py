@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from L2ORegistrationLib.engine.pyramid import Level, sample_points  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import Level, sample_points  # noqa: E402
 from L2ORegistrationLib.training.motion import Blobs, moved_further  # noqa: E402
 
 ORIGIN, SPACING = (5.0, -20.0, 30.0), 12.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.training.loop import train
 from L2ORegistrationLib.training.workers import Workers, device_of
 from training_pairs import CONFIG

@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from L2ORegistrationLib.engine.dissimilarity import OFFSETS  # noqa: E402
-from L2ORegistrationLib.engine.paper import HALF_WIDTH, UNIT_PER_VOXEL, PaperOptimiser  # noqa: E402
-from L2ORegistrationLib.engine.pyramid import Level  # noqa: E402
-from L2ORegistrationLib.engine.update_network import (  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import Level  # noqa: E402
+from L2ORegistrationLib.engine.field.sampling import OFFSETS  # noqa: E402
+from L2ORegistrationLib.engine.optimise.falta2022 import HALF_WIDTH, UNIT_PER_VOXEL, PaperOptimiser  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import (  # noqa: E402
     PaperNetwork,
     PyramidNetwork,
     smooth,

@@ -1,7 +1,7 @@
 """Small pairs to train on, and the settings of a training that takes seconds."""
 
 import numpy as np
-from L2ORegistrationLib.geometry import Grid, Volume
+from L2ORegistrationLib.core.geometry import Grid, Volume
 from L2ORegistrationLib.training.config import TrainingConfig
 from L2ORegistrationLib.training.prepared import prepare
 from scipy import ndimage

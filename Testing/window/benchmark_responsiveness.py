@@ -13,7 +13,7 @@ import sys
 import time
 
 from L2ORegistrationLib.job import Finished, RegistrationJob, rests
-from L2ORegistrationLib.phantom import make_pair
+from L2ORegistrationLib.phantom.pair import make_pair
 from PySide6 import QtCore
 from standin import application, held
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import slicer
-from L2ORegistrationLib.phantom import make_pair
+from L2ORegistrationLib.phantom.pair import make_pair
 from L2ORegistrationLib.scene import run as scene_run
 from L2ORegistrationLib.scene import transforms, volumes
 from standin import application, held, widgets

@@ -5,7 +5,7 @@ import time
 import pytest
 import slicer
 from fixtures import SteeredEngine, grid_magnitude, pause_between_clicks, process_events, wait_for
-from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import run as scene_run
 
 

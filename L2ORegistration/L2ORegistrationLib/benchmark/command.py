@@ -11,7 +11,7 @@ from ..commands import options
 from ..commands.console import checked_folder, made, messages, print_json
 from ..commands.console import output as out
 from ..commands.data import read_datasets
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 def benchmark(
@@ -49,7 +49,7 @@ def benchmark(
     at each landmark), iterations.csv and iterations.png; they are complete up to the last case
     when the run is stopped.
     """
-    from ..training.datasets import DATASETS
+    from ..datasets.registry import DATASETS
     from . import figure, table
     from .methods import chosen
     from .peers import missing

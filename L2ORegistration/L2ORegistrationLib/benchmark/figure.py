@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic
+from ..core.files import atomic
 from .methods import METHODS
 from .run import Run
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..evaluation import jacobian_summary, summarise, target_registration_error
-from ..files import read_mask, read_volume
-from ..geometry import DisplacementField, Grid, Volume
+from ..core.errors import InputError
+from ..core.files import read_mask, read_volume
+from ..core.geometry import DisplacementField, Grid, Volume
+from ..reporting.measures import jacobian_summary, summarise, target_registration_error
 from .methods import METHODS
 
 LATTICE_MM = 2.0  # all fields are judged on one lattice, or the coarser would look smoother
@@ -53,7 +53,7 @@ class Scan:
     @cached_property
     def region(self) -> Volume:
         """The fixed lungs: the given mask or the automatic one."""
-        from ..lungs import lung_mask
+        from ..engine.images.lungs import lung_mask
 
         return self.fixed_mask or lung_mask(self.fixed)
 
@@ -108,7 +108,7 @@ def _errors(scan: Scan, field: DisplacementField) -> dict[str, list]:
 
 def near_pleura(points: np.ndarray, lungs: Volume, limit: float = PLEURA_MM) -> np.ndarray:
     """Which points (N, 3), LPS mm, lie outside the lungs or within `limit` mm of their surface."""
-    from ..engine.prealignment import distance_map
+    from ..engine.start.alignment import distance_map
 
     return distance_map(lungs, spacing=1.5).sample(points) >= -limit
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from ..geometry import DisplacementField
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField
 
 if TYPE_CHECKING:
     from .measure import Scan
@@ -77,7 +77,7 @@ def _ours(method: str, start: str, *, only_start: bool = False) -> Callable:
 
 
 def _keypoints(scan: Scan):
-    from ..lungs import lung_mask
+    from ..engine.images.lungs import lung_mask
     from ..training.keypoints import find_keypoints
 
     masks = (scan.fixed_mask or lung_mask(scan.fixed), scan.moving_mask or lung_mask(scan.moving))

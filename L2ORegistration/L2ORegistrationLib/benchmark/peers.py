@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from ..errors import InputError
-from ..geometry import DisplacementField, Grid, Volume
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Grid, Volume
 
 if TYPE_CHECKING:
     from .measure import Scan
@@ -140,7 +140,7 @@ def convexadam(scan: Scan, options: dict[str, Any]) -> DisplacementField:
 
 def _prepared(scan: Scan) -> tuple[Volume, np.ndarray]:
     """The fixed mask on fixed's grid, and the way (3,), mm, from fixed to moving lungs if far."""
-    from ..lungs import lung_mask
+    from ..engine.images.lungs import lung_mask
 
     fixed = scan.fixed_mask or lung_mask(scan.fixed)
     moving = scan.moving_mask or lung_mask(scan.moving)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
-from ..geometry import Volume
-from ..training.cases import Case
+from ..core.errors import InputError
+from ..core.geometry import Volume
+from ..datasets.cases import Case
 
 _ROOT = Path(__file__).parents[2]  # where the package is, installed or not
 _SIDES = ("fixed", "moving")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluation import summarise
-from ..files import atomic
+from ..core.files import atomic
+from ..reporting.measures import summarise
 from .methods import METHODS
 from .run import Run
 

@@ -14,18 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..assessment import Pairs
-from ..errors import InputError
-from ..evaluation import (
+from ..core.errors import InputError
+from ..core.files import read_landmarks
+from ..core.geometry import Grid
+from ..core.paths import check_writable, checked_suffix, writable_file
+from ..reporting.measures import (
     check_landmarks_inside,
     match_landmarks,
     summarise,
     target_registration_error,
     unpaired,
 )
-from ..files import read_landmarks
-from ..geometry import Grid
-from ..paths import check_writable, checked_suffix, writable_file
+from ..reporting.tables import Pairs
 
 if TYPE_CHECKING:
     from ..engine.registration import Registration, Result

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .console import messages
 
 if TYPE_CHECKING:
-    from ..training.cases import Case
+    from ..datasets.cases import Case
 
 
 def warn(text: str) -> None:
@@ -25,7 +25,7 @@ def read_datasets(
     cases: only those of these names, separated by commas; skip: go on without cases that miss files
     or are damaged; names: those that NAME may be. Raises InputError for data that is not there.
     """
-    from ..training.datasets import DATASETS, case_names, load_dataset
+    from ..datasets.registry import DATASETS, case_names, load_dataset
 
     wanted = [name.strip() for name in cases.split(",")] if cases else None
     columns, known = {}, set()

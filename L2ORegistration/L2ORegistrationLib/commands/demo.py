@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .. import assessment
-from ..files import Landmarks, write_landmarks, write_volume
-from ..phantom import make_pair
+from ..core.files import Landmarks, write_landmarks, write_volume
+from ..phantom.pair import make_pair
+from ..reporting import tables
 from .console import (
     checked_folder,
     follow,
@@ -71,7 +71,7 @@ def demo(
     best.save(folder / "transform.h5")
     write_volume(best.warped(), folder / "warped.nii.gz")
 
-    from ..report import write_report  # matplotlib takes a second
+    from ..reporting.html import write_report  # matplotlib takes a second
 
     written = write_report(
         {name: results[name] for name in ("L2O", "Adam")},
@@ -80,7 +80,7 @@ def demo(
         title="Breathing phantom",
         details={"phantom seed": str(seed)},
     )
-    rows = assessment.table(results, pairs)
+    rows = tables.table(results, pairs)
     if as_json:
         print_json(
             {

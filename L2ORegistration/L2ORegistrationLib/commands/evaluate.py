@@ -9,11 +9,11 @@ import numpy as np
 import SimpleITK as sitk
 import typer
 
-from ..assessment import landmark_measures
-from ..errors import InputError
-from ..evaluation import check_landmarks_inside, jacobian_summary, opposite_direction
-from ..files import read_mask, read_transform, read_volume
-from ..geometry import DisplacementField, Grid, Volume
+from ..core.errors import InputError
+from ..core.files import read_mask, read_transform, read_volume
+from ..core.geometry import DisplacementField, Grid, Volume
+from ..reporting.measures import check_landmarks_inside, jacobian_summary, opposite_direction
+from ..reporting.tables import landmark_measures
 from .console import measures_table, note, print_json, read_pairs
 from .console import output as out
 from .options import FixedLandmarks, Json, MovingLandmarks

@@ -15,14 +15,14 @@ from urllib.parse import quote
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..errors import InputError
+from ..core.errors import InputError
 from .console import made, messages
 from .console import output as out
 from .data import warn
 
 if TYPE_CHECKING:
+    from ..datasets.cases import Case
     from ..engine.models import ModelCard
-    from ..training.cases import Case
     from ..training.config import TrainingConfig
     from ..training.workers import Workers
 

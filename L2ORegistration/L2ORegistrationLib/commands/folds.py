@@ -8,12 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..paths import atomic
+from ..core.paths import atomic
 
 if TYPE_CHECKING:
     from ..benchmark.run import Run
-    from ..training.cases import Case
-    from ..training.folds import Fold
+    from ..datasets.cases import Case
+    from ..datasets.folds import Fold
     from .experiment import Experiment
 
 METHODS = ("initial", "l2o")  # groups of benchmark.methods; other ones don't differ by fold
@@ -32,7 +32,7 @@ def cross_validate(
     only. Raises InputError where the data makes no folds.
     """
     from ..benchmark import figure, table
-    from ..training.folds import folds_of
+    from ..datasets.folds import folds_of
 
     folds = folds_of(datasets)
     for fold in folds:

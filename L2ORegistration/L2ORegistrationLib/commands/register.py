@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import assessment
-from ..assessment import Pairs
-from ..errors import InputError
-from ..evaluation import opposite_direction
-from ..files import (
+from ..core.errors import InputError
+from ..core.files import (
     WRITABLE_IMAGES,
     WRITABLE_TRANSFORMS,
     read_mask,
@@ -20,7 +17,10 @@ from ..files import (
     read_volume,
     write_volume,
 )
-from ..geometry import Volume
+from ..core.geometry import Volume
+from ..reporting import tables
+from ..reporting.measures import opposite_direction
+from ..reporting.tables import Pairs
 from .console import (
     checked_file,
     checked_folder,
@@ -157,9 +157,9 @@ def register(
         write_volume(result.warped(), warped)
         written.append(warped)
     if history:
-        written.append(assessment.write_history(result, made(history), pairs)[-1])  # the table
+        written.append(tables.write_history(result, made(history), pairs)[-1])  # the table
     if report:
-        from ..report import write_report
+        from ..reporting.html import write_report
 
         details = {"fixed image": str(fixed), "moving image": str(moving)}
         page, _ = write_report(
@@ -171,7 +171,7 @@ def register(
             warnings=warnings,
         )
         written.append(page)
-    rows = assessment.table({name: result}, pairs)
+    rows = tables.table({name: result}, pairs)
     for warning in warnings:
         note(warning)
     if as_json:
@@ -183,7 +183,7 @@ def register(
                 "seconds": result.seconds,
                 "best": result.best,
                 "measures": rows,
-                "steps": assessment.by_step(result, pairs, regularity=False),
+                "steps": tables.by_step(result, pairs, regularity=False),
                 "provenance": result.provenance,
             }
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import options
 from .console import checked_folder, messages, print_json
 from .console import output as out

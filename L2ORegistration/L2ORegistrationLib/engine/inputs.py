@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import InputError
-from ..files import checked_transform, checked_volume, read_labels, read_transform, read_volume
-from ..geometry import DisplacementField, Volume
-from ..masks import label_values, marked
-from ..plausibility import implausible
-from .world import affine_start
+from ..core.errors import InputError
+from ..core.files import checked_transform, checked_volume, read_labels, read_transform, read_volume
+from ..core.geometry import DisplacementField, Volume
+from ..core.masks import label_values, marked
+from .field.whole import affine_start
+from .images.plausibility import implausible
 
 THINNEST_MM, THINNEST_VOXELS = 12.0, 6.0  # of lungs; less fills no voxel of the coarsest level
 

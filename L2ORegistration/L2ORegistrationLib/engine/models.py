@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..paths import atomic
-from .update_network import PaperNetwork, PyramidNetwork
+from ..core.errors import InputError
+from ..core.paths import atomic
+from .optimise.networks import PaperNetwork, PyramidNetwork
 
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Models"

@@ -15,14 +15,15 @@ import SimpleITK as sitk
 import torch
 
 from .. import __version__
-from ..errors import InputError
-from ..files import write_transform
-from ..geometry import DisplacementField, Grid, Volume
-from ..lungs import lung_mask
-from .adam import AdamOptimiser
+from ..core.errors import InputError
+from ..core.files import write_transform
+from ..core.geometry import DisplacementField, Grid, Volume
 from .devices import check_memory, choose_device
-from .dissimilarity import dissimilarity, voxel_positions
-from .gauss_newton import GaussNewtonOptimiser
+from .field.levels import Level, Scans, sample_points
+from .field.sampling import dissimilarity, voxel_positions
+from .field.whole import World, continued, start_grid
+from .images.lungs import lung_mask
+from .images.preprocessing import WORKING_SPACING_MM, Pair, averaged, pair_on, working_grid
 from .inputs import (
     as_landmarks,
     as_mask,
@@ -31,14 +32,13 @@ from .inputs import (
     check_thickness,
     checked_count,
 )
-from .learned import LearnedOptimiser
 from .models import DEFAULT, load_model
-from .paper import PaperOptimiser
-from .prealignment import box_alignment, distance_map, landmark_alignment, lung_alignment
-from .preprocessing import WORKING_SPACING_MM, Pair, averaged, pair_on, working_grid
-from .pyramid import Level, Scans, sample_points
-from .start import best_start
-from .world import World, continued, start_grid
+from .optimise.adam import AdamOptimiser
+from .optimise.falta2022 import PaperOptimiser
+from .optimise.gauss_newton import GaussNewtonOptimiser
+from .optimise.l2o import LearnedOptimiser
+from .start.alignment import box_alignment, distance_map, landmark_alignment, lung_alignment
+from .start.choice import best_start
 
 STARTS = ("search", "affine", "box", "none", "landmarks")
 METHODS = ("l2o", "gauss-newton", "adam")

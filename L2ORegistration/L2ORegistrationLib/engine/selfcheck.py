@@ -12,13 +12,13 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..geometry import Grid
-from .gauss_newton import gauss_newton_step
-from .learned import observe
-from .preprocessing import WORKING_SPACING_MM, Pair
-from .pyramid import Scans, sample_points
-from .search import discrete_search
-from .update_network import PyramidNetwork
+from ..core.geometry import Grid
+from .field.levels import Scans, sample_points
+from .images.preprocessing import WORKING_SPACING_MM, Pair
+from .optimise.gauss_newton import gauss_newton_step
+from .optimise.l2o import observe
+from .optimise.networks import PyramidNetwork
+from .start.search import discrete_search
 
 SIZE = 32  # voxels of the tiny pair along each axis
 TOLERANCE = 0.01  # root mean square, of the values': GPUs' less precise products stay within

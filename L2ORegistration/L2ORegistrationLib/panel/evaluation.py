@@ -4,7 +4,7 @@ import qt
 from slicer.i18n import tr as _
 
 from .. import job
-from ..errors import InputError
+from ..core.errors import InputError
 
 _DELAY_MS = 200  # so that walking through the iterations stays quick
 

@@ -6,7 +6,7 @@ import traceback
 
 import slicer
 
-from ..errors import InputError
+from ..core.errors import InputError
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ from __future__ import annotations
 import slicer
 import vtk
 
-from .. import evaluation
-from ..landmarks import Landmarks
+from ..core.landmarks import Landmarks
+from ..reporting import measures
 from . import nodes
 from .history import PREFIX, History
 
@@ -74,7 +74,7 @@ class Curve:
     def show_errors(self, fixed: Landmarks, moving: Landmarks) -> None:
         """Add the mean error at these landmarks to every iteration and to the chart."""
         errors = [
-            evaluation.target_registration_error(
+            measures.target_registration_error(
                 self.history.field(index), fixed.points, moving.points
             ).mean()
             for index in range(len(self.history))

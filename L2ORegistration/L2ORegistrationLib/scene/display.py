@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 
-from ..geometry import Volume
+from ..core.geometry import Volume
 from . import nodes, volumes
 
 # Contraction blue, expansion red, unchanged white in the middle of the range 0..2.

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import slicer
 
-from ..errors import InputError
-from ..geometry import DisplacementField
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField
 from . import nodes, transforms
 
 PREFIX = "L2ORegistration."

@@ -9,10 +9,10 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from .. import evaluation
-from ..errors import InputError
-from ..geometry import DisplacementField, Grid
-from ..landmarks import Landmarks
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Grid
+from ..core.landmarks import Landmarks
+from ..reporting import measures
 from . import nodes, transforms
 
 _GREEN_TO_RED = [(0.1, 0.7, 0.2), (0.95, 0.85, 0.1), (0.85, 0.1, 0.1)]
@@ -47,7 +47,7 @@ def pairs(fixed_node, moving_node, below=None) -> tuple[Landmarks, Landmarks]:
     below: the registration's transform; moving landmarks that were put under it are meant where
     they were placed, not where it shows them. Raises InputError when they cannot be matched.
     """
-    return evaluation.match_landmarks(of_markups(fixed_node), of_markups(moving_node, below))
+    return measures.match_landmarks(of_markups(fixed_node), of_markups(moving_node, below))
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def evaluate(
     """
     ends = fixed.points, moving.points
     before = np.linalg.norm(fixed.points - moving.points, axis=1)
-    after = evaluation.target_registration_error(field, *ends)
+    after = measures.target_registration_error(field, *ends)
     snapped = None
     if moving_grid is not None:
-        snapped = evaluation.target_registration_error(field, *ends, snap_to=moving_grid)
+        snapped = measures.target_registration_error(field, *ends, snap_to=moving_grid)
     columns = {"Before": before, "After": after}
     if snapped is not None:
         columns["Snapped"] = snapped
@@ -149,7 +149,7 @@ def show_lines(
 
 def _summary(before, after, snapped) -> dict:
     found = {"before": before, "after": after, "snapped": snapped}
-    return {k: evaluation.summarise(v) for k, v in found.items() if v is not None}
+    return {k: measures.summarise(v) for k, v in found.items() if v is not None}
 
 
 def _own_node(transform, role: str, class_name: str, name: str):

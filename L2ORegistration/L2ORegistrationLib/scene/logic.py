@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .. import evaluation, job
-from ..errors import InputError
-from ..geometry import Volume
+from .. import job
+from ..core.errors import InputError
+from ..core.geometry import Volume
 from ..job import Failed, Finished
+from ..reporting import measures
 from . import display, landmarks, nodes, transforms, volumes
 from .curve import Curve
 from .history import History
@@ -127,7 +128,7 @@ class SceneLogic:
             volumes.set_volume(outputVolume, warped, like=fixed, window=window)
         if outputJacobian is not None:
             field = transforms.field_of(transform)
-            display.show_jacobian(outputJacobian, evaluation.jacobian_determinant(field))
+            display.show_jacobian(outputJacobian, measures.jacobian_determinant(field))
 
     def checkerboard(self, transform, output, squares: int = 8) -> None:
         """Fill a volume node with squares of the fixed and of the warped moving volume."""
@@ -149,7 +150,7 @@ class SceneLogic:
         """sdlogj, folding (fraction) and min of the Jacobian determinant, in a mask of fixed."""
         job.loaded(job.LOADING_SECONDS)
         inside = None if mask is None else volumes.mask_to_volume(mask)
-        return evaluation.jacobian_summary(transforms.field_of(transform), inside)
+        return measures.jacobian_summary(transforms.field_of(transform), inside)
 
     def restore(self, transform) -> Session | None:
         """The iterations of an output transform, for instance of a scene that was just loaded."""

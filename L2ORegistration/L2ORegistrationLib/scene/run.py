@@ -11,10 +11,10 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import evaluation
-from ..errors import InputError
-from ..geometry import Volume
+from ..core.errors import InputError
+from ..core.geometry import Volume
 from ..job import Failed, Finished, Progress, RegistrationJob
+from ..reporting import measures
 from . import display, nodes, transforms, volumes
 from .curve import Curve
 from .history import History
@@ -145,7 +145,7 @@ class Run:
         }
         if self._landmarks:
             fixed, moving = (one.points for one in self._landmarks)
-            errors = evaluation.target_registration_error(step.field, fixed, moving)
+            errors = measures.target_registration_error(step.field, fixed, moving)
             metrics["error"] = errors.mean()
         if self.session is None:
             self._begin(step.field, metrics)
@@ -228,14 +228,14 @@ def _products(result, moving: Volume, fixed, volume: bool, jacobian: bool) -> di
     products = {"qualities": []}
     try:
         for step in result.steps:
-            quality = evaluation.jacobian_summary(step.field, result.fixed_mask)
+            quality = measures.jacobian_summary(step.field, result.fixed_mask)
             products["qualities"].append(quality)
     except InputError:  # a mask so small that no node of the field lies in it
         pass
     if volume:
         products["warped"] = volumes.warp(moving, result.field, fixed)
     if jacobian:
-        products["jacobian"] = evaluation.jacobian_determinant(result.field)
+        products["jacobian"] = measures.jacobian_determinant(result.field)
     return products
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import slicer
 
 from .. import job
-from ..phantom import make_pair
+from ..phantom.pair import make_pair
 from . import nodes, transforms, volumes
 
 _SEED, _SPACING, _AMPLITUDE = 7, 2.5, 22.0  # mm: a patient drawn quickly, with a deep breath

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import vtk
 
-from ..errors import InputError
+from ..core.errors import InputError
 from . import transforms
 from .curve import Curve
 from .history import History

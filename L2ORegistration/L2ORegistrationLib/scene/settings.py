@@ -7,8 +7,8 @@ from typing import Any
 
 import vtk
 
-from ..errors import InputError
-from ..geometry import Grid
+from ..core.errors import InputError
+from ..core.geometry import Grid
 from . import landmarks, transforms, volumes
 
 METHODS = ("l2o", "adam")

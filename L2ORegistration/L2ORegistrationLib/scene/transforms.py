@@ -11,8 +11,8 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from ..errors import InputError
-from ..geometry import DisplacementField, Grid
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Grid
 from . import nodes
 
 SHEAR_TOLERANCE = 1e-3  # cosine between two axes, far above the rounding in file headers

@@ -12,8 +12,8 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from ..errors import InputError
-from ..geometry import DisplacementField, Grid, Volume
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Grid, Volume
 from . import nodes, transforms
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..paths import existing
+from ..core.errors import InputError
+from ..core.paths import existing
 
 if sys.version_info >= (3, 11):
     import tomllib

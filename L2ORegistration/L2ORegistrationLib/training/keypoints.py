@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ..engine.gauss_newton import GaussNewtonOptimiser
-from ..engine.prealignment import distance_map, lung_alignment
-from ..engine.preprocessing import make_pair
-from ..engine.pyramid import Scans, sample_points
+from ..core.errors import InputError
+from ..core.geometry import Volume
+from ..engine.field.levels import Scans, sample_points
+from ..engine.images.preprocessing import make_pair
+from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
 from ..engine.registration import REFINEMENTS
-from ..engine.search import discrete_search
-from ..errors import InputError
-from ..geometry import Volume
+from ..engine.start.alignment import distance_map, lung_alignment
+from ..engine.start.search import discrete_search
 
 COUNT = 3000
 DEPTH_MM = 2.0  # interest points are at least this far inside the lung

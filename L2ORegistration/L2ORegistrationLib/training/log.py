@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import atomic
+from ..core.files import atomic
 from .loop import Progress
 
 FILE, EVENTS = "log.csv", "tensorboard"

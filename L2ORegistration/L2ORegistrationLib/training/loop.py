@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..engine.learned import LearnedOptimiser
-from ..engine.paper import PaperOptimiser
-from ..engine.update_network import PaperNetwork, PyramidNetwork
-from ..errors import InputError
-from ..files import atomic
+from ..core.errors import InputError
+from ..core.files import atomic
+from ..engine.optimise.falta2022 import PaperOptimiser
+from ..engine.optimise.l2o import LearnedOptimiser
+from ..engine.optimise.networks import PaperNetwork, PyramidNetwork
 from .config import TrainingConfig, changed
 from .loss import inside, keypoint_loss
 from .prepared import PreparedPair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.pyramid import Level, sample_points
+from ..engine.field.levels import Level, sample_points
 
 
 def keypoint_loss(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..engine.pyramid import Level, sample
+from ..engine.field.levels import Level, sample
 
 BLOBS = (2, 7)  # at least, fewer than
 WIDTHS_MM = (25.0, 60.0)

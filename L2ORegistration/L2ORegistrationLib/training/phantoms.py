@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..geometry import Volume
-from ..phantom import PhantomPair, make_anatomy, make_pair
+from ..core.geometry import Volume
+from ..phantom.pair import PhantomPair, make_anatomy, make_pair
 from .prepared import PreparedPair, prepare
 
 BREATHS = 3  # pairs from one patient: drawing the patient takes longest

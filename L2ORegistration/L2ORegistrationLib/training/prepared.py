@@ -13,12 +13,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from ..engine.prealignment import distance_map, lung_alignment
-from ..engine.preprocessing import make_pair
-from ..engine.pyramid import Level, feature_map
-from ..engine.search import discrete_search
-from ..files import atomic
-from ..geometry import Grid, Volume
+from ..core.files import atomic
+from ..core.geometry import Grid, Volume
+from ..engine.field.levels import Level, feature_map
+from ..engine.images.preprocessing import make_pair
+from ..engine.start.alignment import distance_map, lung_alignment
+from ..engine.start.search import discrete_search
 
 FACTORS = (4, 2)  # feature spacing of the stored levels, in working voxels (6 and 3 mm)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from ..errors import InputError
-from ..lungs import lung_mask
-from .cases import Case, naming
+from ..core.errors import InputError
+from ..datasets.cases import Case, naming
+from ..engine.images.lungs import lung_mask
 from .keypoints import find_keypoints
 from .prepared import PreparedPair, prepare
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from ..core.errors import InputError
+from ..core.files import atomic
 from ..engine.models import ModelCard, export_model
-from ..errors import InputError
-from ..files import atomic
 from . import card
 from .config import TrainingConfig
 from .log import FILE, TrainingLog, read_log, recent_errors

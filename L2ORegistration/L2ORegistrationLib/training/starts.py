@@ -6,10 +6,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..engine.learned import LearnedOptimiser
-from ..engine.pyramid import Level
-from ..engine.search import discrete_search
-from ..engine.update_network import smooth
+from ..engine.field.levels import Level
+from ..engine.optimise.l2o import LearnedOptimiser
+from ..engine.optimise.networks import smooth
+from ..engine.start.search import discrete_search
 from .config import TrainingConfig
 from .motion import moved_further
 from .prepared import PreparedPair

@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from ..core.errors import InputError
 from ..engine.devices import choose_device
-from ..errors import InputError
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=7)  # preparing real pairs in the first process may take hours

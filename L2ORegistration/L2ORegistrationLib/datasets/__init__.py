@@ -1,0 +1,1 @@
+"""Scans with known answers, one file a data set, and their registry."""

@@ -1,0 +1,358 @@
+"""One level of the pyramid: features, lung surfaces and the lattice on which the field lives.
+
+A level has features with spacing h (a multiple of the working spacing) and a field with spacing
+r h: each field voxel sits over exactly r x r x r feature voxels (r = 2, and 1 in the paper). Fields
+here are torch tensors (3, d, h, w), components (x, y, z) in LPS mm on the world-aligned field grid
+of the level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from ...core.geometry import Grid
+from ..images.features import local_contrast, mind_ssc, pool
+from ..images.preprocessing import Pair
+from .sampling import (
+    channel_last,
+    sampled_costs,
+    sampled_system,
+    voxel_positions,
+    with_gradient,
+)
+
+ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
+OUTLIER = 2.0  # times the median dissimilarity of the lungs: what matches worse is hardly believed
+LEAST_SHARED = 0.4  # share of a block's gradients that noise alone, or a wrong place, leaves
+BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
+NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
+CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
+INVERSION_STEPS = 8  # of the field that carries the fixed lungs along
+DISTANCE_RANGE_MM = (-30.0, 15.0)
+
+
+@dataclass
+class Lattice:
+    """Where a level's field lives and which of its voxels are worked on, all on one device.
+
+    distance: signed distance (mm) to the fixed lungs at the field voxels, (1, d, h, w); spacing: of
+    the field grid, mm; origin: LPS mm of its first voxel; blocks: (M,) flat indices of the active
+    field voxels; voxels: (M, r^3) flat indices of the feature voxels under each.
+    """
+
+    distance: torch.Tensor
+    spacing: float
+    origin: tuple[float, float, float]
+    blocks: torch.Tensor
+    voxels: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(d, h, w) of the field."""
+        return tuple(self.distance.shape[1:])
+
+    @property
+    def ratio(self) -> int:
+        """Feature voxels per field voxel along an axis."""
+        return round(self.voxels.shape[1] ** (1 / 3))
+
+    @property
+    def grid(self) -> Grid:
+        """The field grid."""
+        return Grid(self.shape[::-1], (self.spacing,) * 3, self.origin)
+
+    def to(self, device: torch.device | str) -> Lattice:
+        """The same on another device."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        tensors = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **{k: v.to(device) for k, v in tensors.items()})
+
+    def sample_field(self, field: torch.Tensor) -> torch.Tensor:
+        """A field of another level (3, ., ., .) in mm, nested with this one, on this field grid."""
+        return _interpolated(field, self.shape)
+
+    def displacements(self, field: torch.Tensor) -> torch.Tensor:
+        """A field in mm at the feature voxels of the active blocks, (M r^3, 3), in those voxels.
+
+        Linear between field voxels, the edge value beyond the outermost ones: `F.interpolate` for
+        the active blocks alone, each a blend of the 3x3x3 field voxels around it.
+        """
+        padded = F.pad(field[None], (1,) * 6, mode="replicate")[0]
+        _, height, width = padded.shape[1:]
+        position = voxel_positions(self.blocks, self.shape)
+        strides = torch.tensor((1, width, width * height), device=field.device)
+        first = (position * strides).sum(dim=1, keepdim=True)
+        steps = torch.arange(3, device=field.device)
+        steps = steps[:, None, None] * strides[2] + steps[:, None] * strides[1] + steps
+        around = padded.flatten(1)[:, first + steps.flatten()]  # (3, M, 27)
+        fine = around @ _blend(self.ratio).to(field).T
+        return fine.flatten(1).T / (self.spacing / self.ratio)
+
+    def normal_equations(
+        self, field: torch.Tensor, every_second: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the images say about a field (3, d, h, w) in mm: how to change it.
+
+        Returns the mean squared feature differences (M,) of the active blocks and their
+        Gauss-Newton systems (M, 9) for a step in mm (see `sampled_system`), weighted by how far
+        the blocks are believed. every_second: from every second voxel; neighbours show much the
+        same.
+        """
+        count, ratio = self.voxels.shape
+        seen = chessboard(self.ratio) if every_second else torch.ones(ratio, dtype=torch.bool)
+        seen = seen.to(field.device)
+        displacement = self.displacements(field).view(count, ratio, 3)[:, seen].flatten(0, 1)
+        fixed, moving = self.linearised
+        fixed = fixed.view(count, ratio, -1)[:, seen].flatten(0, 1)
+        costs, rows = sampled_system(fixed, moving, displacement, self.voxels[:, seen].flatten())
+        costs, rows = costs.view(count, -1), rows.view(count, -1, 10)
+        mismatch, system = self._of_blocks(costs, rows, seen)
+        # Noise makes gradients longer, and steps too short, but what both images share does not
+        # know it: the matrix counts as far as they share it.
+        trace = system[:, :3].sum(dim=1).clamp(min=1e-20)
+        shared = (system[:, 9] / trace).clamp(LEAST_SHARED, 1)[:, None]
+        spacing = self.spacing / self.ratio
+        matrix, right = system[:, :6] * shared / spacing**2, system[:, 6:9] / spacing
+        return mismatch, torch.cat((matrix, right), dim=1)
+
+
+def active_voxels(distance: torch.Tensor, size, reach: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The field voxels (M,) nearer to the lungs than reach (mm) and the feature voxels under them.
+
+    distance: (d, h, w) mm on the field grid; size: (D, H, W) of the features.
+    """
+    blocks = (distance < reach).flatten().nonzero().squeeze(1)
+    ratio = size[0] // distance.shape[0]
+    _, height, width = size
+    x, y, z = (voxel_positions(blocks, distance.shape) * ratio).T
+    steps = torch.arange(ratio, device=distance.device)
+    within = ((steps[:, None, None] * height + steps[:, None]) * width + steps).flatten()
+    return blocks, ((z * height + y) * width + x)[:, None] + within
+
+
+def chessboard(ratio: int) -> torch.Tensor:
+    """Every second voxel of a block of ratio^3, as bool."""
+    steps = torch.arange(ratio)
+    return (steps[:, None, None] + steps[:, None] + steps).flatten() % 2 == 0
+
+
+@dataclass
+class Level(Lattice):
+    """A lattice with MIND, what the optimisers see of a pair at one resolution.
+
+    fixed, moving: features (D, H, W, 12) on the feature grid; surface: signed distance to the
+    moving lungs (mm) and its gradient, (4, d, h, w) on the field grid.
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    surface: torch.Tensor
+
+    @classmethod
+    def of(cls, fixed, moving, fixed_distance, moving_distance, lattice: Grid) -> Level:
+        """From features (C, D, H, W) on the feature grid and distances on the field grid.
+
+        fixed_distance, moving_distance: (d, h, w) mm; lattice: the field grid, one spacing for all
+        axes.
+        """
+        spacing = lattice.spacing[0]
+        distance = fixed_distance.clamp(*DISTANCE_RANGE_MM)
+        moved = moving_distance.clamp(*DISTANCE_RANGE_MM)
+        gradient = torch.stack(torch.gradient(moved, spacing=spacing)[::-1])
+        return cls(
+            distance[None],
+            spacing,
+            lattice.origin,
+            *active_voxels(distance, fixed.shape[1:], ACTIVE_MM + spacing / 2),
+            channel_last(fixed),
+            channel_last(moving),
+            torch.cat((moved[None], gradient)),
+        )
+
+    def cropped(self, crop: tuple[slice, slice, slice]) -> Level:
+        """The part under these field voxels (z, y, x); its field may still point beyond it."""
+        number = torch.full((self.distance.numel(),), -1, device=self.blocks.device)
+        number[self.blocks] = torch.arange(len(self.blocks), device=self.blocks.device)
+        number = number.view(self.shape)[crop].flatten()
+        blocks = (number >= 0).nonzero().squeeze(1)
+        return Level(
+            self.distance[(slice(None), *crop)],
+            self.spacing,
+            tuple(o + s.start * self.spacing for o, s in zip(self.origin, crop[::-1])),
+            blocks,
+            self.voxels[number[blocks]],
+            self.fixed,
+            self.moving,
+            self.surface[(slice(None), *crop)],
+        )
+
+    @cached_property
+    def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features and gradients: fixed at active voxels (M r^3, 4 C), moving (D, H, W, 4 C)."""
+        rows, voxels = self.fixed.flatten(0, 2), self.voxels.flatten()
+        _, height, width, _ = self.fixed.shape
+        parts = [rows[voxels]]
+        for stride in (1, width, height * width):
+            after, before = ((voxels + way).clamp(0, len(rows) - 1) for way in (stride, -stride))
+            parts.append((rows[after] - rows[before]) / 2)
+        return torch.cat(parts, dim=1), with_gradient(self.moving)
+
+    def sample_costs(self, field: torch.Tensor) -> torch.Tensor:
+        """Dissimilarities of the active blocks for a field in mm: (M, r^3 voxels, 8 offsets)."""
+        displacements = self.displacements(field)
+        costs = sampled_costs(self.fixed, self.moving, displacements, self.voxels.flatten())
+        return costs.view(*self.voxels.shape, 8)
+
+    def _of_blocks(self, costs, rows, seen):
+        mismatch = costs.mean(dim=1)
+        return mismatch, rows.mean(dim=1) * self.weights(mismatch)[:, None]
+
+    def weights(self, mismatch: torch.Tensor) -> torch.Tensor:
+        """How far blocks with these dissimilarities (M,) are believed: 0 to 1, (M,).
+
+        What is in one scan only (disease, fluid) matches far worse than the rest of the lungs. A
+        lung slides along the chest wall, which then matches worse than the lung beside it does and
+        must not hold it back; where it does not slide, what lies outside helps.
+        """
+        distance = self.distance.flatten()[self.blocks]
+        inside = distance < 0
+        beside = mismatch[inside & (distance > -BESIDE_MM)]
+        if not len(beside):
+            return torch.ones_like(mismatch)
+        usual = OUTLIER * mismatch[inside].median()
+        usual = torch.where(inside, usual, beside.median()).clamp(min=1e-12)
+        return 1 / (1 + (mismatch / usual) ** 4)
+
+    def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
+        """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
+        sampled = sample(self.surface, field / self.spacing)
+        difference = ((self.distance - sampled[:1]) / self.spacing).clamp(-3, 3)
+        return difference * sampled[1:]
+
+
+@dataclass
+class ContrastLevel(Lattice):
+    """A lattice with local contrast and its gradient: one plain sample a voxel, no offsets.
+
+    fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M r^3,)
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    weight: torch.Tensor
+
+    @property
+    def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contrast and gradients: fixed at the active voxels (M r^3, 4), moving (D, H, W, 4)."""
+        return self.fixed.flatten(0, 2)[self.voxels.flatten()], self.moving
+
+    def _of_blocks(self, costs, rows, seen):
+        weight = self.weight.view(self.voxels.shape)[:, seen]
+        return (costs * weight).mean(dim=1), (rows * weight[..., None]).mean(dim=1)
+
+
+class Scans:
+    """A `preprocessing.Pair` on a device, from which levels are built one at a time."""
+
+    def __init__(self, pair: Pair, device: torch.device | str = "cpu"):
+        self.grid = pair.grid
+        self.images = [torch.from_numpy(a).to(device) for a in (pair.fixed, pair.moving)]
+        distances = (pair.fixed_distance, pair.moving_distance)
+        self.distances = [torch.from_numpy(a).to(device) for a in distances]
+
+    def mind_level(self, factor: int) -> Level:
+        """MIND at `factor` times the working spacing (even factors), field twice as coarse.
+
+        MIND is computed at half that spacing and averaged over 2x2x2 voxels, as in the paper.
+        """
+        return self._level([feature_map(image, factor) for image in self.images], 2 * factor)
+
+    def contrast_level(self, field: torch.Tensor, factor: int = 4) -> ContrastLevel:
+        """Local contrast at the working spacing, for a field `factor` times as coarse.
+
+        field (3, d, h, w), mm, of any level: the motion so far. It carries the fixed lungs to where
+        the contrast of moving is measured: two masks that are drawn differently would normalise the
+        same tissue differently.
+        """
+        lungs = self.distances[0], self._carried(field, factor)
+        near = [(distance < CONTRAST_MM).float() for distance in lungs]
+        fixed, moving = (
+            with_gradient(channel_last(local_contrast(image, weight)))
+            for image, weight in zip(self.images, near)
+        )
+        distance = pool(self.distances[0][None], factor)
+        blocks, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
+        weight = near[0].flatten()[voxels.flatten()]
+        lattice = self.grid.coarsened(factor)
+        place = lattice.spacing[0], lattice.origin
+        return ContrastLevel(distance, *place, blocks, voxels, fixed, moving, weight)
+
+    def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:
+        """The fixed lungs' distances (D, H, W) where a field (3, ., ., .), mm, takes them."""
+        distance = self.distances[0]
+        field = _interpolated(field, [n // factor for n in distance.shape])
+        field = field / (factor * self.grid.spacing[0])
+        back = torch.zeros_like(field)
+        for _ in range(INVERSION_STEPS):
+            back = -sample(field, back)
+        half = pool(distance[None], 2)
+        back = _interpolated(back, half.shape[1:]) * (factor / 2)
+        # What the motion changes is added to the distances, so that no motion changes nothing.
+        return distance + _interpolated(sample(half, back) - half, distance.shape)[0]
+
+    def paper_level(self) -> Level:
+        """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
+        masks = ((pool(d[None], 2) < 0) for d in self.distances)
+        return self._level([feature_map(i, 2) * m for i, m in zip(self.images, masks)], 2)
+
+    def _level(self, features, factor: int) -> Level:
+        distances = (pool(d[None], factor)[0] for d in self.distances)
+        return Level.of(*features, *distances, self.grid.coarsened(factor))
+
+
+def feature_map(image: torch.Tensor, factor: int) -> torch.Tensor:
+    """MIND (12, D, H, W) of an image (D, H, W), at `factor` times its spacing."""
+    if factor == 1:
+        return mind_ssc(image, floor=NOISE_FLOOR)
+    return mind_ssc(pool(image[None], factor // 2)[0], floor=NOISE_FLOOR, factor=2)
+
+
+def sample(values: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
+    """values (C, d, h, w) at each voxel + displacement (3, d, h, w), in voxels; edges repeat."""
+    size = values.shape[1:]
+    axes = [torch.arange(n, device=values.device, dtype=values.dtype) for n in size]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    where = torch.stack((x, y, z)) + displacement
+    scale = values.new_tensor([2 / max(n - 1, 1) for n in size[::-1]]).view(3, 1, 1, 1)
+    coordinates = (where * scale - 1).permute(1, 2, 3, 0)
+    return F.grid_sample(
+        values[None], coordinates[None], mode="bilinear", padding_mode="border", align_corners=True
+    )[0]
+
+
+def sample_points(field: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """field (3, d, h, w) at continuous voxel positions (N, 3), (x, y, z): (N, 3); edges repeat."""
+    scale = field.new_tensor([2 / max(n - 1, 1) for n in field.shape[:0:-1]])
+    coordinates = (position * scale - 1).view(1, -1, 1, 1, 3)
+    out = F.grid_sample(
+        field[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return out[0, :, :, 0, 0].T
+
+
+def _interpolated(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """values (C, ., ., .) on a nested lattice of another size (d, h, w)."""
+    size = tuple(size)
+    return F.interpolate(values[None], size=size, mode="trilinear", align_corners=False)[0]
+
+
+def _blend(ratio: int) -> torch.Tensor:
+    """How the voxels of a block blend the 3x3x3 field voxels around it: (ratio^3, 27), linear."""
+    offset = (torch.arange(ratio) + 0.5) / ratio - 0.5
+    line = torch.stack(((-offset).clamp(min=0), 1 - offset.abs(), offset.clamp(min=0)), dim=1)
+    return torch.kron(torch.kron(line, line), line)

@@ -1,0 +1,1 @@
+"""From scans to what the optimisers compare: lungs, the working grid, features."""

@@ -1,0 +1,141 @@
+"""From two images anywhere in the world to one pair of arrays on a common working grid.
+
+The working grid is aligned with the patient (LPS) axes, whatever the files' axes: the network
+learns which way breathing goes, so the result must not depend on how an image is stored.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...core.geometry import Grid, Volume
+from ...core.hounsfield import stored_offset
+
+WORKING_SPACING_MM = 1.5
+MARGIN_MM = 12.0
+BLOCK = 8  # the coarsest field voxel is 8 working voxels wide
+HU_RANGE = (-1000.0, 300.0)
+SPLINE_VOXELS = 4  # ITK fits no spline through fewer
+TAIL_VOXELS = 12  # from a voxel on a spline has forgotten its value
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both images on the working grid; moving is already resampled through the start.
+
+    fixed, moving: (z, y, x) float32, HU clamped, 1 is 1000 HU; mask: fixed lungs, bool;
+    fixed_distance, moving_distance: signed distance (mm, negative inside) to the lung surface;
+    grid: the working grid; start: fixed point -> moving point, LPS mm.
+    """
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    mask: np.ndarray
+    fixed_distance: np.ndarray
+    moving_distance: np.ndarray
+    grid: Grid
+    start: sitk.Transform
+
+
+def make_pair(
+    fixed: Volume,
+    moving: Volume,
+    fixed_distance: Volume,
+    moving_distance: Volume,
+    start: sitk.Transform,
+    spacing: float = WORKING_SPACING_MM,
+) -> Pair:
+    """Resample both images and lung distance maps onto the working grid around the fixed lungs."""
+    grid = working_grid(fixed_distance, spacing)
+    # One after the other, because copies of large images are large.
+    images = [averaged(volume, spacing) for volume in (fixed, moving)]
+    return pair_on(grid, *images, fixed_distance, moving_distance, start)
+
+
+def pair_on(
+    grid: Grid,
+    fixed: Volume,
+    moving: Volume,
+    fixed_distance: Volume,
+    moving_distance: Volume,
+    start: sitk.Transform,
+) -> Pair:
+    """The pair on a working grid, from images that were `averaged` to its spacing."""
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    distance = resample(fixed_distance, grid, identity)
+    with ThreadPoolExecutor(2) as both:  # ITK fits a spline on one core
+        images, through = (fixed, moving), (identity, start)
+        fixed_image, moving_image = both.map(intensity, images, (grid, grid), through)
+    return Pair(
+        fixed=fixed_image,
+        moving=moving_image,
+        mask=distance < 0,
+        fixed_distance=distance,
+        moving_distance=resample(moving_distance, grid, start),
+        grid=grid,
+        start=start,
+    )
+
+
+def working_grid(distance: Volume, spacing: float = WORKING_SPACING_MM) -> Grid:
+    """The world-aligned grid around the lungs, its sizes multiples of BLOCK."""
+    points = Volume(distance.array <= 0, distance.grid).marked_points()
+    tight = Grid.covering(points, spacing, MARGIN_MM)
+    size = tuple(int(np.ceil(n / BLOCK)) * BLOCK for n in tight.size)
+    shift = [(n - t) / 2 * spacing for n, t in zip(size, tight.size)]
+    origin = tuple(o - s for o, s in zip(tight.origin, shift))
+    return Grid(size, (spacing,) * 3, origin)
+
+
+def resample(
+    volume: Volume, grid: Grid, transform: sitk.Transform, interpolator: int = sitk.sitkLinear
+) -> np.ndarray:
+    """volume at transform(x) for each x of grid, the edge value beyond it; float32."""
+    reference = sitk.Image(grid.size, sitk.sitkUInt8)
+    reference.SetSpacing(grid.spacing)
+    reference.SetOrigin(grid.origin)
+    reference.SetDirection(grid.direction)
+    image = sitk.Cast(volume.to_image(), sitk.sitkFloat32)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(reference)
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(interpolator)
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    return sitk.GetArrayFromImage(resampler.Execute(image))
+
+
+def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
+    """The part of volume that transform(x) meets for x of grid, with room for a spline's tail."""
+    nodes = np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.size))
+    points = grid.to_world(np.stack(nodes, axis=-1).reshape(-1, 3)).tolist()
+    index = volume.grid.to_index([transform.TransformPoint(p) for p in points])
+    first = np.clip(index.min(axis=0) - TAIL_VOXELS, 0, np.array(volume.grid.size) - 1)
+    last = np.clip(index.max(axis=0) + TAIL_VOXELS, first + 1, volume.grid.size)
+    x, y, z = (slice(int(a), int(np.ceil(b))) for a, b in zip(first, last))
+    return volume.part(z, y, x)
+
+
+def averaged(volume: Volume, spacing: float) -> Volume:
+    """Voxels averaged where they are finer than spacing (mm), against aliasing."""
+    # In one order of axes, because averaging leaves out what fills no bin at the end of an axis.
+    image = sitk.DICOMOrient(volume.to_image(), "LPS")
+    shrink = [max(1, int(spacing / s + 0.3)) for s in image.GetSpacing()]
+    return Volume.of_image(sitk.BinShrink(image, shrink)) if max(shrink) > 1 else volume
+
+
+def intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
+    """HU on the working grid, 1 is 1000 HU."""
+    offset = np.float32(stored_offset(volume.array))
+    volume = _seen_part(volume, grid, transform)
+    # Linear interpolation blurs more the further a point is from the voxels around it, in another
+    # pattern in each image; a spline hardly does. Clamped first, or metal would ripple into lungs.
+    hounsfield = np.clip(volume.array.astype(np.float32) - offset, *HU_RANGE)
+    volume = Volume(hounsfield, volume.grid)
+    spline = min(volume.grid.size) >= SPLINE_VOXELS
+    values = resample(volume, grid, transform, sitk.sitkBSpline2 if spline else sitk.sitkLinear)
+    return np.clip(values, *HU_RANGE) / np.float32(1000)

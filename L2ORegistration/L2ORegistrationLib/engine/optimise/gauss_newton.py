@@ -1,0 +1,103 @@
+"""Regularised Gauss-Newton steps: the classical optimiser that the learned one starts from.
+
+Around the current field u, the dissimilarity is a sum of squares that is almost linear in the
+field, so that the best step d solves (G + R) d = b - R u, where G and b come from the samples and
+R penalises the field's curvature: an affine motion costs nothing, a kink does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..field.levels import Lattice
+
+SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
+CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
+THOROUGH_ITERATIONS = 60  # of the refinement's: stiffness spreads slowly through a large grid
+
+
+def gauss_newton_step(
+    level: Lattice,
+    field: torch.Tensor,
+    system: torch.Tensor,
+    stiffness: float,
+    iterations: int = SOLVER_ITERATIONS,
+) -> torch.Tensor:
+    """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
+
+    system: (M, 9) of the active blocks, as from `Lattice.normal_equations`: xx, yy, zz, xy, xz, yz
+    of G, then b; stiffness: weight of the squared second differences of the field against the
+    mean squared feature difference of a field voxel. Any other unit of length will do, where all
+    agree on it.
+    Conjugate gradients with a diagonal preconditioner, a fixed number of iterations; the default
+    stops on the way to the solution.
+    """
+    with torch.no_grad():
+        dense = system.new_zeros((level.distance.numel(), 9))
+        dense[level.blocks] = system
+        dense = dense.T.contiguous().view(9, *level.shape)
+        xx, yy, zz, xy, xz, yz = dense[:6]
+        matrix = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
+        # 42 is the bi-Laplacian's diagonal away from the border.
+        inverse_diagonal = 1 / (dense[:3] + 42 * stiffness)
+
+        residual = dense[6:] - stiffness * laplacian(laplacian(field))
+        step = torch.zeros_like(field)
+        preconditioned = inverse_diagonal * residual
+        direction = preconditioned.clone()
+        power = _product(residual, preconditioned)
+        for _ in range(iterations):
+            applied = laplacian(laplacian(direction)).mul_(stiffness)
+            for row, entries in zip(applied, matrix):
+                for entry, component in zip(entries, direction):
+                    row.addcmul_(entry, component)
+            length = power / _product(direction, applied).clamp(min=1e-30)
+            step.addcmul_(direction, length)
+            residual.addcmul_(applied, length, value=-1)
+            torch.mul(inverse_diagonal, residual, out=preconditioned)
+            previous, power = power, _product(residual, preconditioned)
+            direction.mul_(power / previous.clamp(min=1e-30)).add_(preconditioned)
+        return step
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.dot(a.flatten(), b.flatten())
+
+
+def laplacian(field: torch.Tensor) -> torch.Tensor:
+    """Each value less its neighbours, summed over the six (C, d, h, w), none beyond the border."""
+    axes = [axis for axis in (1, 2, 3) if field.shape[axis] > 1]
+    result = field * (2 * len(axes))
+    for axis in axes:
+        last = field.shape[axis] - 1
+        result.narrow(axis, 1, last).sub_(field.narrow(axis, 0, last))
+        result.narrow(axis, 0, last).sub_(field.narrow(axis, 1, last))
+        for end in (0, last):
+            result.select(axis, end).sub_(field.select(axis, end))
+    return result
+
+
+class GaussNewtonOptimiser:
+    """Plain Gauss-Newton iterations, on MIND or local contrast.
+
+    stiffness: of the field, for images as alike as two clean scans of one day; noise: the median
+    squared difference between such images, where what is noisier needs a stiffer field.
+    """
+
+    def __init__(self, stiffness: float, noise: float | None = None):
+        self.stiffness, self.noise = stiffness, noise
+
+    def iterate(
+        self, level: Lattice, field: torch.Tensor, iterations: int
+    ) -> Iterator[tuple[torch.Tensor, float]]:
+        """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
+        stiffness = self.stiffness
+        for number in range(iterations):
+            mismatch, system = level.normal_equations(field, every_second=True)
+            if self.noise is not None and not number:
+                stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** 0.5
+            step = gauss_newton_step(level, field, system, stiffness, THOROUGH_ITERATIONS)
+            field = field + step
+            yield field, float(mismatch.mean())

@@ -1,0 +1,178 @@
+"""The recurrent U-Nets that propose each optimisation step from dissimilarities and memory.
+
+`PaperNetwork` is the network of the paper (45 channels in, 13 out); `PyramidNetwork` is ours: it
+works on a grid twice as coarse as the dissimilarities that it reads, so a step is cheap, and is
+shared by all levels of a coarse-to-fine pyramid.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..field.sampling import OFFSETS
+
+HIDDEN_PAPER = 10
+SAMPLE_GAINS = (20.0, 100.0, 200.0, 400.0)  # by the order of the difference; 0 is the mean
+DISPLACEMENT_GAIN = 10.0  # in the paper's coordinates a voxel is 0.02
+
+
+class PaperNetwork(nn.Module):
+    """The paper's U-Net: 3 + 24 + 8 + 10 channels in, 3 + 10 out, 254,493 parameters.
+
+    Channels in: displacement (3), displacement + offset of the eight samples (24), hidden state
+    (10), their dissimilarities (8). Out: the new displacement in normalised coordinates
+    and the new hidden state, both through tanh, so within [-1, 1]. Widths 16/24/24/32 down,
+    32/24/24/24 up and 24/16/32 at full resolution; four halvings by averages.
+    """
+
+    inputs, hidden = 45, HIDDEN_PAPER
+
+    def __init__(self):
+        super().__init__()
+        down, up, last = (16, 24, 24, 32), (32, 24, 24, 24), (24, 16)
+        self.down = nn.ModuleList(_block(i, o) for i, o in zip((self.inputs, *down), down))
+        skips = (0, *down[:0:-1])
+        self.up = nn.ModuleList(_block(i + s, o) for i, s, o in zip((down[-1], *up), skips, up))
+        self.last = nn.Sequential(
+            *(_block(i, o) for i, o in zip((up[-1] + down[0], *last), last)),
+            nn.Conv3d(last[-1], 32, 3, padding=1),
+            _InstanceNorm(32),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(32, 3 + self.hidden, 1),
+            nn.Tanh(),
+        )
+        _tell_apart(self.down[0][0])
+        # Untrained it changes nothing, instead of moving every voxel by tens of millimetres.
+        nn.init.zeros_(self.last[-2].weight[:3])
+        nn.init.zeros_(self.last[-2].bias[:3])
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 45, D, H, W) -> displacement (N, 3, D, H, W), hidden state (N, 10, D, H, W)."""
+        skips, x = [], inputs
+        for block in self.down:
+            x = block(x)
+            skips.append(x)
+            x = _halve(x)
+        for block in self.up:
+            x = block(x)
+            skip = skips.pop()
+            x = torch.cat((_resize(x, skip.shape[2:]), skip), dim=1)
+        x = self.last(x)
+        return x[:, :3], x[:, 3:]
+
+
+def _tell_apart(convolution: nn.Conv3d) -> None:
+    """Begin with weights for which the eight dissimilarities of a voxel differ.
+
+    Only their differences tell a direction, but these are small against their mean, and the paper's
+    network would have to learn for long to see them. So its first weights, drawn at random, apply
+    to the mean, slopes and mixed differences of the samples, each scaled to about one. A change of
+    basis: what the network can become is the same.
+    """
+    signs = torch.tensor(OFFSETS, dtype=torch.float32)
+    basis = [
+        SAMPLE_GAINS[order] / len(signs) * signs[:, list(axes)].prod(dim=1)
+        for order in range(4)
+        for axes in combinations(range(3), order)
+    ]
+    with torch.no_grad():
+        weight = convolution.weight
+        weight[:, -8:] = torch.einsum("ocdhw,cs->osdhw", weight[:, -8:], torch.stack(basis))
+        weight[:, :3] *= DISPLACEMENT_GAIN
+
+
+class PyramidNetwork(nn.Module):
+    """Reads stacked dissimilarities on a grid twice as fine, returns a correction and memory.
+
+    Channels in: the 8 dissimilarities of each of the 2x2x2 fine voxels under a coarse voxel (64)
+    and their means (8), where they are known (1), the Gauss-Newton step (3), displacement (3),
+    pull of the lung surface (3), signed distance to the fixed lung surface (1), hidden state (16).
+    Out: a correction of the step in coarse voxels, at most MAX_STEP each way, smoothed once, and
+    the new hidden state.
+    """
+
+    hidden = 16
+    inputs = 64 + 8 + 1 + 3 + 3 + 3 + 1 + hidden
+    MAX_STEP = 1.5
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.width = width
+        w0, w1, w2 = width, width * 3 // 2, width * 2
+        self.stem = _unit(self.inputs, w0, 1)
+        self.encode0 = _unit(w0, w0, 3)
+        self.encode1 = nn.Sequential(_unit(w0, w1, 3), _unit(w1, w1, 3))
+        self.encode2 = nn.Sequential(_unit(w1, w2, 3), _unit(w2, w2, 3))
+        self.bottom = nn.Sequential(_unit(w2, w2, 3), _unit(w2, w2, 3))
+        self.decode2 = _unit(2 * w2, w2, 3)
+        self.decode1 = _unit(w2 + w1, w1, 3)
+        self.squeeze0 = _unit(w1 + w0, w0, 1)
+        self.decode0 = _unit(w0, w0, 3)
+        self.head = nn.Conv3d(w0, 3 + self.hidden, 1)
+        nn.init.zeros_(self.head.weight[:3])
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 99, D, H, W) -> correction in voxels (N, 3, ...), hidden state (N, 16, ...)."""
+        x0 = self.encode0(self.stem(inputs))
+        x1 = self.encode1(_halve(x0))
+        x2 = self.encode2(_halve(x1))
+        x = self.bottom(_halve(x2))
+        x = self.decode2(torch.cat((_resize(x, x2.shape[2:]), x2), dim=1))
+        x = self.decode1(torch.cat((_resize(x, x1.shape[2:]), x1), dim=1))
+        x = self.decode0(self.squeeze0(torch.cat((_resize(x, x0.shape[2:]), x0), dim=1)))
+        x = self.head(x)
+        return self.MAX_STEP * smooth(torch.tanh(x[:, :3])), torch.tanh(x[:, 3:])
+
+
+def smooth(field: torch.Tensor) -> torch.Tensor:
+    """field (N, C, D, H, W) blurred once by [1 2 1] / 4 along each axis, edges repeated."""
+    for axis in (2, 3, 4):
+        size = field.shape[axis]
+        first, last = field.narrow(axis, 0, 1), field.narrow(axis, size - 1, 1)
+        padded = torch.cat((first, field, last), dim=axis)
+        field = 0.25 * (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)) + 0.5 * field
+    return field
+
+
+class _InstanceNorm(nn.InstanceNorm3d):
+    """Instance norm that also takes a single voxel, to which small lungs come down by halving."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x[0, 0].numel() > 1:
+            return super().forward(x)
+        x = torch.zeros_like(x)  # a single voxel is its own mean
+        return x if self.bias is None else x + self.bias.view(1, -1, 1, 1, 1)
+
+
+def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        _InstanceNorm(outputs, affine=True),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    """A 3x3x3 and a 1x1x1 convolution, each with instance norm and ReLU (the paper's block)."""
+    layers = []
+    for size, kernel in ((inputs, 3), (outputs, 1)):
+        layers += [
+            nn.Conv3d(size, outputs, kernel, padding=kernel // 2),
+            _InstanceNorm(outputs),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _halve(x: torch.Tensor) -> torch.Tensor:
+    """Averages of 2x2x2 voxels, of what is left at the end of odd sizes; a single layer stays."""
+    return F.avg_pool3d(x, [min(2, n) for n in x.shape[2:]], ceil_mode=True)
+
+
+def _resize(x: torch.Tensor, size) -> torch.Tensor:
+    return F.interpolate(x, size=tuple(size), mode="trilinear", align_corners=False)

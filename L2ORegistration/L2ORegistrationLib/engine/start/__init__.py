@@ -1,0 +1,1 @@
+"""Where the optimiser starts: affine candidates, a search, and the choice between them."""

@@ -1,0 +1,1 @@
+"""Breathing lungs made by computer, with their exact motion."""

@@ -1,0 +1,1 @@
+"""What is told of a registration: measures, tables, pictures and the report."""

@@ -1,0 +1,187 @@
+"""One HTML file that shows what a registration did: pictures, curves, numbers, provenance.
+
+Everything is inside the file, so it can be mailed and opens without a network.
+"""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..core.geometry import Grid
+from ..core.paths import atomic, check_writable
+from .tables import Pairs, table
+
+if TYPE_CHECKING:
+    from ..engine.registration import Result
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
+p { margin: .3rem 0; }
+.note { color: #666; font-size: .9rem; }
+.warning { background: #fff4d6; border-left: 4px solid #e0a800; padding: .4rem .8rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid #888; font-weight: 600; }
+td.text { text-align: left; word-break: break-word; }
+img { width: 100%; height: auto; }
+.orange { color: #c55f00; font-weight: 600; } .blue { color: #0066c2; font-weight: 600; }
+"""
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>$style</style>
+</head>
+<body>
+<h1>$title</h1>
+<p>$summary</p>
+$warnings
+<h2>Numbers</h2>
+<div class="scroll">$numbers</div>
+<p class="note">$legend</p>
+<h2>Before and after</h2>
+<p class="note">In the two columns on the right the fixed image is
+<span class="orange">orange</span> and the moving one <span class="blue">blue</span>; where both
+agree the sum is grey.</p>
+<img alt="Fixed, moving and registered image on three planes" src="$overview">
+<h2>Step by step</h2>
+<p class="note">Dotted lines: the next level of the pyramid; the circle: the step that was kept.</p>
+<img alt="Dissimilarity and landmark error over iterations and seconds" src="$curves">
+<h2>The deformation</h2>
+<p class="note">Below: red expands from fixed to moving, blue contracts; yellow-red marks folds,
+where the field cannot be inverted.</p>
+<img alt="Displacement and Jacobian determinant in the lungs" src="$deformation">
+<h2>Provenance</h2>
+<div class="scroll">$provenance</div>
+<p class="note">For research; not a medical device.</p>
+</body>
+</html>
+""")
+
+_LEGEND = (
+    "All inside the fixed lung mask. Folding: part of it where the Jacobian determinant is not "
+    "positive; SDlogJ: standard deviation of the determinant's logarithm."
+)
+_TRE_LEGEND = (
+    "TRE: distance in mm between where the transform leads the {count} fixed landmarks and their "
+    "partners; snapped: the same, rounded to the nearest voxel centre of the moving image first. "
+)
+
+
+def write_report(
+    results: dict[str, Result],
+    folder: str | Path,
+    pairs: Pairs | None = None,
+    *,
+    title: str = "Lung CT registration",
+    details: dict[str, str] | None = None,
+    warnings: tuple[str, ...] = (),
+) -> list[Path]:
+    """Write report.html and overview.png to an existing folder; returns both paths.
+
+    results: by the name of the method, of the same two images; the first is the one in the
+    pictures. pairs: landmarks (fixed, moving), (N, 3) LPS mm. details: what else belongs to the
+    provenance. warnings: sentences shown on top. Raises InputError when the folder is missing or
+    cannot be written to.
+    """
+    from . import pictures  # matplotlib takes a second to import
+
+    folder = Path(folder).expanduser()
+    check_writable(folder)
+    result = next(iter(results.values()))
+    overview = pictures.png(pictures.overview(result))
+    rows = table(results, pairs)
+    page = _PAGE.substitute(
+        title=escape(title),
+        style=_STYLE,
+        summary=_summary(results, rows),
+        warnings="".join(f'<p class="warning">{escape(w)}</p>' for w in warnings),
+        numbers=_numbers(rows),
+        legend=(_TRE_LEGEND.format(count=len(pairs[0])) if pairs else "") + _LEGEND,
+        overview=_embedded(overview),
+        curves=_embedded(pictures.png(pictures.curves(results, pairs))),
+        deformation=_embedded(pictures.png(pictures.deformation(result))),
+        provenance=_provenance(results, details or {}),
+    )
+    paths = [folder / "report.html", folder / "overview.png"]
+    for path, content in zip(paths, (page.encode(), overview), strict=True):
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+    return paths
+
+
+def _summary(results: dict[str, Result], rows: dict[str, dict]) -> str:
+    name, result = next(iter(results.items()))
+    folded = 100 * rows[name]["jacobian"]["folding"]
+    parts = [f"{escape(name)}: {len(result.steps) - 1} steps in {result.seconds:.1f} s"]
+    if "tre" in rows[name]:
+        before, after = (rows[key]["tre"]["mean"] for key in ("Initial", name))
+        parts.append(f"mean landmark error {before:.2f} → <b>{after:.2f} mm</b>")
+    parts.append("no folding in the lungs" if not folded else f"{folded:.3g} % folding")
+    return ", ".join(parts) + "."
+
+
+def _numbers(rows: dict[str, dict]) -> str:
+    """The table of measures, one row each for the initial state, the start and every method."""
+    with_tre = "tre" in rows["Initial"]
+    head = ["", "folding %", "min J", "SDlogJ", "seconds"]
+    if with_tre:
+        head[1:1] = ["TRE mean", "SD", "median", "p95", "worst 30 %", "max", "snapped mean"]
+    lines = []
+    for name, row in rows.items():
+        jacobian = row["jacobian"]
+        cells = [
+            f"{100 * jacobian['folding']:.3g}",
+            f"{jacobian['min']:.2f}",
+            f"{jacobian['sdlogj']:.3f}",
+            f"{row['seconds']:.1f}" if "seconds" in row else "",
+        ]
+        if with_tre:
+            keys = ("mean", "sd", "median", "p95", "worst30", "max")
+            cells[:0] = [f"{row['tre'][key]:.2f}" for key in keys]
+            cells.insert(len(keys), f"{row['snapped']['mean']:.2f}")
+        lines.append([escape(name), *cells])
+    return _html_table(head, lines)
+
+
+def _provenance(results: dict[str, Result], details: dict[str, str]) -> str:
+    result = next(iter(results.values()))
+    facts = {"L2O Registration": __version__, **details}
+    for name, volume in (("fixed grid", result.fixed), ("moving grid", result.moving)):
+        facts[name] = _described(volume.grid)
+    for name, one in results.items():
+        prefix = f"{name}: " if len(results) > 1 else ""
+        facts |= {f"{prefix}{key}": value for key, value in one.provenance.items() if value != ""}
+    lines = "".join(
+        f'<tr><td>{escape(key)}</td><td class="text">{escape(str(value))}</td></tr>'
+        for key, value in facts.items()
+    )
+    return f"<table><tbody>{lines}</tbody></table>"
+
+
+def _described(grid: Grid) -> str:
+    size = " x ".join(map(str, grid.size))
+    return f"{size} voxels of {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
+
+
+def _html_table(head: list[str], lines: list[list[str]]) -> str:
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in line) + "</tr>" for line in lines)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _embedded(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()

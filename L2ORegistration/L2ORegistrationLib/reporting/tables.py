@@ -1,0 +1,115 @@
+"""What the steps of a registration achieved: landmark errors and the regularity of their fields."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..core.files import write_transform
+from ..core.geometry import DisplacementField, Grid
+from ..core.paths import atomic
+from .measures import jacobian_summary, summarise, target_registration_error
+
+if TYPE_CHECKING:
+    from ..engine.registration import Result
+
+Pairs = tuple[np.ndarray, np.ndarray]  # fixed and moving points (N, 3), LPS mm, row by row
+
+
+def landmark_measures(
+    transform: DisplacementField | sitk.Transform, pairs: Pairs | None, snap_to: Grid | None = None
+) -> dict[str, dict[str, float]]:
+    """Errors at landmark pairs: "tre" and, given the moving grid to snap to, "snapped".
+
+    The values are what `evaluation.summarise` returns; without pairs there are none.
+    """
+    if pairs is None:
+        return {}
+    found = {"tre": summarise(target_registration_error(transform, *pairs))}
+    if snap_to is not None:
+        errors = target_registration_error(transform, *pairs, snap_to=snap_to)
+        found["snapped"] = summarise(errors)
+    return found
+
+
+def table(results: dict[str, Result], pairs: Pairs | None = None) -> dict[str, dict]:
+    """The measures of "Initial", "Start" and of the best step of each result, and "seconds" to it.
+
+    The results, by the name of their method, are of the same two images. A row's measures are
+    "jacobian" (`evaluation.jacobian_summary`) and, with pairs, those of `landmark_measures`.
+    """
+    first = next(iter(results.values()))
+    rows = {}
+    for name, step in zip(("Initial", "Start"), first.steps, strict=False):
+        rows[name] = _measures(first, step.field, pairs)
+        if step.index:
+            rows[name]["seconds"] = step.seconds
+    for name, result in results.items():
+        rows[name] = {**_measures(result, result.field, pairs), "seconds": result.seconds}
+    return rows
+
+
+def by_step(result: Result, pairs: Pairs | None = None, *, regularity: bool = True) -> list[dict]:
+    """One dictionary per step: index, stage, level, dissimilarity, seconds, best and its measures.
+
+    regularity: all measures, as in `table`; False: only "tre", which is quick on large grids.
+    """
+    rows = []
+    for number, step in enumerate(result.steps):
+        row = {
+            "index": step.index,
+            "stage": step.stage,
+            "level": step.level,
+            "dissimilarity": float(step.dissimilarity),
+            "seconds": float(step.seconds),
+            "best": number == result.best,
+        }
+        if regularity:
+            row |= _measures(result, step.field, pairs)
+        else:
+            row |= landmark_measures(step.field, pairs)
+        rows.append(row)
+    return rows
+
+
+def write_history(result: Result, folder: Path, pairs: Pairs | None = None) -> list[Path]:
+    """Write each step's field (step-000.nrrd, ...) and the measures (steps.json, steps.csv).
+
+    Returns the paths in this order. Raises InputError when the folder cannot be written to.
+    """
+    rows = by_step(result, pairs)
+    paths = []
+    for row, step in zip(rows, result.steps, strict=True):
+        paths.append(folder / f"step-{step.index:03d}.nrrd")
+        write_transform(step.field, paths[-1])
+        row["file"] = paths[-1].name
+    paths += [folder / "steps.json", folder / "steps.csv"]
+    with atomic(paths[-2]) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    with atomic(paths[-1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        lines = [_flat(row) for row in rows]
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    return paths
+
+
+def _measures(result: Result, field: DisplacementField, pairs: Pairs | None) -> dict:
+    jacobian = jacobian_summary(field, result.fixed_mask)
+    return {"jacobian": jacobian, **landmark_measures(field, pairs, result.moving.grid)}
+
+
+def _flat(row: dict) -> dict:
+    """Nested values in columns such as "tre_mean"."""
+    flat = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}_{name}": number for name, number in value.items()}
+        else:
+            flat[key] = value
+    return flat
