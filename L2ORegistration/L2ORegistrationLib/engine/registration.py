@@ -45,7 +45,7 @@ METHODS = ("l2o", "gauss-newton", "adam")
 ADAM_ITERATIONS = 50
 # Gauss-Newton iterations and their stiffness by level: fields of 12 mm on MIND of 6 mm, of 6 mm on
 # MIND of 3 mm, both unless a network works there, and of 6 mm on local contrast.
-REFINEMENTS = {0: (3, 2.5e-4), 1: (4, 2e-3), 2: (6, 8e-3)}
+REFINEMENTS = {0: (3, 2.5e-4), 1: (4, 2e-3), 2: (6, 7e-3)}
 CONTRAST_NOISE = 0.07  # median squared difference of local contrast between clean scans of one day
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is averaged
