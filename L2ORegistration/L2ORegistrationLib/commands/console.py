@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,6 +135,14 @@ def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) ->
 def note(sentence: str) -> None:
     """A sentence on stderr that the user should know of."""
     messages.print(f"Note: {sentence}", style="yellow", markup=False, soft_wrap=True)
+
+
+def tell_verdict(verdict: str, reasons: Iterable[str]) -> None:
+    """The verdict in its colour, and a line for each reason."""
+    colour = {"good": "green", "check": "yellow", "failed": "red"}[verdict]
+    output.print(f"Verdict: [bold {colour}]{verdict}[/]")
+    for reason in reasons:
+        output.print(f"  {reason}", markup=False, soft_wrap=True)
 
 
 def tell_written(*paths: Path) -> None:

@@ -31,6 +31,7 @@ from .console import (
     note,
     print_json,
     read_pairs,
+    tell_verdict,
     tell_written,
 )
 from .console import output as out
@@ -109,7 +110,9 @@ def register(
 ) -> None:
     """Register MOVING to FIXED and write the transform: fixed point -> where to sample in moving.
 
-    Ctrl-C stops early, keeps the best field so far and exits with code 130.
+    Ends with a verdict: good, check or failed, and its reasons. Where it is failed, the transform
+    is still written and the exit code is 3. Ctrl-C stops early, keeps the best field so far and
+    exits with code 130.
     """
     if quiet and verbose:
         raise InputError("--quiet and --verbose exclude each other: leave one out.")
@@ -182,6 +185,8 @@ def register(
                 "cancelled": result.cancelled,
                 "seconds": result.seconds,
                 "best": result.best,
+                "verdict": result.verdict,
+                "reasons": list(result.reasons),
                 "measures": rows,
                 "steps": tables.by_step(result, pairs, regularity=False),
                 "provenance": result.provenance,
@@ -189,12 +194,15 @@ def register(
         )
     else:
         out.print(measures_table(rows))
+        tell_verdict(result.verdict, result.reasons)
         tell_written(*written)
     if verbose:
         for key, value in result.provenance.items():
             messages.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
     if result.cancelled:
         raise typer.Exit(130)
+    if result.verdict == "failed":
+        raise typer.Exit(3)
 
 
 def _mask(path: Path | None, labels: str | None) -> Path | Volume | None:

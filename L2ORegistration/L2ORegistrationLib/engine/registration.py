@@ -18,11 +18,13 @@ from .. import __version__
 from ..core.errors import InputError
 from ..core.files import write_transform
 from ..core.geometry import DisplacementField, Grid, Volume
+from ..core.jacobian import jacobian_determinant
 from .devices import check_memory, choose_device
 from .field.levels import Level, Scans, sample_points
 from .field.sampling import dissimilarity, voxel_positions
 from .field.whole import World, continued, start_grid
 from .images.lungs import lung_mask
+from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM, Pair, averaged, pair_on, working_grid
 from .inputs import (
     as_landmarks,
@@ -32,6 +34,7 @@ from .inputs import (
     check_thickness,
     checked_count,
 )
+from .match import match, share_inside
 from .models import DEFAULT, load_model
 from .optimise.adam import AdamOptimiser
 from .optimise.falta2022 import PaperOptimiser
@@ -39,6 +42,7 @@ from .optimise.gauss_newton import GaussNewtonOptimiser
 from .optimise.l2o import LearnedOptimiser
 from .start.alignment import box_alignment, distance_map, landmark_alignment, lung_alignment
 from .start.choice import best_start
+from .verdict import Verdict, judge
 
 STARTS = ("search", "affine", "box", "none", "landmarks")
 METHODS = ("l2o", "gauss-newton", "adam")
@@ -88,6 +92,17 @@ class Result:
     seconds: float
     provenance: dict[str, str | int | float]
     cancelled: bool
+    judgement: Verdict
+
+    @property
+    def verdict(self) -> str:
+        """ "good", "check" or "failed"; `reasons` say why."""
+        return self.judgement.level
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the verdict is not "good": sentences."""
+        return self.judgement.reasons
 
     def save(self, path: str | Path) -> None:
         """Write the field as one transform: .h5, .tfm, .nrrd, .mha or .nii.gz."""
@@ -183,7 +198,7 @@ class Registration:
 
     def __iter__(self) -> Iterator[Step]:
         """Run from the beginning; yields a Step after the start and after every iteration."""
-        self.steps, self._finished = [], False
+        self.steps, self.starts, self._finished = [], [], False
         threads = torch.get_num_threads()
         if self._threads is not None:
             torch.set_num_threads(self._threads)
@@ -207,6 +222,7 @@ class Registration:
         if not self.steps:
             raise RuntimeError("The registration has not made a step yet.")
         best = self._best()
+        judgement = self._judge(best)
         return Result(
             field=self.steps[best].field,
             steps=list(self.steps),
@@ -216,9 +232,26 @@ class Registration:
             fixed_mask=self._fixed_mask,
             moving_mask=self._moving_mask,
             seconds=self.steps[-1].seconds,
-            provenance=self._provenance(),
+            provenance=self._provenance(judgement),
             cancelled=not self._finished,
+            judgement=judgement,
         )
+
+    def _judge(self, best: int) -> Verdict:
+        """What to think of a step, from what the images, masks and field say."""
+        field = self.steps[best].field
+        inside = share_inside(self._fixed_mask, self._moving, field)
+        determinant = jacobian_determinant(field)
+        lungs = self._fixed_mask.sample(determinant.grid.points(), order=0, outside=0.0) > 0
+        values = determinant.array[lungs] if lungs.any() else np.ones(1)
+        with torch.inference_mode():
+            found = match(self._finest, self._fields[best], inside)
+        odd = [
+            f"The {name} lungs look wrong: {reason}"
+            for name, reasons in self._oddities.items()
+            for reason in reasons
+        ]
+        return judge(found, float((values <= 0).mean()), float(values.mean()), odd)
 
     def _schedule(self) -> list[tuple[str, int, int]]:
         """(stage, level, iterations) in order."""
@@ -250,16 +283,13 @@ class Registration:
         monitor = _Monitor(finest)
 
         def step(index, stage, level, field):
-            return Step(
-                index,
-                self.total,
-                stage,
-                level,
-                world.identity() if field is None else world.field(field),
-                monitor(finest, world.before() if field is None else field),
-                time.monotonic() - begin,
-            )
+            whole = world.identity() if field is None else world.field(field)
+            field = world.before() if field is None else field
+            self._fields.append(field)
+            seconds = time.monotonic() - begin
+            return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
 
+        self._finest, self._fields = finest, []
         yield step(0, "initial", 0, None)
         field = torch.zeros((3, *finest.shape), device=self._device)
         coarse = None if self._paper else scans.mind_level(4)
@@ -301,6 +331,11 @@ class Registration:
         if self._moving_mask is None:
             self._moving_mask = lung_mask(self._moving)
             self._check_cancelled()
+        self._oddities = {
+            "fixed": implausible(self._fixed_mask, self._fixed),
+            "moving": implausible(self._moving_mask, self._moving),
+        }
+        self._check_cancelled()
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
         for distance, name in zip(distances, ("fixed", "moving"), strict=True):
             check_thickness(distance, self._spacing, name)
@@ -361,18 +396,21 @@ class Registration:
         good = min(values[1:], default=values[0]) * WORSE
         return next((i for i in range(len(values) - 1, 0, -1) if values[i] <= good), 0)
 
-    def _provenance(self) -> dict[str, str | int | float]:
+    def _provenance(self, judgement: Verdict) -> dict[str, str | int | float]:
         return {
             "software": f"L2ORegistration {__version__}",
             "method": self._method,
             "model": f"{self._card.name} {self._card.version}" if self._card else "",
             "model_sha256": self._card.sha256 if self._card else "",
             "start": "given transform" if self._given is not None else self._start_name,
+            "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in self.starts),
             "plan": ", ".join(f"{stage} {count}" for stage, _, count in self._plan),
             "spacing_mm": self._spacing,
             "device": str(self._device),
             "torch": torch.__version__,
             "seconds": round(self.steps[-1].seconds, 2),
+            "verdict": judgement.level,
+            "reasons": " ".join(judgement.reasons),
             "warning": self.warning,
         }
 

@@ -1,6 +1,7 @@
 """The Register button, which says why it is disabled and becomes Cancel, and the progress below."""
 
 import time
+from html import escape
 
 import qt
 import slicer
@@ -111,7 +112,7 @@ class RegistrationPanel:
                 if self._torch.ensure():  # otherwise the user has been told
                     show_error(event.message, event.details)
             elif isinstance(event, Finished):
-                self._say(_summary(run.outcome))
+                self._say(_summary(run.outcome), _verdict(run.outcome))
 
     def _end(self, outcome):
         self._timer.stop()
@@ -135,10 +136,23 @@ class RegistrationPanel:
         self.ui.progressBar.setValue(progress.done)
         self.ui.progressLabel.setText(" \u00b7 ".join(parts))
 
-    def _say(self, text):
-        self.ui.hintLabel.setText(text)
+    def _say(self, text, verdict=""):
+        self.ui.hintLabel.setText(f"{text}<br>{verdict}" if verdict else text)
         self.ui.hintLabel.setVisible(bool(text))
         slicer.util.showStatusMessage(text, 5000)
+
+
+_COLOURS = {"good": "#2e7d32", "check": "#b26a00", "failed": "#c62828"}
+
+
+def _verdict(outcome):
+    """A coloured line: good, check or failed, and why; empty where nothing came of the run."""
+    if outcome is None:
+        return ""
+    result = outcome.result
+    text = _("Verdict: {verdict}.").format(verdict=result.verdict)
+    text = " ".join((f"<b>{text}</b>", *map(escape, result.reasons)))
+    return f'<span style="color: {_COLOURS[result.verdict]}">{text}</span>'
 
 
 def _summary(outcome):

@@ -27,6 +27,10 @@ h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
 p { margin: .3rem 0; }
 .note { color: #666; font-size: .9rem; }
 .warning { background: #fff4d6; border-left: 4px solid #e0a800; padding: .4rem .8rem; }
+.verdict { font-weight: 600; border-left: 4px solid; padding: .4rem .8rem; }
+.good { background: #e6f4ea; border-color: #2e7d32; }
+.check { background: #fff4d6; border-color: #e0a800; }
+.failed { background: #fdecea; border-color: #c62828; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
@@ -47,6 +51,7 @@ _PAGE = Template("""<!DOCTYPE html>
 </head>
 <body>
 <h1>$title</h1>
+$verdict
 <p>$summary</p>
 $warnings
 <h2>Numbers</h2>
@@ -107,6 +112,7 @@ def write_report(
     page = _PAGE.substitute(
         title=escape(title),
         style=_STYLE,
+        verdict=_verdicts(results),
         summary=_summary(results, rows),
         warnings="".join(f'<p class="warning">{escape(w)}</p>' for w in warnings),
         numbers=_numbers(rows),
@@ -121,6 +127,16 @@ def write_report(
         with atomic(path) as temporary:
             temporary.write_bytes(content)
     return paths
+
+
+def _verdicts(results: dict[str, Result]) -> str:
+    """A line for each result: what to think of it, and why."""
+    lines = []
+    for name, result in results.items():
+        prefix = f"{name}: " if len(results) > 1 else ""
+        text = escape(" ".join((f"{prefix}{result.verdict}.", *result.reasons)))
+        lines.append(f'<p class="verdict {result.verdict}">{text}</p>')
+    return "".join(lines)
 
 
 def _summary(results: dict[str, Result], rows: dict[str, dict]) -> str:

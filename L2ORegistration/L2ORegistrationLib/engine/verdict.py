@@ -1,0 +1,88 @@
+"""What a user should think of a registration: good, check or failed, and why, in plain words.
+
+No similarity value alone makes a registration good (AAPM TG-132): the masks must be lungs, the
+lungs must overlap, most of both must have found their counterpart, nothing may fold inside them,
+and the change of their volume must be a breath's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .match import Match
+
+GOOD, CHECK, FAILED = "good", "check", "failed"
+# Thresholds: see `Testing/tools/calibrate_verdict.py`, which states how often they are wrong.
+MATCHED = {CHECK: 0.66, FAILED: 0.48}  # of the fixed lungs: less than this
+RATIO = {CHECK: 0.66, FAILED: 0.86}  # dissimilarity against that beside: more than this
+ONE_LUNG = 0.35  # less than this share of one lung while the other is matched
+INSIDE = {CHECK: 0.75, FAILED: 0.3}  # of the fixed lungs in the moving image: less than this
+FOLDED = {CHECK: 0.001, FAILED: 0.02}  # of the fixed lungs: more than this
+VOLUME = {CHECK: (0.4, 2.5), FAILED: (0.2, 5.0)}  # moving / fixed lung volume
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """level: "good", "check" or "failed"; reasons: sentences, none where it is good."""
+
+    level: str
+    reasons: tuple[str, ...] = ()
+
+
+def judge(
+    found: Match, folded: float, expansion: float, lungs: Iterable[str] = (), start: str = ""
+) -> Verdict:
+    """The verdict on a registration.
+
+    found: how surely the images match; folded: share of the fixed lungs with a Jacobian determinant
+    of zero or less; expansion: mean Jacobian determinant in the fixed lungs, that is the moving
+    lungs' volume against the fixed ones'; lungs: what is wrong with the masks, a sentence each;
+    start: a sentence where something is wrong with the start.
+    """
+    said = [(CHECK, reason) for reason in lungs]
+    if start:
+        said.append((CHECK, start))
+    if level := _level(INSIDE, found.inside, below=True):
+        said.append(
+            (
+                level,
+                f"Only {found.inside:.0%} of the fixed lungs lie in the moving image at the end.",
+            )
+        )
+    matched = _level(MATCHED, found.matched, below=True)
+    matched = max(matched, _level(RATIO, found.ratio), key=_RANK.index)
+    if matched:
+        said.append(
+            (
+                matched,
+                f"{found.matched:.0%} of the fixed lungs match better where they are put than "
+                "beside it; scans of one patient usually reach more than 80 %.",
+            )
+        )
+    halves = {"right": found.right, "left": found.left}
+    if not matched and None not in halves.values() and min(halves.values()) < ONE_LUNG:
+        side = min(halves, key=halves.get)
+        said.append((CHECK, f"The {side} lung has hardly found its counterpart, the other has."))
+    if level := _level(FOLDED, folded):
+        said.append((level, f"The deformation folds in {folded:.2%} of the lungs."))
+    for level in (FAILED, CHECK):
+        low, high = VOLUME[level]
+        if not low <= expansion <= high:
+            said.append(
+                (level, f"The lungs change their volume by a factor of {expansion:.2f}: no breath.")
+            )
+            break
+    worst = max((level for level, _ in said), key=_RANK.index, default=GOOD)
+    return Verdict(worst, tuple(reason for _, reason in said))
+
+
+_RANK = ("", GOOD, CHECK, FAILED)
+
+
+def _level(limits: dict[str, float], value: float, below: bool = False) -> str:
+    """The worst level whose limit a value is beyond, or ""."""
+    for level in (FAILED, CHECK):
+        if (value < limits[level]) if below else (value > limits[level]):
+            return level
+    return ""

@@ -1,0 +1,86 @@
+"""How often the verdict is wrong: on registrations that went right, and on such that cannot.
+
+    python Testing/tools/calibrate_verdict.py [PHANTOMS] [PAIRS ...]
+
+Registers breathing phantoms (and folders of pairs with landmarks) as they are, and so that it must
+fail: against another patient, mirrored, and from no start 60 mm away. Prints each error beside its
+verdict, the share of failed ones (mean error above 5 mm) called good, and the share of right ones
+(below 1 mm) called failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
+
+from L2ORegistrationLib.core.files import read_volume  # noqa: E402
+from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.core.landmarks import read_landmarks  # noqa: E402
+from L2ORegistrationLib.engine.registration import register  # noqa: E402
+from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
+from L2ORegistrationLib.reporting.measures import target_registration_error  # noqa: E402
+
+FAR_MM = 60.0
+
+
+def cases(phantoms: int, folders: list[Path]):
+    """(name, fixed, moving, fixed points, moving points) of each pair."""
+    for seed in range(phantoms):
+        pair = make_pair(seed, spacing=2.5, amplitude_mm=8.0 + 3.0 * (seed % 6), noise_hu=25)
+        points = pair.fixed_mask.marked_points(most=400)
+        yield (
+            f"phantom {seed}",
+            pair.fixed,
+            pair.moving,
+            points,
+            pair.field.transform_points(points),
+        )
+    for folder in folders:
+        for path in sorted(p for p in folder.iterdir() if (p / "fixed_landmarks.csv").exists()):
+            images = (read_volume(path / f"{side}.nii.gz") for side in ("fixed", "moving"))
+            points = (
+                read_landmarks(path / f"{side}_landmarks.csv").points
+                for side in ("fixed", "moving")
+            )
+            yield f"{folder.name}/{path.name}", *images, *points
+
+
+def variants(case, other):
+    """The case as it is, and in ways in which it must fail: (kind, case, options)."""
+    name, fixed, moving, p, q = case
+    yield "as it is", case, {}
+    yield "another patient", (name, fixed, other[2], p, None), {}
+    mirrored = Volume(np.ascontiguousarray(moving.array[..., ::-1]), moving.grid)
+    index = moving.grid.to_index(q)
+    index[:, 0] = moving.grid.size[0] - 1 - index[:, 0]
+    yield "mirrored", (name, fixed, mirrored, p, moving.grid.to_world(index)), {}
+    grid = moving.grid
+    far = Grid(grid.size, grid.spacing, np.add(grid.origin, (0, 0, FAR_MM)), grid.direction)
+    away = (name, fixed, Volume(moving.array, far), p, q + [0, 0, FAR_MM])
+    yield "no start, far away", away, {"start": "none"}
+
+
+def main(phantoms: int = 4, *folders: str) -> None:
+    every = list(cases(int(phantoms), [Path(f) for f in folders]))
+    rows = []
+    for number, case in enumerate(every):
+        for kind, (name, fixed, moving, p, q), options in variants(case, every[number - 1]):
+            result = register(fixed, moving, method="gauss-newton", **options)
+            # Between patients nothing corresponds: there is no right answer, so it has failed.
+            error = np.inf if q is None else target_registration_error(result.field, p, q).mean()
+            rows.append((error, result.verdict))
+            print(f"{name:24} {kind:20} {error:7.2f} mm  {result.verdict}", flush=True)
+            for reason in result.reasons:
+                print(f"{'':24} {reason}")
+    failed = [verdict for error, verdict in rows if error > 5]
+    right = [verdict for error, verdict in rows if error < 1]
+    print(f"failed ones called good: {failed.count('good')} of {len(failed)}")
+    print(f"right ones called failed: {right.count('failed')} of {len(right)}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

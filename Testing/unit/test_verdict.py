@@ -1,0 +1,88 @@
+"""The verdict: what makes a registration good, doubtful or failed, and that it says why."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import SimpleITK as sitk  # noqa: E402
+from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import Scans  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import Pair  # noqa: E402
+from L2ORegistrationLib.engine.match import Match, match  # noqa: E402
+from L2ORegistrationLib.engine.verdict import judge  # noqa: E402
+from scipy import ndimage  # noqa: E402
+
+SURE = Match(matched=0.95, ratio=0.3, right=0.95, left=0.95, inside=1.0)
+GRID = Grid((64, 64, 64), (1.5, 1.5, 1.5))
+
+
+def with_(**changes):
+    return Match(**{**SURE.__dict__, **changes})
+
+
+def test_what_matches_surely_and_folds_nowhere_is_good():
+    verdict = judge(SURE, folded=0.0, expansion=1.3)
+    assert verdict.level == "good" and verdict.reasons == ()
+
+
+@pytest.mark.parametrize(
+    "found, folded, expansion, level, word",
+    [
+        (with_(matched=0.6), 0.0, 1.0, "check", "60% of the fixed lungs match"),
+        (with_(matched=0.2), 0.0, 1.0, "failed", "20% of the fixed lungs match"),
+        (with_(ratio=0.9), 0.0, 1.0, "failed", "match better"),
+        (with_(inside=0.5), 0.0, 1.0, "check", "Only 50% of the fixed lungs"),
+        (with_(inside=0.1), 0.0, 1.0, "failed", "Only 10% of the fixed lungs"),
+        (with_(left=0.1), 0.0, 1.0, "check", "The left lung has hardly found"),
+        (with_(right=0.1), 0.0, 1.0, "check", "The right lung has hardly found"),
+        (SURE, 0.005, 1.0, "check", "folds in 0.50%"),
+        (SURE, 0.2, 1.0, "failed", "folds in 20.00%"),
+        (SURE, 0.0, 0.3, "check", "factor of 0.30"),
+        (SURE, 0.0, 8.0, "failed", "factor of 8.00"),
+    ],
+)
+def test_every_reason_is_said(found, folded, expansion, level, word):
+    verdict = judge(found, folded, expansion)
+    assert verdict.level == level and len(verdict.reasons) == 1 and word in verdict.reasons[0]
+
+
+def test_one_lung_alone_is_not_missed():
+    assert judge(with_(left=None), 0.0, 1.0).level == "good"
+
+
+def test_odd_masks_are_never_good_and_the_worst_decides():
+    verdict = judge(with_(matched=0.1), 0.0, 1.0, lungs=["The fixed lungs look wrong: 59 litres."])
+    assert verdict.level == "failed"
+    assert verdict.reasons[0] == "The fixed lungs look wrong: 59 litres."
+    assert judge(SURE, 0.0, 1.0, lungs=["odd"]).level == "check"
+
+
+@pytest.fixture(scope="module")
+def level():
+    """A noisy pair whose truth is no motion."""
+    rng = np.random.default_rng(0)
+    texture = ndimage.gaussian_filter(rng.standard_normal(GRID.shape), 1.7)
+    texture = 0.15 * texture / texture.std()
+    images = [
+        (texture + 0.05 * rng.standard_normal(GRID.shape)).astype(np.float32) for _ in range(2)
+    ]
+    centre = GRID.to_world(np.full(3, 31.5))
+    distance = (np.linalg.norm(GRID.points() - centre, axis=-1) - 36).astype(np.float32)
+    identity = sitk.Transform(3, sitk.sitkIdentity)
+    return Scans(Pair(*images, distance < 0, distance, distance, GRID, identity)).mind_level(2)
+
+
+def test_where_the_field_is_right_the_lungs_match_and_elsewhere_not(level):
+    still = torch.zeros(3, *level.shape)
+    right, wrong = match(level, still, 1.0), match(level, still + 12.0, 1.0)
+    assert right.matched > 0.9 and right.ratio < 0.6
+    assert wrong.matched < 0.4 and wrong.ratio > 0.9
+    assert judge(right, 0.0, 1.0).level == "good" and judge(wrong, 0.0, 1.0).level == "failed"
+
+
+def test_the_patients_right_is_where_x_is_small(level):
+    field = torch.zeros(3, *level.shape)
+    field[:, :, :, : level.shape[2] // 2] = 15.0  # LPS: the right half is wrong
+    found = match(level, field, 1.0)
+    assert found.right < 0.5 < found.left
