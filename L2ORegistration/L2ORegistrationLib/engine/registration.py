@@ -41,8 +41,9 @@ from .optimise.falta2022 import PaperOptimiser
 from .optimise.gauss_newton import GaussNewtonOptimiser
 from .optimise.l2o import LearnedOptimiser
 from .start.alignment import box_alignment, distance_map, landmark_alignment, lung_alignment
-from .start.choice import best_start
-from .verdict import Verdict, judge
+from .start.choice import Comparison, best_start
+from .start.orientation import lost_orientation
+from .verdict import CHECK, MATCHED, Verdict, judge
 
 STARTS = ("search", "affine", "box", "none", "landmarks")
 METHODS = ("l2o", "gauss-newton", "adam")
@@ -55,7 +56,7 @@ BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is averaged
 BASE_MB = 500
 MIN_OVERLAP = 0.3
-WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
+WORSE = 1.05  # a later step may look this much worse before an earlier one is preferred
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,7 @@ class Registration:
             for name, reasons in self._oddities.items()
             for reason in reasons
         ]
-        return judge(found, float((values <= 0).mean()), float(values.mean()), odd)
+        return judge(found, float((values <= 0).mean()), float(values.mean()), odd, self._turned)
 
     def _schedule(self) -> list[tuple[str, int, int]]:
         """(stage, level, iterations) in order."""
@@ -289,7 +290,7 @@ class Registration:
             seconds = time.monotonic() - begin
             return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
 
-        self._finest, self._fields = finest, []
+        self._finest, self._fields, self._turned = finest, [], ""
         yield step(0, "initial", 0, None)
         field = torch.zeros((3, *finest.shape), device=self._device)
         coarse = None if self._paper else scans.mind_level(4)
@@ -304,6 +305,10 @@ class Registration:
             for field, _ in self._optimiser(stage, number).iterate(level, begun, count):
                 index += 1
                 yield step(index, stage, number, finest.sample_field(field))
+        # Only where nothing matches: the question costs as much as a registration.
+        if self._searching and match(finest, self._fields[-1], 1.0).matched < MATCHED[CHECK]:
+            images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
+            self._turned = lost_orientation(*images, *self._distances, pair.grid, self._device)
 
     def _level(self, scans: Scans, number: int, coarse, finest, field) -> Level:
         if number == 2:
@@ -339,6 +344,7 @@ class Registration:
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
         for distance, name in zip(distances, ("fixed", "moving"), strict=True):
             check_thickness(distance, self._spacing, name)
+        self._distances = distances
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
         largest = max(self._fixed.array.nbytes, self._moving.array.nbytes)
@@ -350,7 +356,8 @@ class Registration:
             start, field = self._started(*distances, start_grid(grid)), None
         else:
             candidates = self._candidates(*distances)
-            self.starts = best_start(*images, *distances, grid, candidates, self._device)
+            comparison = Comparison(*images, *distances, grid, self._device)
+            self.starts = best_start(comparison, candidates)
             start, field = self.starts[0].transform, self.starts[0].field
         self._check_overlap(distances[0], start)
         self._check_cancelled()
@@ -391,9 +398,9 @@ class Registration:
             )
 
     def _best(self) -> int:
-        """The last step, unless an earlier one matches clearly better."""
+        """The last step, unless an earlier one, such as none at all, matches clearly better."""
         values = [step.dissimilarity for step in self.steps]
-        good = min(values[1:], default=values[0]) * WORSE
+        good = min(values) * WORSE
         return next((i for i in range(len(values) - 1, 0, -1) if values[i] <= good), 0)
 
     def _provenance(self, judgement: Verdict) -> dict[str, str | int | float]:

@@ -31,18 +31,18 @@ class Verdict:
 
 
 def judge(
-    found: Match, folded: float, expansion: float, lungs: Iterable[str] = (), start: str = ""
+    found: Match, folded: float, expansion: float, lungs: Iterable[str] = (), turned: str = ""
 ) -> Verdict:
     """The verdict on a registration.
 
     found: how surely the images match; folded: share of the fixed lungs with a Jacobian determinant
     of zero or less; expansion: mean Jacobian determinant in the fixed lungs, that is the moving
     lungs' volume against the fixed ones'; lungs: what is wrong with the masks, a sentence each;
-    start: a sentence where something is wrong with the start.
+    turned: a sentence where the moving image matches in another orientation only.
     """
     said = [(CHECK, reason) for reason in lungs]
-    if start:
-        said.append((CHECK, start))
+    if turned:
+        said.append((FAILED, turned))
     if level := _level(INSIDE, found.inside, below=True):
         said.append(
             (

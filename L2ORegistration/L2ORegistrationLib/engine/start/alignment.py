@@ -52,9 +52,15 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
     return Volume.of_image(distance)
 
 
-def box_alignment(fixed: Volume, moving: Volume) -> sitk.AffineTransform:
-    """The scaling and shift that map the fixed lungs' (robust) extent onto the moving lungs'."""
-    return _boxes(_inside(fixed), _inside(moving), np.eye(3))
+def box_alignment(
+    fixed: Volume, moving: Volume, turn: np.ndarray | None = None
+) -> sitk.AffineTransform:
+    """The scaling and shift that map the fixed lungs' (robust) extent onto the moving lungs'.
+
+    fixed, moving: signed distance maps; turn: (3, 3), orthogonal, whose columns are the fixed axes
+    in the moving image; None: the same.
+    """
+    return _boxes(_inside(fixed), _inside(moving), np.eye(3) if turn is None else turn)
 
 
 def lung_alignment(

@@ -38,37 +38,59 @@ class Start:
     mismatch: float
 
 
-def best_start(
-    fixed: Volume,
-    moving: Volume,
-    fixed_distance: Volume,
-    moving_distance: Volume,
-    grid: Grid,
-    candidates: Iterable[tuple[str, sitk.Transform]],
-    device: torch.device | str = "cpu",
-) -> list[Start]:
-    """Search from each candidate (name, transform); what the images say orders them, best first.
+class Comparison:
+    """Compares starts of one pair on coarse features.
 
     fixed, moving: images; fixed_distance, moving_distance: signed distance maps of the lungs;
     grid: the working grid.
     """
-    coarse = grid.coarsened(COARSER)
-    fixed, moving = (averaged(image, coarse.spacing[0]) for image in (fixed, moving))
-    identity = sitk.Transform(3, sitk.sitkIdentity)
 
-    def prepared(image: Volume, distance: Volume, transform: sitk.Transform):
-        features = feature_map(torch.from_numpy(intensity(image, coarse, transform)).to(device), 2)
-        map_ = torch.from_numpy(resample(distance, coarse, transform)).to(device)
-        return features, pool(map_[None], 4)[0]
+    def __init__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        fixed_distance: Volume,
+        moving_distance: Volume,
+        grid: Grid,
+        device: torch.device | str = "cpu",
+    ):
+        self._grid, self._device = grid.coarsened(COARSER), device
+        self._images = [averaged(image, self._grid.spacing[0]) for image in (fixed, moving)]
+        self._distances = fixed_distance, moving_distance
+        self._fixed = {}
 
-    own, lungs = prepared(fixed, fixed_distance, identity)
-    lattice = coarse.coarsened(4)
-    starts = []
-    for name, transform in candidates:
-        other, lungs_moved = prepared(moving, moving_distance, transform)
-        level = Level.of(own, other, lungs, lungs_moved, lattice)
+    def searched(self, name: str, transform: sitk.Transform) -> Start:
+        """What a search finds from a start (fixed point -> moving point, LPS mm)."""
+        level = self._level(transform, 2)
         field = discrete_search(level)
-        starts.append(Start(name, transform, field, mismatch(level, field)))
+        return Start(name, transform, field, mismatch(level, field))
+
+    def rough(self, transform: sitk.Transform) -> float:
+        """The median dissimilarity of the fixed lungs at a start, features of twice the spacing."""
+        level = self._level(transform, 4)
+        return mismatch(level, torch.zeros((3, *level.shape), device=self._device))
+
+    def _level(self, transform: sitk.Transform, factor: int) -> Level:
+        if factor not in self._fixed:
+            identity = sitk.Transform(3, sitk.sitkIdentity)
+            self._fixed = {factor: self._prepared(0, identity, factor)}
+        parts = zip(self._fixed[factor], self._prepared(1, transform, factor))
+        (fixed, moving), distances = parts
+        return Level.of(fixed, moving, *distances, self._grid.coarsened(4))
+
+    def _prepared(self, side: int, transform: sitk.Transform, factor: int):
+        """MIND and lung distances of one image, the features at `factor` times the spacing."""
+        image = torch.from_numpy(intensity(self._images[side], self._grid, transform))
+        lungs = torch.from_numpy(resample(self._distances[side], self._grid, transform))
+        features = feature_map(image.to(self._device), factor)
+        return features, pool(lungs.to(self._device)[None], 4)[0]
+
+
+def best_start(
+    comparison: Comparison, candidates: Iterable[tuple[str, sitk.Transform]]
+) -> list[Start]:
+    """Search from each candidate (name, transform); what the images say orders them, best first."""
+    starts = [comparison.searched(name, transform) for name, transform in candidates]
     return sorted(starts, key=lambda start: start.mismatch)
 
 
