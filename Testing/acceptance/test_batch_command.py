@@ -1,4 +1,4 @@
-"""`batch` on a real local cluster: faults in a table, killed workers, resuming, two runs at once."""
+"""`batch` on a real local cluster: faults, killed workers, resuming, two runs at once."""
 
 import csv
 import os
@@ -136,8 +136,7 @@ def test_a_killed_worker_costs_a_retry_and_then_its_row(pair, tmp_path):
     verdicts = {line["name"]: line["verdict"] for line in lines}
     assert verdicts["once"] != "failed" and verdicts["spared"] != "failed"
     assert verdicts["twice"] == "failed" and "killed 2 times" in lines[1]["reasons"]
-    with local_client(1, 1) as client:  # nobody kills it now
-        assert all(line["transform"] for line in map_pairs(client, rows, out, **FAST))
+    assert not (out / "twice" / "pair.json").exists()  # so that the next run tries it again
 
 
 @pytest.mark.slow
@@ -161,7 +160,6 @@ def test_ctrl_c_keeps_what_is_finished_and_a_second_run_is_refused(pair, tmp_pat
     done = {record.parent.name for record in out.glob("*/pair.json")}
     assert 1 <= len(done) < 30
     assert set(results(out)) == done
-    assert not list(out.rglob(".*[!g]")) or not list(out.rglob(".*.png"))
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(pair, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Where the pairs are registered: Dask workers on this computer, or those of a scheduler elsewhere."""
+"""Where pairs are registered: Dask workers on this computer, or a scheduler's elsewhere."""
 
 from __future__ import annotations
 
