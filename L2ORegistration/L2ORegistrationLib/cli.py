@@ -15,6 +15,7 @@ from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.listing import devices, models
 from .commands.register import register
+from .commands.sequence import sequence
 from .commands.train import train
 from .errors import InputError
 
@@ -50,7 +51,7 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(_options)
-    for command in (demo, register, batch, evaluate, models, devices, train, benchmark):
+    for command in (demo, register, batch, sequence, evaluate, models, devices, train, benchmark):
         application.command()(command)
     return application
 
