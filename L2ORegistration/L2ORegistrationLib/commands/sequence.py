@@ -121,10 +121,10 @@ def _followed(registration, names: list[str], *, shown: bool) -> bool:
         task = bar.add_task("registrations", total=registration.total)
         try:
             for step in registration:
-                done = step.done
+                done = step.index
                 bar.update(task, completed=done)
                 if shown:
-                    what = f"phase {names[step.index]}" if done < step.total else "closed loops"
+                    what = f"phase {names[step.phase]}" if done < step.total else "closed loops"
                     messages.print(f"{done:>5} of {step.total}  {what:<16}{step.seconds:>7.1f} s")
         except KeyboardInterrupt:
             if not done:

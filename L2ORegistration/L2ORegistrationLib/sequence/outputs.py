@@ -57,7 +57,8 @@ that still move on the right are not registered well there.</p>
 <img alt="Moving picture of the phases before and after" src="$movie">
 <h2>Mean of all phases</h2>
 <img alt="Plain and motion-compensated mean, amplitude of the motion" src="$means">
-<p>Mean gradient in the lungs: plain $plain, motion-compensated <b>$compensated</b> HU/mm.</p>
+<p>Sharpness (root mean square of the gradient in and around the lungs): plain $plain,
+motion-compensated <b>$compensated</b> HU/mm.</p>
 <h2>Closed loops</h2>
 <p class="note">Distances in the lungs, mm. Forward against backward: between the two fields of the
 phase where both ways round the cycle meet. There and round the cycle back: from where a point ends

@@ -35,14 +35,16 @@ class NeighbourRegistration(Registration):
 
 @dataclass(frozen=True)
 class PhaseDone:
-    """A phase has its field: its index, how many registrations are done of total, seconds so far.
+    """A phase has its field.
 
-    field: reference -> phase, mm LPS, before smoothing in time.
+    index: number of the registration, from 1 to total; phase: whose it is (the last one, of the
+    closed loops, is the reference's); seconds: so far; field: reference -> phase, mm LPS, before
+    smoothing in time.
     """
 
     index: int
-    done: int
     total: int
+    phase: int
     seconds: float
     field: DisplacementField
 
@@ -135,7 +137,7 @@ class SequenceRegistration:
                 self._fields[index] = field
                 done += 1
                 self._seconds = time.monotonic() - began
-                yield PhaseDone(index, done, self.total, self._seconds, field)
+                yield PhaseDone(done, self.total, index, self._seconds, field)
         # There on one way; back on the other, with the roles of the images exchanged.
         farthest = self._ways["forward"][-1]
         back = self._registered(farthest, self._reference, inverse(ends[1]))
@@ -148,7 +150,7 @@ class SequenceRegistration:
         }
         self._finished = True
         self._seconds = time.monotonic() - began
-        yield PhaseDone(self._reference, done + 1, self.total, self._seconds, self._still())
+        yield PhaseDone(self.total, self.total, self._reference, self._seconds, self._still())
 
     def result(self) -> SequenceResult:
         """The fields so far. Of a cancelled run: those of the phases that were finished."""

@@ -1,0 +1,431 @@
+"""A 4DCT in the scene: the phases of a sequence browser, registered to one of them.
+
+The result is a sequence of transforms that the same browser plays in step with the images, which
+lie under it: Slicer's own player then shows the lungs standing still. Everything is MRML nodes, so
+that it is saved with the scene.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+import vtk
+
+from ..errors import InputError
+from ..geometry import DisplacementField, Volume
+from ..job import Failed, Finished, Progress, RegistrationJob
+from . import nodes, transforms, volumes
+
+PREFIX = "L2ORegistration."
+_ROLE = PREFIX + "Sequence"  # of the browser, to the sequence of transforms
+_REGISTERED = PREFIX + "registered"
+_LEAST = 3  # phases
+
+
+@dataclass
+class SequenceOutcome:
+    """What a registered breath left in the scene.
+
+    browser: plays images and transforms together; transform: the proxy, under which the images
+    lie; sequence: the transforms, reference -> phase, an item for each phase; volume: the
+    motion-compensated mean, where asked for; loops: mm, by name (see
+    sequence.registration.SequenceResult); result: the engine's; cancelled: the phases that were
+    not finished have a transform without motion, and `registered` lists the others.
+    """
+
+    browser: Any
+    transform: Any
+    sequence: Any
+    volume: Any
+    registered: list[int]
+    loops: dict[str, dict[str, float]]
+    result: Any
+    cancelled: bool
+
+
+@dataclass
+class SequenceSettings:
+    """Nodes and options of one registration of a breath; the names are those of the console call.
+
+    browser: a sequence browser whose master sequence holds the phases; reference: number of a
+    phase, or "mean"; outputVolume: gets the motion-compensated mean; spacing: working resolution
+    in mm, None: the engine's.
+    """
+
+    browser: Any
+    reference: int | str = 0
+    outputTransform: Any = None
+    outputVolume: Any = None
+    smooth: bool = True
+    device: str = "auto"
+    threads: int | None = None
+    spacing: float | None = None
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """The arguments of sequence.registration.SequenceRegistration. Raises InputError."""
+        arguments = {
+            "phases": phases_of(self.browser),
+            "reference": self.reference,
+            "smooth": self.smooth,
+            "device": self.device,
+            "threads": self.threads,
+        }
+        if self.spacing is not None:
+            arguments["spacing"] = self.spacing
+        if self.outputTransform is not None:
+            name = self.outputTransform.GetName()
+            if self.outputTransform.GetClassName() != "vtkMRMLTransformNode":
+                raise InputError(f"'{name}' cannot hold a deformation: create a new transform.")
+            if transforms.is_under(proxy_of(self.browser), self.outputTransform):
+                raise InputError(
+                    f"The images are already under '{name}': take them out, or let a new transform "
+                    "be made."
+                )
+        return arguments
+
+
+class SequenceRun:
+    """Starts at once; call poll() from a timer until `active` is False, then read `outcome`."""
+
+    def __init__(self, settings: SequenceSettings, *, factory: Callable | None = None):
+        """Reads the nodes and starts the worker. Raises InputError.
+
+        factory: what makes the registration, SequenceRegistration by default.
+        """
+        self.settings = settings
+        self.outcome: SequenceOutcome | None = None
+        self.active = True
+        arguments = settings.engine_arguments()
+        self._count = len(arguments["phases"])
+        self._images = settings.browser.GetMasterSequenceNode()
+        self._scene = settings.browser.GetScene()
+        self._sequence = self._transform = None
+        self._made: list = []
+        self._parent = proxy_of(settings.browser).GetTransformNodeID()
+        self._registered: set[int] = set()
+        wanted = settings.outputVolume is not None
+        self.job = RegistrationJob(
+            factory or _registration, after=lambda result: _mean(result, wanted), **arguments
+        )
+
+    @property
+    def progress(self) -> Progress:
+        """Registrations done and planned, seconds elapsed and remaining."""
+        return self.job.progress
+
+    def poll(self) -> list:
+        """The events since the last call: PhaseDone, at last one Finished or Failed. Never raises.
+
+        After Failed the scene is as it was before.
+        """
+        if not self.active:
+            return []
+        gone = next((n for n in self._needed() if n.GetScene() is not self._scene), None)
+        if gone is not None:
+            self.abandon()
+            name = gone.GetName()
+            return [Failed(f"The registration stopped: '{name}' was taken from the scene.")]
+        events = []
+        for event in self.job.poll():
+            try:
+                self._take(event)
+            except Exception as error:
+                told = isinstance(error, InputError)
+                sentence = f"The result could not be shown ({type(error).__name__}: {error})."
+                event = Failed(str(error) if told else sentence, traceback.format_exc(), error)
+                self.abandon()
+            events.append(event)
+            if not self.active:
+                break
+        return events
+
+    def cancel(self) -> None:
+        """Stop after the phase in progress and keep those that are finished."""
+        self.job.cancel()
+
+    def abandon(self) -> None:
+        """Stop and put the scene back at once; nothing is kept."""
+        if not self.active:
+            return
+        self.active = False
+        self.job.cancel()
+        proxy = proxy_of(self.settings.browser)
+        if proxy is not None and self._transform is not None:
+            proxy.SetAndObserveTransformNodeID(self._parent)
+        if self._sequence is not None and self.settings.browser.GetScene() is self._scene:
+            self.settings.browser.RemoveSynchronizedSequenceNode(self._sequence.GetID())
+            self.settings.browser.RemoveNodeReferenceIDs(_ROLE)
+        nodes.remove(*reversed(self._made))
+
+    def _needed(self) -> list:
+        return [n for n in (self.settings.browser, self._images, self._sequence) if n is not None]
+
+    def _take(self, event) -> None:
+        if isinstance(event, Failed):
+            self.abandon()
+        elif isinstance(event, Finished):
+            if event.result is None:
+                self.abandon()
+            else:
+                self._finish(event)
+        else:
+            if self._sequence is None:
+                self._begin(event.field)
+            self._registered.add(event.phase)
+            self._set(event.phase, event.field, True)
+
+    def _begin(self, first: DisplacementField) -> None:
+        settings, browser = self.settings, self.settings.browser
+        name = f"{self._images.GetName()} motion"
+        self._sequence = nodes.unique(self._scene, "vtkMRMLSequenceNode", name)
+        self._made.append(self._sequence)
+        self._sequence.SetIndexName(self._images.GetIndexName())
+        self._sequence.SetIndexUnit(self._images.GetIndexUnit())
+        self._sequence.SetIndexType(self._images.GetIndexType())
+        still = DisplacementField.zeros(first.grid)
+        for phase in range(self._count):
+            self._set(phase, still, False)
+        browser.AddSynchronizedSequenceNode(self._sequence)
+        self._transform = _as_proxy(browser, self._sequence, settings.outputTransform, name)
+        if self._transform is not settings.outputTransform:
+            self._made.append(self._transform)
+        browser.SetSaveChanges(self._sequence, False)
+        browser.SetOverwriteProxyName(self._sequence, False)
+        browser.SetNodeReferenceID(_ROLE, self._sequence.GetID())
+        transforms.set_role(self._transform, "moving", proxy_of(browser))
+        self._show()
+        self._made += _put_under(proxy_of(browser), self._transform)
+
+    def _set(self, phase: int, motion: DisplacementField, registered: bool) -> None:
+        node = slicer.vtkMRMLTransformNode()
+        node.SetName(self._sequence.GetName())
+        node.SetAttribute(_REGISTERED, "1" if registered else "0")
+        transforms.set_field(node, motion)
+        self._sequence.SetDataNodeAtValue(node, self._images.GetNthIndexValue(phase))
+        if self._transform is not None:
+            self._show()
+
+    def _show(self) -> None:
+        """Let the proxies follow what changed in the shown item."""
+        browser = self.settings.browser
+        item = browser.GetSelectedItemNumber()
+        data = self._sequence.GetNthDataNode(item) if 0 <= item < self._count else None
+        if data is not None:
+            self._transform.CopyContent(data)
+
+    def _finish(self, event: Finished) -> None:
+        result = event.result
+        registered = sorted({*self._registered, *result.fields})
+        for phase, motion in result.fields.items():
+            self._set(phase, motion, True)
+        summary = {
+            name: {"mean": float(mm.mean()), "p95": float(np.percentile(mm, 95))}
+            for name, mm in result.loops.items()
+        }
+        items = [self._sequence.GetNthDataNode(phase) for phase in range(self._count)]
+        for node in (self._sequence, self._transform, *items):  # the proxy takes over its item's
+            for key, value in result.provenance.items():
+                node.SetAttribute(PREFIX + key, str(value))
+            for name, values in summary.items():
+                node.SetAttribute(f"{PREFIX}loop, {name}", f"{values['mean']:.3f} mm")
+        if event.extra is not None:
+            proxy = proxy_of(self.settings.browser)
+            window = volumes.window_of(proxy)
+            volumes.set_volume(self.settings.outputVolume, event.extra, window=window)
+        self.active = False
+        self.outcome = SequenceOutcome(
+            browser=self.settings.browser,
+            transform=self._transform,
+            sequence=self._sequence,
+            volume=self.settings.outputVolume,
+            registered=registered,
+            loops=summary,
+            result=result,
+            cancelled=event.cancelled,
+        )
+
+
+class SequenceLogic:
+    """What the console calls for a 4DCT; a mix-in of the module's logic."""
+
+    def makeSequence(self, phases: Sequence, name: str = "4DCT"):
+        """A sequence browser of loose volume nodes, in this order; they stay in the scene.
+
+        Raises InputError for fewer than three, or volumes of different grids.
+        """
+        return make_sequence(phases, name)
+
+    def registerSequence(
+        self,
+        browser,
+        reference: int | str = 0,
+        outputTransform=None,
+        outputVolume=None,
+        smooth: bool = True,
+        device: str = "auto",
+        onPhase: Callable | None = None,
+        **others,
+    ) -> SequenceOutcome | None:
+        """Register all phases of a sequence browser to one of them, and wait for it.
+
+        reference: number of the phase, or "mean"; outputTransform: becomes the proxy of the
+        transforms; outputVolume: gets the motion-compensated mean; onPhase: called with every
+        PhaseDone; stops the run, keeping the finished phases, by returning False; others: threads,
+        spacing. Raises InputError, or RuntimeError where the engine fails; the scene is then as
+        before.
+        """
+        run = SequenceRun(
+            SequenceSettings(
+                browser, reference, outputTransform, outputVolume, smooth, device, **others
+            )
+        )
+        try:
+            while run.active:
+                for event in run.poll():
+                    if isinstance(event, Failed):
+                        if isinstance(event.error, InputError) or event.error is None:
+                            raise InputError(event.message) from event.error
+                        raise RuntimeError(event.message) from event.error
+                    if not isinstance(event, Finished) and onPhase and onPhase(event) is False:
+                        run.cancel()
+                time.sleep(0.005)
+        except BaseException:
+            run.abandon()
+            raise
+        return run.outcome
+
+
+def make_sequence(phases: Sequence, name: str = "4DCT"):
+    """A browser, with a new sequence, of copies of volume nodes; see SequenceLogic.makeSequence."""
+    if len(phases) < _LEAST:
+        raise InputError(f"A breath needs at least {_LEAST} phases: choose more volumes.")
+    grids = [volumes.grid_of(node) for node in phases]
+    for node, grid in zip(phases, grids, strict=True):
+        if not grid.matches(grids[0], tolerance=0.1):
+            raise InputError(
+                f"'{node.GetName()}' and '{phases[0].GetName()}' have different grids: resample "
+                "one to the other first."
+            )
+    scene = phases[0].GetScene()
+    sequence = nodes.unique(scene, "vtkMRMLSequenceNode", name)
+    sequence.SetIndexName("phase")
+    sequence.SetIndexUnit("")
+    for number, node in enumerate(phases):
+        sequence.SetDataNodeAtValue(node, str(number))
+    browser = nodes.unique(scene, "vtkMRMLSequenceBrowserNode", f"{name} browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    browser.SetIndexDisplayFormat("%.0f")
+    browser.SetPlaybackRateFps(5)
+    proxy = _as_proxy(browser, sequence, None, f"{name} phase")
+    browser.SetOverwriteProxyName(sequence, False)
+    window = volumes.window_of(phases[0])
+    if proxy.GetDisplayNode() is None:
+        proxy.CreateDefaultDisplayNodes()
+    if window is not None:
+        proxy.GetDisplayNode().SetAutoWindowLevel(False)
+        proxy.GetDisplayNode().SetWindowLevel(*window)
+    proxy.SetAndObserveTransformNodeID(phases[0].GetTransformNodeID())
+    browser.SetSelectedItemNumber(0)
+    return browser
+
+
+def proxy_of(browser):
+    """The volume node that shows the browser's selected phase; None where there is none."""
+    sequence = browser.GetMasterSequenceNode()
+    return None if sequence is None else browser.GetProxyNode(sequence)
+
+
+def phases_of(browser) -> list[Volume]:
+    """The images of the browser's master sequence where they are in the world, copies.
+
+    Raises InputError where these are no volumes of one grid, or fewer than three.
+    """
+    name = f"'{browser.GetName()}'"
+    sequence, proxy = browser.GetMasterSequenceNode(), proxy_of(browser)
+    if sequence is None or proxy is None or not proxy.IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError(f"{name} does not show a sequence of volumes: choose a 4DCT.")
+    count = sequence.GetNumberOfDataNodes()
+    if count < _LEAST:
+        raise InputError(f"{name} has {count} phases, a breath at least {_LEAST}.")
+    to_world = transforms.world_matrix(proxy)
+    found = []
+    for number in range(count):
+        node = sequence.GetNthDataNode(number)
+        volumes.grid_of(node)  # refuses what is no image
+        matrix = vtk.vtkMatrix4x4()
+        node.GetIJKToRASMatrix(matrix)
+        size = node.GetImageData().GetDimensions()
+        world = to_world @ transforms.matrix_of(matrix)
+        grid = transforms.grid_of_matrix(world, size, f"Phase {number} of {name}")
+        found.append(Volume(slicer.util.arrayFromVolume(node).astype(np.float32), grid))
+        if not grid.matches(found[0].grid, tolerance=0.1):
+            raise InputError(f"The phases 0 and {number} of {name} have different grids.")
+    return found
+
+
+def motion_of(browser):
+    """The sequence of transforms that a registration added to this browser; None without one."""
+    return browser.GetNodeReference(_ROLE)
+
+
+def registered_phases(browser) -> list[int]:
+    """The phases that have a registration, also after loading a scene."""
+    sequence = motion_of(browser)
+    if sequence is None:
+        return []
+    items = range(sequence.GetNumberOfDataNodes())
+    return [k for k in items if sequence.GetNthDataNode(k).GetAttribute(_REGISTERED) == "1"]
+
+
+def _as_proxy(browser, sequence, wanted, name: str):
+    """The node that shows the sequence's selected item: the wanted one, or the browser's own."""
+    made = browser.GetProxyNode(sequence)
+    if wanted is None:
+        if made is None:
+            made = nodes.unique(browser.GetScene(), sequence.GetNthDataNode(0).GetClassName(), name)
+            made.CopyContent(sequence.GetNthDataNode(0))
+            browser.AddProxyNode(made, sequence, False)
+        made.SetName(browser.GetScene().GenerateUniqueName(name))
+        return made
+    browser.AddProxyNode(wanted, sequence, False)
+    nodes.remove(made)
+    return wanted
+
+
+def _put_under(proxy, transform) -> list:
+    """Put the images under the transform, their linear parent in between; the nodes made."""
+    parent, made = proxy.GetParentTransformNode(), []
+    target = transform
+    if parent is not None:
+        target = nodes.unique(
+            proxy.GetScene(),
+            "vtkMRMLLinearTransformNode",
+            f"{parent.GetName()} in {transform.GetName()}",
+        )
+        matrix = transforms.matrix_to_vtk(transforms.world_matrix(proxy))
+        target.SetMatrixTransformToParent(matrix)
+        target.SetAndObserveTransformNodeID(transform.GetID())
+        made.append(target)
+    proxy.SetAndObserveTransformNodeID(target.GetID())
+    return made
+
+
+def _registration(**arguments):
+    from ..sequence.registration import SequenceRegistration  # imports torch, on the worker
+
+    return SequenceRegistration(**arguments)
+
+
+def _mean(result, wanted: bool) -> Volume | None:
+    """The motion-compensated mean, on the worker."""
+    if not wanted:
+        return None
+    from ..sequence.motion import means
+
+    return means(result)[1]

@@ -1,0 +1,206 @@
+"""A 4DCT as a real MRML sequence: registered, played, cancelled, saved and loaded."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import slicer
+from L2ORegistrationLib.errors import InputError
+from L2ORegistrationLib.geometry import DisplacementField
+from L2ORegistrationLib.job import Failed, Finished
+from L2ORegistrationLib.scene import sequence, transforms, volumes
+from L2ORegistrationLib.scene.breathing_sample import addBreathingSequence
+from L2ORegistrationLib.scene.sequence import SequenceLogic, SequenceRun, SequenceSettings
+
+PHASES = 4
+
+
+class TrialSequence:
+    """The protocol of SequenceRegistration in a few lines: phase k moves k times a field."""
+
+    total = PHASES + 1
+
+    def __init__(self, phases, reference=0, gate=None, fail_at=None, kit=None, **others):
+        self.phases, self.reference, self.gate, self.fail_at = phases, reference, gate, fail_at
+        self.full = kit.field_over(phases[0].grid)
+        self.fields = {}
+
+    def __iter__(self):
+        for index in range(1, self.total + 1):
+            if self.gate is not None:
+                self.gate.acquire()
+            if index == self.fail_at:
+                raise RuntimeError("no luck")
+            phase = index % PHASES if index < self.total else 0
+            self.fields[phase] = self.full.scaled(phase)
+            yield SimpleNamespace(
+                index=index, total=self.total, phase=phase, field=self.fields[phase], seconds=0.1
+            )
+
+    def result(self):
+        whole = len(self.fields) == PHASES
+        return SimpleNamespace(
+            phases=self.phases,
+            fields=dict(self.fields),
+            grid=self.phases[0].grid,
+            loops={"loop": np.array([0.1, 0.3])} if whole else {},
+            provenance={"software": "trial"},
+            cancelled=not whole,
+        )
+
+
+@pytest.fixture
+def breath(scene, add_volume, kit, grid):
+    """A browser of four small volumes on every kind of grid."""
+    loose = [add_volume(kit.image_on(grid), f"p{k}") for k in range(PHASES)]
+    return sequence.make_sequence(loose, "breath")
+
+
+def finished(run):
+    """All events of a run, polled to its end."""
+    events = []
+    while run.active:
+        events += run.poll()
+    return events
+
+
+def trial(kit, **options):
+    return lambda **arguments: TrialSequence(kit=kit, **options, **arguments)
+
+
+def all_ids(scene):
+    return sorted(scene.GetNthNode(k).GetID() for k in range(scene.GetNumberOfNodes()))
+
+
+def test_the_player_moves_images_and_transforms_together(breath, kit, scene):
+    run = SequenceRun(SequenceSettings(breath), factory=trial(kit))
+    events = finished(run)
+    assert isinstance(events[-1], Finished)
+    outcome = run.outcome
+    image = sequence.proxy_of(breath)
+    assert image.GetTransformNodeID() == outcome.transform.GetID()
+    full = kit.field_over(volumes.grid_of(image, below=outcome.transform))
+    for phase in (2, 0, 3, 1):
+        breath.SetSelectedItemNumber(phase)
+        shown = transforms.field_of(outcome.transform)
+        assert np.allclose(shown.array, full.scaled(phase).array, atol=1e-5)
+        assert shown.grid.matches(full.grid)
+    assert outcome.registered == [0, 1, 2, 3] == sequence.registered_phases(breath)
+    assert outcome.loops["loop"]["mean"] == pytest.approx(0.2)
+    assert outcome.transform.GetAttribute("L2ORegistration.loop, loop") == "0.200 mm"
+
+
+def test_images_under_a_linear_transform_are_registered_where_they_are(
+    breath, kit, add_linear, askew
+):
+    proxy = sequence.proxy_of(breath)
+    parent = add_linear(askew)
+    proxy.SetAndObserveTransformNodeID(parent.GetID())
+    before = volumes.grid_of(proxy)
+    run = SequenceRun(SequenceSettings(breath), factory=trial(kit))
+    assert run.job._arguments == {} or run.job._arguments["phases"][0].grid.matches(before)
+    finished(run)
+    assert transforms.is_under(proxy, run.outcome.transform)
+    assert volumes.grid_of(proxy, below=run.outcome.transform).matches(before)
+
+
+def test_cancel_keeps_the_finished_phases(breath, kit):
+    import threading
+
+    gate = threading.Semaphore(2)
+    run = SequenceRun(SequenceSettings(breath), factory=trial(kit, gate=gate))
+    seen = []
+    while len(seen) < 2:
+        seen += run.poll()
+    run.cancel()
+    gate.release(10)
+    events = finished(run)
+    assert isinstance(events[-1], Finished) and run.outcome.cancelled
+    done = run.outcome.registered
+    assert {1, 2} <= set(done) and len(done) < PHASES
+    assert sequence.registered_phases(breath) == done
+    breath.SetSelectedItemNumber(1)
+    assert transforms.field_of(run.outcome.transform).array.any()
+
+
+def test_a_failure_leaves_the_scene_as_it_was(breath, kit, scene):
+    before, parent = all_ids(scene), sequence.proxy_of(breath).GetTransformNodeID()
+    run = SequenceRun(SequenceSettings(breath), factory=trial(kit, fail_at=3))
+    events = finished(run)
+    assert isinstance(events[-1], Failed) and "no luck" in events[-1].message
+    assert all_ids(scene) == before
+    assert sequence.proxy_of(breath).GetTransformNodeID() == parent
+    assert sequence.motion_of(breath) is None
+
+
+def test_a_browser_that_is_taken_away_ends_the_run(breath, kit, scene):
+    import threading
+
+    gate = threading.Semaphore(1)
+    run = SequenceRun(SequenceSettings(breath), factory=trial(kit, gate=gate))
+    while not run.poll():
+        pass
+    scene.RemoveNode(breath)
+    (event,) = run.poll()
+    gate.release(10)
+    assert "was taken from the scene" in event.message and not run.active
+
+
+def test_a_registered_breath_is_saved_with_the_scene(scene, add_volume, kit, tmp_path):
+    grid = kit.GRIDS["oblique"]
+    loose = [add_volume(kit.image_on(grid), f"p{k}") for k in range(PHASES)]
+    browser = sequence.make_sequence(loose, "breath")
+    run = SequenceRun(SequenceSettings(browser), factory=trial(kit))
+    finished(run)
+    path = tmp_path / "motion.seq.nrrd"
+    node = run.outcome.sequence
+    storage = slicer.vtkMRMLTransformSequenceStorageNode()
+    scene.AddNode(storage)
+    storage.SetFileName(str(path))
+    assert storage.WriteData(node)
+    loaded = scene.AddNewNodeByClass("vtkMRMLSequenceNode", "loaded")
+    assert storage.ReadData(loaded)
+    assert loaded.GetNumberOfDataNodes() == PHASES
+    for k in range(PHASES):
+        one, other = (transforms.field_of(n.GetNthDataNode(k)) for n in (loaded, node))
+        assert one.grid.matches(other.grid) and np.abs(one.array - other.array).max() < 1e-4
+
+
+def test_what_is_no_breath_is_refused(scene, add_volume, kit):
+    grid = kit.GRIDS["straight"]
+    loose = [add_volume(kit.image_on(grid), f"p{k}") for k in range(2)]
+    with pytest.raises(InputError, match="at least 3 phases"):
+        sequence.make_sequence(loose)
+    other = add_volume(kit.image_on(kit.GRIDS["anisotropic"]), "other")
+    with pytest.raises(InputError, match="different grids"):
+        sequence.make_sequence([*loose, other])
+    empty = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "empty")
+    with pytest.raises(InputError, match="does not show a sequence of volumes"):
+        SequenceLogic().registerSequence(empty)
+
+
+@pytest.mark.slow
+def test_the_phantom_stands_still_in_the_player(scene):
+    """The real engine on real nodes: what is seen at the landmarks is the same in every phase."""
+    sample = addBreathingSequence(scene, spacing=5.0, phases=6)
+    browser, trajectories = sample["browser"], sample["trajectories"]
+    mean = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "mean")
+    seen = []
+    outcome = SequenceLogic().registerSequence(
+        browser, outputVolume=mean, device="cpu", threads=1, spacing=4.0, onPhase=seen.append
+    )
+    assert [event.phase for event in seen] == [1, 2, 3, 5, 4, 3, 0]
+    errors, motion = [], []
+    for phase in range(6):
+        browser.SetSelectedItemNumber(phase)
+        field = transforms.field_of(outcome.transform)
+        assert isinstance(field, DisplacementField)
+        there = field.transform_points(trajectories[0])
+        errors.append(np.linalg.norm(there - trajectories[phase], axis=1).mean())
+        motion.append(np.linalg.norm(trajectories[0] - trajectories[phase], axis=1).mean())
+    assert errors[0] == 0 and max(errors) < 1.2  # mm, on voxels of 5 mm
+    assert np.mean(errors) < 0.3 * np.mean(motion)
+    assert (
+        mean.GetImageData().GetDimensions()
+        == sequence.proxy_of(browser).GetImageData().GetDimensions()
+    )
