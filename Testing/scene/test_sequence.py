@@ -8,9 +8,11 @@ import slicer
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.geometry import DisplacementField
 from L2ORegistrationLib.job import Failed, Finished
-from L2ORegistrationLib.scene import sequence, transforms, volumes
+from L2ORegistrationLib.scene import nodes, sequence, transforms, volumes
 from L2ORegistrationLib.scene.breathing_sample import addBreathingSequence
 from L2ORegistrationLib.scene.sequence import SequenceLogic, SequenceRun, SequenceSettings
+from matplotlib.image import imsave
+from vtk.util import numpy_support
 
 PHASES = 4
 
@@ -179,8 +181,36 @@ def test_what_is_no_breath_is_refused(scene, add_volume, kit):
         SequenceLogic().registerSequence(empty)
 
 
+def view_of(world, volume):
+    """A coronal slice view of a volume, as Slicer computes it: a function that returns pixels."""
+    logic = slicer.vtkMRMLSliceLogic()
+    logic.SetMRMLApplicationLogic(world.application)
+    logic.SetMRMLScene(world.scene)
+    logic.AddSliceNode("Coronal")
+    view = logic.GetSliceNode()
+    view.SetOrientation("Coronal")
+    view.SetDimensions(160, 160, 1)
+    view.SetFieldOfView(320, 320, 1)
+    grey = nodes.colours(world.scene, "grey", [(0, 0, 0), (1, 1, 1)])
+    volume.GetDisplayNode().SetAndObserveColorNodeID(grey.GetID())
+    volume.GetDisplayNode().SetAutoWindowLevel(False)
+    volume.GetDisplayNode().SetWindowLevel(1400.0, -500.0)
+    view.JumpSliceByCentering(-70.0, 10.0, 0.0)  # through a lung
+    logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())
+
+    def pixels():
+        port = logic.GetImageDataConnection()
+        port.GetProducer().Update()
+        image = port.GetProducer().GetOutputDataObject(port.GetIndex())
+        scalars = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+        width, height, _ = image.GetDimensions()
+        return scalars.reshape(height, width, -1)[::-1, :, 0].astype(float)
+
+    return pixels
+
+
 @pytest.mark.slow
-def test_the_phantom_stands_still_in_the_player(scene):
+def test_the_phantom_stands_still_in_the_player(scene, world, tmp_path):
     """The real engine on real nodes: what is seen at the landmarks is the same in every phase."""
     sample = addBreathingSequence(scene, spacing=5.0, phases=6)
     browser, trajectories = sample["browser"], sample["trajectories"]
@@ -190,9 +220,15 @@ def test_the_phantom_stands_still_in_the_player(scene):
         browser, outputVolume=mean, device="cpu", threads=1, spacing=4.0, onPhase=seen.append
     )
     assert [event.phase for event in seen] == [1, 2, 3, 5, 4, 3, 0]
-    errors, motion = [], []
+    image = sequence.proxy_of(browser)
+    errors, motion, frames = [], [], {"moving": [], "still": []}
+    pixels = view_of(world, image)
     for phase in range(6):
         browser.SetSelectedItemNumber(phase)
+        frames["still"].append(pixels())
+        image.SetAndObserveTransformNodeID(None)
+        frames["moving"].append(pixels())
+        image.SetAndObserveTransformNodeID(outcome.transform.GetID())
         field = transforms.field_of(outcome.transform)
         assert isinstance(field, DisplacementField)
         there = field.transform_points(trajectories[0])
@@ -204,3 +240,9 @@ def test_the_phantom_stands_still_in_the_player(scene):
         mean.GetImageData().GetDimensions()
         == sequence.proxy_of(browser).GetImageData().GetDimensions()
     )
+    changes = {name: np.std(pictures, axis=0).mean() for name, pictures in frames.items()}
+    assert changes["moving"] > 3  # grey values: the view shows the breath
+    assert changes["still"] < 0.75 * changes["moving"]  # what is left is noise
+    rows = [np.hstack(frames[name]) for name in ("moving", "still")]
+    imsave(tmp_path / "player.png", np.vstack(rows), cmap="gray", vmin=0, vmax=255)
+    assert (tmp_path / "player.png").stat().st_size > 10_000

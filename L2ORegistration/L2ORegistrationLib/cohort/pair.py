@@ -62,10 +62,11 @@ def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> 
         line = failed(row, f"The registration failed ({type(error).__name__}: {error}).")
         (home / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         final = False
-    with suppress(InputError):
-        checksums = {role: checksum(path) for role, path in row.inputs.items()}
-        line |= {f"{role}_sha256": value for role, value in checksums.items()}
-        if final:
+    for role, path in row.inputs.items():
+        with suppress(InputError):  # a missing file has none
+            line[f"{role}_sha256"] = checksum(path)
+    if final:
+        with suppress(InputError):  # then it is done again the next time
             _record(home, {"line": line, "settings": settings, "inputs": before, **_software()})
     (home / _STARTS).unlink(missing_ok=True)
     return line
