@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from .anatomy import make_anatomy
 from .errors import InputError
 from .geometry import DisplacementField, Grid, Volume
-from .phantom import _draw_motion, _fine, _moved, _scanned, _stretch
+from .phantom import _draw_motion, _fine, _moved, _stretch
 from .smooth import lattice_over
 
 _LATTICE = 6.0  # mm between the nodes on which motion is drawn
@@ -75,14 +76,22 @@ def make_breathing(
         fine = _fine(coarse, lattice, still)
         density = np.random.default_rng([seed, 29])  # the same uneven filling in each phase
         image, mask = _moved(density, anatomy, fine, fine, _stretch(coarse, lattice), True)
-        scanner = np.random.default_rng([seed, 31, number])
-        images.append(Volume(_scanned(scanner, image, noise_hu), still))
+        images.append(Volume(_scanned(image, seed, number, noise_hu), still))
         masks.append(Volume(mask.astype(np.uint8), still))
         trajectories.append(_followed(anatomy.landmarks, fine, still))
     trajectories = np.array(trajectories)
     inside = still.contains(trajectories.reshape(-1, 3), margin=-1.0)
     kept = inside.reshape(trajectories.shape[:2]).all(axis=0)
     return Breathing(images, masks, trajectories[:, kept])
+
+
+def _scanned(image: np.ndarray, seed: int, phase: int, noise_hu: float) -> np.ndarray:
+    """The image (z, y, x) with one kernel for all phases, and with noise of its own."""
+    blur, grain = np.random.default_rng([seed, 31]).uniform((0.3, 0.4), (0.8, 1.0))  # voxels
+    noise = np.random.default_rng([seed, 37, phase]).standard_normal(image.shape, np.float32)
+    noise = ndimage.gaussian_filter(noise, grain, truncate=3)
+    scanned = ndimage.gaussian_filter(image, blur, truncate=3)
+    return (scanned + noise * np.float32(noise_hu / noise.std())).astype(np.float32)
 
 
 def _followed(points: np.ndarray, motion: np.ndarray, grid: Grid) -> np.ndarray:
