@@ -11,6 +11,7 @@ from L2ORegistrationLib.job import Failed, Finished
 from L2ORegistrationLib.scene import nodes, sequence, transforms, volumes
 from L2ORegistrationLib.scene.breathing_sample import addBreathingSequence
 from L2ORegistrationLib.scene.sequence import SequenceLogic, SequenceRun, SequenceSettings
+from L2ORegistrationLib.sequence.phases import read_phases
 from matplotlib.image import imsave
 from vtk.util import numpy_support
 
@@ -135,6 +136,33 @@ def test_a_failure_leaves_the_scene_as_it_was(breath, kit, scene):
     assert sequence.motion_of(breath) is None
 
 
+def test_a_second_run_replaces_the_first_unless_it_fails(breath, kit, scene):
+    finished(first := SequenceRun(SequenceSettings(breath), factory=trial(kit)))
+    image = sequence.proxy_of(breath)
+    finished(SequenceRun(SequenceSettings(breath), factory=trial(kit, fail_at=3)))
+    assert image.GetParentTransformNode() is first.outcome.transform
+    assert sequence.motion_of(breath) is first.outcome.sequence
+    second = SequenceRun(SequenceSettings(breath), factory=trial(kit))
+    finished(second)
+    assert image.GetParentTransformNode() is second.outcome.transform
+    assert first.outcome.sequence.GetScene() is None
+    assert first.outcome.transform.GetScene() is None
+    breath.SetSelectedItemNumber(2)
+    assert transforms.field_of(second.outcome.transform).array.any()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLSequenceNode") == 2
+
+
+def test_a_chosen_transform_is_the_proxy(breath, kit, scene):
+    chosen = scene.AddNewNodeByClass("vtkMRMLTransformNode", "mine")
+    for _ in range(2):
+        run = SequenceRun(SequenceSettings(breath, outputTransform=chosen), factory=trial(kit))
+        finished(run)
+        assert run.outcome.transform is chosen and chosen.GetName() == "mine"
+        breath.SetSelectedItemNumber(3)
+        assert transforms.field_of(chosen).array.any()
+    assert scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 1
+
+
 def test_a_browser_that_is_taken_away_ends_the_run(breath, kit, scene):
     import threading
 
@@ -166,6 +194,20 @@ def test_a_registered_breath_is_saved_with_the_scene(scene, add_volume, kit, tmp
     for k in range(PHASES):
         one, other = (transforms.field_of(n.GetNthDataNode(k)) for n in (loaded, node))
         assert one.grid.matches(other.grid) and np.abs(one.array - other.array).max() < 1e-4
+
+
+def test_the_command_line_reads_what_slicer_saves(breath, scene, tmp_path):
+    path = tmp_path / "breath.seq.nrrd"
+    storage = slicer.vtkMRMLVolumeSequenceStorageNode()
+    scene.AddNode(storage)
+    storage.SetFileName(str(path))
+    assert storage.WriteData(breath.GetMasterSequenceNode())
+    expected = sequence.phases_of(breath)
+    found = read_phases([path])
+    assert len(found) == PHASES
+    for phase, volume in zip(found, expected, strict=True):
+        assert phase.volume.grid.matches(volume.grid)
+        assert np.array_equal(phase.volume.array, volume.array)
 
 
 def test_what_is_no_breath_is_refused(scene, add_volume, kit):

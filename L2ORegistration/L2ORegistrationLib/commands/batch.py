@@ -153,6 +153,6 @@ class _progress:
         self._bar.update(self._task, completed=done)
         if not self._shown:
             return
-        found = line["reasons"] if line["verdict"] == "failed" else f"{line.get('seconds')} s"
+        found = line["reasons"] or f"{line.get('seconds')} s"
         text = f"{done:>5} of {total}  {line['name']}: {line['verdict']}, {found}"
         messages.print(text, markup=False, soft_wrap=True)

@@ -109,8 +109,9 @@ class SequencePanel:
         self.referenceBox.setEnabled(not running and not self.meanBox.checked)
         self.button.setText(_("Cancel") if running else _("Register all phases"))
         self.button.setEnabled(running or usable)
-        if not running and not usable:
-            self._say(_("Choose a sequence browser with at least three phases."))
+        if not running:
+            hint = _("Choose a sequence browser with at least three phases.")
+            self._say("" if usable else hint)
 
     def _poll(self):
         run = self._run

@@ -82,7 +82,9 @@ class SequenceSettings:
             name = self.outputTransform.GetName()
             if self.outputTransform.GetClassName() != "vtkMRMLTransformNode":
                 raise InputError(f"'{name}' cannot hold a deformation: create a new transform.")
-            if transforms.is_under(proxy_of(self.browser), self.outputTransform):
+            earlier = _transform_of(self.browser)
+            under = transforms.is_under(proxy_of(self.browser), self.outputTransform)
+            if under and self.outputTransform is not earlier:
                 raise InputError(
                     f"The images are already under '{name}': take them out, or let a new transform "
                     "be made."
@@ -108,6 +110,7 @@ class SequenceRun:
         self._sequence = self._transform = None
         self._made: list = []
         self._parent = proxy_of(settings.browser).GetTransformNodeID()
+        self._earlier = motion_of(settings.browser)  # of a run that this one replaces
         self._registered: set[int] = set()
         wanted = settings.outputVolume is not None
         self.job = RegistrationJob(
@@ -160,7 +163,8 @@ class SequenceRun:
             proxy.SetAndObserveTransformNodeID(self._parent)
         if self._sequence is not None and self.settings.browser.GetScene() is self._scene:
             self.settings.browser.RemoveSynchronizedSequenceNode(self._sequence.GetID())
-            self.settings.browser.RemoveNodeReferenceIDs(_ROLE)
+            earlier = None if self._earlier is None else self._earlier.GetID()
+            self.settings.browser.SetNodeReferenceID(_ROLE, earlier)
         nodes.remove(*reversed(self._made))
 
     def _needed(self) -> list:
@@ -200,7 +204,8 @@ class SequenceRun:
         browser.SetNodeReferenceID(_ROLE, self._sequence.GetID())
         transforms.set_role(self._transform, "moving", proxy_of(browser))
         self._show()
-        self._made += _put_under(proxy_of(browser), self._transform)
+        below = None if self._earlier is None else browser.GetProxyNode(self._earlier)
+        self._made += _put_under(proxy_of(browser), self._transform, below)
 
     def _set(self, phase: int, motion: DisplacementField, registered: bool) -> None:
         node = slicer.vtkMRMLTransformNode()
@@ -238,6 +243,11 @@ class SequenceRun:
             proxy = proxy_of(self.settings.browser)
             window = volumes.window_of(proxy)
             volumes.set_volume(self.settings.outputVolume, event.extra, window=window)
+        if self._earlier is not None:
+            browser = self.settings.browser
+            shown = browser.GetProxyNode(self._earlier)
+            browser.RemoveSynchronizedSequenceNode(self._earlier.GetID())
+            nodes.remove(self._earlier, None if shown is self._transform else shown)
         self.active = False
         self.outcome = SequenceOutcome(
             browser=self.settings.browser,
@@ -353,7 +363,7 @@ def phases_of(browser) -> list[Volume]:
     count = sequence.GetNumberOfDataNodes()
     if count < _LEAST:
         raise InputError(f"{name} has {count} phases, a breath at least {_LEAST}.")
-    to_world = transforms.world_matrix(proxy)
+    to_world = transforms.world_matrix(proxy, below=_transform_of(browser))
     found = []
     for number in range(count):
         node = sequence.GetNthDataNode(number)
@@ -372,6 +382,12 @@ def phases_of(browser) -> list[Volume]:
 def motion_of(browser):
     """The sequence of transforms that a registration added to this browser; None without one."""
     return browser.GetNodeReference(_ROLE)
+
+
+def _transform_of(browser):
+    """The transform that shows an earlier registration; None without one."""
+    motion = motion_of(browser)
+    return None if motion is None else browser.GetProxyNode(motion)
 
 
 def registered_phases(browser) -> list[int]:
@@ -398,17 +414,20 @@ def _as_proxy(browser, sequence, wanted, name: str):
     return wanted
 
 
-def _put_under(proxy, transform) -> list:
-    """Put the images under the transform, their linear parent in between; the nodes made."""
+def _put_under(proxy, transform, below=None) -> list:
+    """Put the images under the transform, their linear parent in between; the nodes made.
+
+    below: an earlier registration's transform, which the new one replaces.
+    """
     parent, made = proxy.GetParentTransformNode(), []
     target = transform
-    if parent is not None:
+    if parent is not None and parent is not below:
         target = nodes.unique(
             proxy.GetScene(),
             "vtkMRMLLinearTransformNode",
             f"{parent.GetName()} in {transform.GetName()}",
         )
-        matrix = transforms.matrix_to_vtk(transforms.world_matrix(proxy))
+        matrix = transforms.matrix_to_vtk(transforms.world_matrix(proxy, below))
         target.SetMatrixTransformToParent(matrix)
         target.SetAndObserveTransformNodeID(transform.GetID())
         made.append(target)
