@@ -140,6 +140,15 @@ def test_a_killed_worker_costs_a_retry_and_then_its_row(pair, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pair_that_needs_too_much_memory_is_a_row_that_says_so(pair, tmp_path):
+    broken = row(pair, "refused", moving="nowhere.nii.gz")  # before anything large is loaded
+    with local_client(1, 1, memory_mb=280) as client:  # less than torch and a pair take
+        lines = map_pairs(client, [row(pair, "large"), broken], tmp_path / "out", **FAST)
+    assert "killed 2 times" in lines[0]["reasons"] and "memory ran out" in lines[0]["reasons"]
+    assert "nowhere.nii.gz does not exist" in lines[1]["reasons"]
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished_and_a_second_run_is_refused(pair, tmp_path):
     path = table(tmp_path, [row(pair, f"p{k}") for k in range(30)])
     out = tmp_path / "out"
