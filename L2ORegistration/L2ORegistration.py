@@ -112,7 +112,7 @@ def loadBreathingPhantom(source=None):
 def loadBreathingSequence(source=None):
     """Add the phantom's ten phases and the landmarks of the first; returns these nodes."""
     from L2ORegistrationLib.scene import breathing_sample
-    from L2ORegistrationLib.scene.sequence import proxy_of
+    from L2ORegistrationLib.scene.browsers import proxy_of
 
     with slicer.util.WaitCursor():
         nodes = breathing_sample.addBreathingSequence()

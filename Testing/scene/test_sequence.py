@@ -8,7 +8,7 @@ import slicer
 from L2ORegistrationLib.errors import InputError
 from L2ORegistrationLib.geometry import DisplacementField
 from L2ORegistrationLib.job import Failed, Finished
-from L2ORegistrationLib.scene import nodes, sequence, transforms, volumes
+from L2ORegistrationLib.scene import browsers, nodes, transforms, volumes
 from L2ORegistrationLib.scene.breathing_sample import addBreathingSequence
 from L2ORegistrationLib.scene.sequence import SequenceLogic, SequenceRun, SequenceSettings
 from L2ORegistrationLib.sequence.phases import read_phases
@@ -56,7 +56,7 @@ class TrialSequence:
 def breath(scene, add_volume, kit, grid):
     """A browser of four small volumes on every kind of grid."""
     loose = [add_volume(kit.image_on(grid), f"p{k}") for k in range(PHASES)]
-    return sequence.make_sequence(loose, "breath")
+    return browsers.make_sequence(loose, "breath")
 
 
 def finished(run):
@@ -80,7 +80,7 @@ def test_the_player_moves_images_and_transforms_together(breath, kit, scene):
     events = finished(run)
     assert isinstance(events[-1], Finished)
     outcome = run.outcome
-    image = sequence.proxy_of(breath)
+    image = browsers.proxy_of(breath)
     assert image.GetTransformNodeID() == outcome.transform.GetID()
     full = kit.field_over(volumes.grid_of(image, below=outcome.transform))
     for phase in (2, 0, 3, 1):
@@ -88,7 +88,7 @@ def test_the_player_moves_images_and_transforms_together(breath, kit, scene):
         shown = transforms.field_of(outcome.transform)
         assert np.allclose(shown.array, full.scaled(phase).array, atol=1e-5)
         assert shown.grid.matches(full.grid)
-    assert outcome.registered == [0, 1, 2, 3] == sequence.registered_phases(breath)
+    assert outcome.registered == [0, 1, 2, 3] == browsers.registered_phases(breath)
     assert outcome.loops["loop"]["mean"] == pytest.approx(0.2)
     assert outcome.transform.GetAttribute("L2ORegistration.loop, loop") == "0.200 mm"
 
@@ -96,7 +96,7 @@ def test_the_player_moves_images_and_transforms_together(breath, kit, scene):
 def test_images_under_a_linear_transform_are_registered_where_they_are(
     breath, kit, add_linear, askew
 ):
-    proxy = sequence.proxy_of(breath)
+    proxy = browsers.proxy_of(breath)
     parent = add_linear(askew)
     proxy.SetAndObserveTransformNodeID(parent.GetID())
     before = volumes.grid_of(proxy)
@@ -121,27 +121,27 @@ def test_cancel_keeps_the_finished_phases(breath, kit):
     assert isinstance(events[-1], Finished) and run.outcome.cancelled
     done = run.outcome.registered
     assert {1, 2} <= set(done) and len(done) < PHASES
-    assert sequence.registered_phases(breath) == done
+    assert browsers.registered_phases(breath) == done
     breath.SetSelectedItemNumber(1)
     assert transforms.field_of(run.outcome.transform).array.any()
 
 
 def test_a_failure_leaves_the_scene_as_it_was(breath, kit, scene):
-    before, parent = all_ids(scene), sequence.proxy_of(breath).GetTransformNodeID()
+    before, parent = all_ids(scene), browsers.proxy_of(breath).GetTransformNodeID()
     run = SequenceRun(SequenceSettings(breath), factory=trial(kit, fail_at=3))
     events = finished(run)
     assert isinstance(events[-1], Failed) and "no luck" in events[-1].message
     assert all_ids(scene) == before
-    assert sequence.proxy_of(breath).GetTransformNodeID() == parent
-    assert sequence.motion_of(breath) is None
+    assert browsers.proxy_of(breath).GetTransformNodeID() == parent
+    assert browsers.motion_of(breath) is None
 
 
 def test_a_second_run_replaces_the_first_unless_it_fails(breath, kit, scene):
     finished(first := SequenceRun(SequenceSettings(breath), factory=trial(kit)))
-    image = sequence.proxy_of(breath)
+    image = browsers.proxy_of(breath)
     finished(SequenceRun(SequenceSettings(breath), factory=trial(kit, fail_at=3)))
     assert image.GetParentTransformNode() is first.outcome.transform
-    assert sequence.motion_of(breath) is first.outcome.sequence
+    assert browsers.motion_of(breath) is first.outcome.sequence
     second = SequenceRun(SequenceSettings(breath), factory=trial(kit))
     finished(second)
     assert image.GetParentTransformNode() is second.outcome.transform
@@ -179,7 +179,7 @@ def test_a_browser_that_is_taken_away_ends_the_run(breath, kit, scene):
 def test_a_registered_breath_is_saved_with_the_scene(scene, add_volume, kit, tmp_path):
     grid = kit.GRIDS["oblique"]
     loose = [add_volume(kit.image_on(grid), f"p{k}") for k in range(PHASES)]
-    browser = sequence.make_sequence(loose, "breath")
+    browser = browsers.make_sequence(loose, "breath")
     run = SequenceRun(SequenceSettings(browser), factory=trial(kit))
     finished(run)
     path = tmp_path / "motion.seq.nrrd"
@@ -202,7 +202,7 @@ def test_the_command_line_reads_what_slicer_saves(breath, scene, tmp_path):
     scene.AddNode(storage)
     storage.SetFileName(str(path))
     assert storage.WriteData(breath.GetMasterSequenceNode())
-    expected = sequence.phases_of(breath)
+    expected = browsers.phases_of(breath)
     found = read_phases([path])
     assert len(found) == PHASES
     for phase, volume in zip(found, expected, strict=True):
@@ -214,10 +214,10 @@ def test_what_is_no_breath_is_refused(scene, add_volume, kit):
     grid = kit.GRIDS["straight"]
     loose = [add_volume(kit.image_on(grid), f"p{k}") for k in range(2)]
     with pytest.raises(InputError, match="at least 3 phases"):
-        sequence.make_sequence(loose)
+        browsers.make_sequence(loose)
     other = add_volume(kit.image_on(kit.GRIDS["anisotropic"]), "other")
     with pytest.raises(InputError, match="different grids"):
-        sequence.make_sequence([*loose, other])
+        browsers.make_sequence([*loose, other])
     empty = scene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", "empty")
     with pytest.raises(InputError, match="does not show a sequence of volumes"):
         SequenceLogic().registerSequence(empty)
@@ -262,7 +262,7 @@ def test_the_phantom_stands_still_in_the_player(scene, world, tmp_path):
         browser, outputVolume=mean, device="cpu", threads=1, spacing=4.0, onPhase=seen.append
     )
     assert [event.phase for event in seen] == [1, 2, 3, 5, 4, 3, 0]
-    image = sequence.proxy_of(browser)
+    image = browsers.proxy_of(browser)
     errors, motion, frames = [], [], {"moving": [], "still": []}
     pixels = view_of(world, image)
     for phase in range(6):
@@ -280,7 +280,7 @@ def test_the_phantom_stands_still_in_the_player(scene, world, tmp_path):
     assert np.mean(errors) < 0.3 * np.mean(motion)
     assert (
         mean.GetImageData().GetDimensions()
-        == sequence.proxy_of(browser).GetImageData().GetDimensions()
+        == browsers.proxy_of(browser).GetImageData().GetDimensions()
     )
     changes = {name: np.std(pictures, axis=0).mean() for name, pictures in frames.items()}
     assert changes["moving"] > 3  # grey values: the view shows the breath

@@ -8,7 +8,7 @@ import pytest
 import slicer
 from fixtures import process_events, wait_for
 from L2ORegistrationLib.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.scene import sequence, volumes
+from L2ORegistrationLib.scene import browsers, volumes
 
 GRID = Grid((12, 11, 10), (3.0, 3.0, 3.0))
 
@@ -49,7 +49,7 @@ def breath(scene):
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"phase {number}")
         volumes.set_volume(node, Volume(rng.normal(size=GRID.shape).astype(np.float32), GRID))
         loose.append(node)
-    return sequence.make_sequence(loose, "breath")
+    return browsers.make_sequence(loose, "breath")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_all_phases_with_one_progress_bar(section, breath):
     Slow.gate.release(5)
     wait_for(lambda: not section.running)
     assert "Done: 4 phases" in section.hint.text and "0.30 mm" in section.hint.text
-    assert sequence.registered_phases(breath) == [0, 1, 2, 3]
+    assert browsers.registered_phases(breath) == [0, 1, 2, 3]
     assert section.button.text == "Register all phases"
 
 
@@ -92,7 +92,7 @@ def test_cancel_keeps_the_finished_phases(section, breath):
     assert section.button.text == "Cancelling..." and not section.button.enabled
     Slow.gate.release(5)
     wait_for(lambda: not section.running)
-    assert "Cancelled" in section.hint.text and 1 in sequence.registered_phases(breath)
+    assert "Cancelled" in section.hint.text and 1 in browsers.registered_phases(breath)
 
 
 def test_closing_the_scene_ends_the_run(section, breath):

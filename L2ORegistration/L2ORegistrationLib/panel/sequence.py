@@ -9,7 +9,8 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..job import Failed
-from ..scene.sequence import SequenceRun, SequenceSettings, proxy_of
+from ..scene.browsers import proxy_of
+from ..scene.sequence import SequenceRun, SequenceSettings
 from . import requirements
 from .messages import errors_shown, show_error
 

@@ -7,7 +7,7 @@ import slicer
 
 from ..breathing import make_breathing
 from . import nodes, transforms, volumes
-from .sequence import make_sequence
+from .browsers import make_sequence
 
 _SEED, _SPACING, _AMPLITUDE = 7, 2.5, 15.0  # mm: a patient drawn quickly, with a quiet breath
 _LANDMARKS = 100  # of thousands of vessel branches

@@ -15,17 +15,13 @@ from typing import Any
 
 import numpy as np
 import slicer
-import vtk
 
 from ..errors import InputError
 from ..geometry import DisplacementField, Volume
 from ..job import Failed, Finished, Progress, RegistrationJob
-from . import nodes, transforms, volumes
+from . import browsers, nodes, transforms, volumes
 
 PREFIX = "L2ORegistration."
-_ROLE = PREFIX + "Sequence"  # of the browser, to the sequence of transforms
-_REGISTERED = PREFIX + "registered"
-_LEAST = 3  # phases
 
 
 @dataclass
@@ -70,7 +66,7 @@ class SequenceSettings:
     def engine_arguments(self) -> dict[str, Any]:
         """The arguments of sequence.registration.SequenceRegistration. Raises InputError."""
         arguments = {
-            "phases": phases_of(self.browser),
+            "phases": browsers.phases_of(self.browser),
             "reference": self.reference,
             "smooth": self.smooth,
             "device": self.device,
@@ -82,8 +78,8 @@ class SequenceSettings:
             name = self.outputTransform.GetName()
             if self.outputTransform.GetClassName() != "vtkMRMLTransformNode":
                 raise InputError(f"'{name}' cannot hold a deformation: create a new transform.")
-            earlier = _transform_of(self.browser)
-            under = transforms.is_under(proxy_of(self.browser), self.outputTransform)
+            earlier = browsers.transform_of(self.browser)
+            under = transforms.is_under(browsers.proxy_of(self.browser), self.outputTransform)
             if under and self.outputTransform is not earlier:
                 raise InputError(
                     f"The images are already under '{name}': take them out, or let a new transform "
@@ -109,8 +105,8 @@ class SequenceRun:
         self._scene = settings.browser.GetScene()
         self._sequence = self._transform = None
         self._made: list = []
-        self._parent = proxy_of(settings.browser).GetTransformNodeID()
-        self._earlier = motion_of(settings.browser)  # of a run that this one replaces
+        self._parent = browsers.proxy_of(settings.browser).GetTransformNodeID()
+        self._earlier = browsers.motion_of(settings.browser)  # of a run that this one replaces
         self._registered: set[int] = set()
         wanted = settings.outputVolume is not None
         self.job = RegistrationJob(
@@ -158,13 +154,13 @@ class SequenceRun:
             return
         self.active = False
         self.job.cancel()
-        proxy = proxy_of(self.settings.browser)
+        proxy = browsers.proxy_of(self.settings.browser)
         if proxy is not None and self._transform is not None:
             proxy.SetAndObserveTransformNodeID(self._parent)
         if self._sequence is not None and self.settings.browser.GetScene() is self._scene:
             self.settings.browser.RemoveSynchronizedSequenceNode(self._sequence.GetID())
             earlier = None if self._earlier is None else self._earlier.GetID()
-            self.settings.browser.SetNodeReferenceID(_ROLE, earlier)
+            self.settings.browser.SetNodeReferenceID(browsers.ROLE, earlier)
         nodes.remove(*reversed(self._made))
 
     def _needed(self) -> list:
@@ -196,21 +192,21 @@ class SequenceRun:
         for phase in range(self._count):
             self._set(phase, still, False)
         browser.AddSynchronizedSequenceNode(self._sequence)
-        self._transform = _as_proxy(browser, self._sequence, settings.outputTransform, name)
+        self._transform = browsers.as_proxy(browser, self._sequence, settings.outputTransform, name)
         if self._transform is not settings.outputTransform:
             self._made.append(self._transform)
         browser.SetSaveChanges(self._sequence, False)
         browser.SetOverwriteProxyName(self._sequence, False)
-        browser.SetNodeReferenceID(_ROLE, self._sequence.GetID())
-        transforms.set_role(self._transform, "moving", proxy_of(browser))
+        browser.SetNodeReferenceID(browsers.ROLE, self._sequence.GetID())
+        transforms.set_role(self._transform, "moving", browsers.proxy_of(browser))
         self._show()
         below = None if self._earlier is None else browser.GetProxyNode(self._earlier)
-        self._made += _put_under(proxy_of(browser), self._transform, below)
+        self._made += browsers.put_under(browsers.proxy_of(browser), self._transform, below)
 
     def _set(self, phase: int, motion: DisplacementField, registered: bool) -> None:
         node = slicer.vtkMRMLTransformNode()
         node.SetName(self._sequence.GetName())
-        node.SetAttribute(_REGISTERED, "1" if registered else "0")
+        node.SetAttribute(browsers.REGISTERED, "1" if registered else "0")
         transforms.set_field(node, motion)
         self._sequence.SetDataNodeAtValue(node, self._images.GetNthIndexValue(phase))
         if self._transform is not None:
@@ -240,7 +236,7 @@ class SequenceRun:
             for name, values in summary.items():
                 node.SetAttribute(f"{PREFIX}loop, {name}", f"{values['mean']:.3f} mm")
         if event.extra is not None:
-            proxy = proxy_of(self.settings.browser)
+            proxy = browsers.proxy_of(self.settings.browser)
             window = volumes.window_of(proxy)
             volumes.set_volume(self.settings.outputVolume, event.extra, window=window)
         if self._earlier is not None:
@@ -269,7 +265,7 @@ class SequenceLogic:
 
         Raises InputError for fewer than three, or volumes of different grids.
         """
-        return make_sequence(phases, name)
+        return browsers.make_sequence(phases, name)
 
     def registerSequence(
         self,
@@ -309,130 +305,6 @@ class SequenceLogic:
             run.abandon()
             raise
         return run.outcome
-
-
-def make_sequence(phases: Sequence, name: str = "4DCT"):
-    """A browser, with a new sequence, of copies of volume nodes; see SequenceLogic.makeSequence."""
-    if len(phases) < _LEAST:
-        raise InputError(f"A breath needs at least {_LEAST} phases: choose more volumes.")
-    grids = [volumes.grid_of(node) for node in phases]
-    for node, grid in zip(phases, grids, strict=True):
-        if not grid.matches(grids[0], tolerance=0.1):
-            raise InputError(
-                f"'{node.GetName()}' and '{phases[0].GetName()}' have different grids: resample "
-                "one to the other first."
-            )
-    scene = phases[0].GetScene()
-    sequence = nodes.unique(scene, "vtkMRMLSequenceNode", name)
-    sequence.SetIndexName("phase")
-    sequence.SetIndexUnit("")
-    for number, node in enumerate(phases):
-        sequence.SetDataNodeAtValue(node, str(number))
-    browser = nodes.unique(scene, "vtkMRMLSequenceBrowserNode", f"{name} browser")
-    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
-    browser.SetIndexDisplayFormat("%.0f")
-    browser.SetPlaybackRateFps(5)
-    proxy = _as_proxy(browser, sequence, None, f"{name} phase")
-    browser.SetOverwriteProxyName(sequence, False)
-    window = volumes.window_of(phases[0])
-    if proxy.GetDisplayNode() is None:
-        proxy.CreateDefaultDisplayNodes()
-    if window is not None:
-        proxy.GetDisplayNode().SetAutoWindowLevel(False)
-        proxy.GetDisplayNode().SetWindowLevel(*window)
-    proxy.SetAndObserveTransformNodeID(phases[0].GetTransformNodeID())
-    browser.SetSelectedItemNumber(0)
-    return browser
-
-
-def proxy_of(browser):
-    """The volume node that shows the browser's selected phase; None where there is none."""
-    sequence = browser.GetMasterSequenceNode()
-    return None if sequence is None else browser.GetProxyNode(sequence)
-
-
-def phases_of(browser) -> list[Volume]:
-    """The images of the browser's master sequence where they are in the world, copies.
-
-    Raises InputError where these are no volumes of one grid, or fewer than three.
-    """
-    name = f"'{browser.GetName()}'"
-    sequence, proxy = browser.GetMasterSequenceNode(), proxy_of(browser)
-    if sequence is None or proxy is None or not proxy.IsA("vtkMRMLScalarVolumeNode"):
-        raise InputError(f"{name} does not show a sequence of volumes: choose a 4DCT.")
-    count = sequence.GetNumberOfDataNodes()
-    if count < _LEAST:
-        raise InputError(f"{name} has {count} phases, a breath at least {_LEAST}.")
-    to_world = transforms.world_matrix(proxy, below=_transform_of(browser))
-    found = []
-    for number in range(count):
-        node = sequence.GetNthDataNode(number)
-        volumes.grid_of(node)  # refuses what is no image
-        matrix = vtk.vtkMatrix4x4()
-        node.GetIJKToRASMatrix(matrix)
-        size = node.GetImageData().GetDimensions()
-        world = to_world @ transforms.matrix_of(matrix)
-        grid = transforms.grid_of_matrix(world, size, f"Phase {number} of {name}")
-        found.append(Volume(slicer.util.arrayFromVolume(node).astype(np.float32), grid))
-        if not grid.matches(found[0].grid, tolerance=0.1):
-            raise InputError(f"The phases 0 and {number} of {name} have different grids.")
-    return found
-
-
-def motion_of(browser):
-    """The sequence of transforms that a registration added to this browser; None without one."""
-    return browser.GetNodeReference(_ROLE)
-
-
-def _transform_of(browser):
-    """The transform that shows an earlier registration; None without one."""
-    motion = motion_of(browser)
-    return None if motion is None else browser.GetProxyNode(motion)
-
-
-def registered_phases(browser) -> list[int]:
-    """The phases that have a registration, also after loading a scene."""
-    sequence = motion_of(browser)
-    if sequence is None:
-        return []
-    items = range(sequence.GetNumberOfDataNodes())
-    return [k for k in items if sequence.GetNthDataNode(k).GetAttribute(_REGISTERED) == "1"]
-
-
-def _as_proxy(browser, sequence, wanted, name: str):
-    """The node that shows the sequence's selected item: the wanted one, or the browser's own."""
-    made = browser.GetProxyNode(sequence)
-    if wanted is None:
-        if made is None:
-            made = nodes.unique(browser.GetScene(), sequence.GetNthDataNode(0).GetClassName(), name)
-            made.CopyContent(sequence.GetNthDataNode(0))
-            browser.AddProxyNode(made, sequence, False)
-        made.SetName(browser.GetScene().GenerateUniqueName(name))
-        return made
-    browser.AddProxyNode(wanted, sequence, False)
-    nodes.remove(made)
-    return wanted
-
-
-def _put_under(proxy, transform, below=None) -> list:
-    """Put the images under the transform, their linear parent in between; the nodes made.
-
-    below: an earlier registration's transform, which the new one replaces.
-    """
-    parent, made = proxy.GetParentTransformNode(), []
-    target = transform
-    if parent is not None and parent is not below:
-        target = nodes.unique(
-            proxy.GetScene(),
-            "vtkMRMLLinearTransformNode",
-            f"{parent.GetName()} in {transform.GetName()}",
-        )
-        matrix = transforms.matrix_to_vtk(transforms.world_matrix(proxy, below))
-        target.SetMatrixTransformToParent(matrix)
-        target.SetAndObserveTransformNodeID(transform.GetID())
-        made.append(target)
-    proxy.SetAndObserveTransformNodeID(target.GetID())
-    return made
 
 
 def _registration(**arguments):

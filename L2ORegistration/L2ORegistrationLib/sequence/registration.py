@@ -20,7 +20,7 @@ from ..geometry import DisplacementField, Grid, Volume
 from ..lungs import lung_mask
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
-ITERATIONS = ((0, 2), (1, 2), (2, 3))
+ITERATIONS = ((0, 1), (1, 2), (2, 2))
 SMOOTHNESS = 0.02  # see smooth_in_time
 INVERSE_STEPS = 30
 LOOP_POINTS = 20_000
