@@ -16,6 +16,7 @@ from L2ORegistrationLib.panel.iterations import IterationsPanel
 from L2ORegistrationLib.panel.lock import Lender
 from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.panel.requirements import PyTorch
+from L2ORegistrationLib.panel.sequence import SequencePanel
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
 from slicer import (
@@ -101,6 +102,15 @@ def registerSampleData():
         nodeNames="",
         customDownloader=loadBreathingPhantom,
     )
+    logic.registerCustomSampleDataSource(
+        category="L2ORegistration",
+        sampleName="Breathing phantom 4DCT",
+        thumbnailFileName=os.path.join(icons, "BreathingPhantom.png"),
+        uris="",
+        fileNames="",
+        nodeNames="",
+        customDownloader=loadBreathingSequence,
+    )
 
 
 def loadBreathingPhantom(source=None):
@@ -111,6 +121,18 @@ def loadBreathingPhantom(source=None):
         nodes = sample.addPhantomPair()
     slicer.util.setSliceViewerLayers(background=nodes["fixed"], foreground=None, fit=True)
     return list(nodes.values())
+
+
+def loadBreathingSequence(source=None):
+    """Add the phantom's ten phases and the landmarks of the first; returns these nodes."""
+    from L2ORegistrationLib.scene import breathing_sample
+    from L2ORegistrationLib.scene.browsers import proxy_of
+
+    with slicer.util.WaitCursor():
+        nodes = breathing_sample.addBreathingSequence()
+    image = proxy_of(nodes["browser"])
+    slicer.util.setSliceViewerLayers(background=image, foreground=None, fit=True)
+    return [image, nodes["landmarks"]]
 
 
 class Method(enum.Enum):
@@ -212,6 +234,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             stepped=self._iterations.refresh,
             ended=self._onEnded,
         )
+        self._sequence = SequencePanel()
+        self.layout.addWidget(self._sequence.widget)
         ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
         ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))
         ui.movingSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("moving"))
@@ -248,12 +272,14 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         self._iterations.stop()
         self._registration.cancel()
+        self._sequence.cancel()
         self._setParameterNode(None)
 
     def onSceneStartClose(self, caller=None, event=None):
         """All nodes are about to go."""
         self._setParameterNode(None)
         self._registration.abandon()
+        self._sequence.abandon()
         self._setSession(None)
 
     def onSceneChanged(self, caller=None, event=None):

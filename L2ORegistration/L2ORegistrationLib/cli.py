@@ -9,11 +9,13 @@ import typer
 
 from . import __version__
 from .benchmark.command import benchmark
+from .commands.batch import batch
 from .commands.console import messages, print_json
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.listing import devices, models
 from .commands.register import register
+from .commands.sequence import sequence
 from .commands.train import train
 from .core.errors import InputError
 
@@ -49,7 +51,7 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(_options)
-    for command in (demo, register, evaluate, models, devices, train, benchmark):
+    for command in (demo, register, batch, sequence, evaluate, models, devices, train, benchmark):
         application.command()(command)
     return application
 

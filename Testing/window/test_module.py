@@ -30,8 +30,9 @@ def test_sample_data_are_offered_and_made_here(panel, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "SampleData", types.SimpleNamespace(SampleDataLogic=logic))
     slicer.app.emit("startupCompleted()")
-    title, source = offered[-2:]
+    title, source, breath = offered[-3:]
     assert title == "L2O Registration" and open(source["thumbnailFileName"], "rb").read(4)
+    assert breath["sampleName"] == "Breathing phantom 4DCT" and breath["customDownloader"]
     nodes = source["customDownloader"](source)
     process_events()
     assert len(nodes) == 4 and all(node.GetScene() for node in nodes)

@@ -17,6 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, Locator, LogLocator, NullLocator
 
 from ..core.geometry import Volume
@@ -89,6 +90,24 @@ def overview(result: Result) -> Figure:
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=10, color=_INK)
     return figure
+
+
+def thumbnails(result: Result, width: int = 160) -> tuple[bytes, bytes]:
+    """Small .png files of the overlay before and after, on the coronal plane of the lungs.
+
+    width: pixels, about.
+    """
+    points = lung_planes(result.fixed_mask)[1].points
+    stride = -(-points.shape[1] // width)
+    points = points[::stride, ::stride]
+    fixed = _shades(result.fixed, points)
+    found = []
+    for where in (points, result.field.transform_points(points)):
+        picture = np.nan_to_num(_overlay(fixed, _shades(result.moving, where)))
+        buffer = io.BytesIO()
+        imsave(buffer, np.clip(picture, 0, 1), format="png")
+        found.append(buffer.getvalue())
+    return tuple(found)
 
 
 def deformation(result: Result) -> Figure:

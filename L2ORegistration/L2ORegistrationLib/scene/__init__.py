@@ -15,5 +15,8 @@ display     slice layers, side by side, flicker, checkerboard, deformation grid,
 volumes     volume and segmentation nodes to Volumes and back, warping
 transforms  displacement fields to transform nodes and back
 sample      the breathing phantom as nodes
+sequence    SequenceRun: the phases of a 4DCT in a sequence browser, registered in step with it
+browsers    a 4DCT's sequence browser: phases in, a sequence of transforms beside them
+breathing_sample    the breathing phantom in ten phases as nodes
 nodes       conveniences for nodes
 """

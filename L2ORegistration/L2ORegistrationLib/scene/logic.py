@@ -17,11 +17,12 @@ from . import display, landmarks, nodes, transforms, volumes
 from .curve import Curve
 from .history import History
 from .run import Outcome, Run
+from .sequence import SequenceLogic
 from .session import Session
 from .settings import Settings
 
 
-class SceneLogic:
+class SceneLogic(SequenceLogic):
     """Registration of volume nodes. Every method raises InputError for what cannot be used."""
 
     def start(self, settings: Settings) -> Run:

@@ -1,0 +1,272 @@
+"""One pair of a cohort, from paths to a folder of results; this is what a worker runs.
+
+Only paths and the numbers of one row travel between the scheduler and its workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..core.errors import InputError
+from ..core.files import read_landmarks, read_volume, write_volume
+from ..core.geometry import Volume
+from ..core.paths import atomic
+from ..reporting.measures import check_landmarks_inside, match_landmarks
+from ..reporting.tables import Pairs, table
+from .table import Row
+
+if TYPE_CHECKING:
+    from ..engine.registration import Result
+
+RECORD = "pair.json"  # written last: a folder that has it is complete
+_STARTS = "starts.txt"  # run and process of each time that a worker began with this pair
+MOST_STARTS = 2
+KILLED = (
+    f"The worker was killed {MOST_STARTS} times while it registered this pair, probably because "
+    "the memory ran out: use fewer workers or a coarser spacing."
+)
+
+
+def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> dict[str, Any]:
+    """Register one pair, write everything into its folder and return its line of the results.
+
+    settings: arguments of engine.registration.Registration; run: tells this run's starts from
+    those of earlier ones. Whatever goes wrong becomes the line's reasons; nothing is raised.
+    """
+    home = Path(folder)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / RECORD).unlink(missing_ok=True)
+        if starts(home, run) >= MOST_STARTS:
+            return failed(row, KILLED)
+        with open(home / _STARTS, "a", encoding="utf-8") as file:
+            file.write(f"{run} {os.getpid()}\n")
+    except OSError as error:
+        return failed(row, f"The folder {folder} cannot be written to ({error.strerror}).")
+    final = True
+    before = inputs_state(row)
+    try:
+        line = _registered(row, home, settings)
+    except InputError as error:
+        line = failed(row, str(error))
+    except Exception as error:  # the other pairs go on, whatever it is
+        line = failed(row, f"The registration failed ({type(error).__name__}: {error}).")
+        (home / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        final = False
+    for role, path in row.inputs.items():
+        with suppress(InputError):  # a missing file has none
+            line[f"{role}_sha256"] = checksum(path)
+    if final:
+        with suppress(InputError):  # then it is done again the next time
+            _record(home, {"line": line, "settings": settings, "inputs": before, **_software()})
+    (home / _STARTS).unlink(missing_ok=True)
+    return line
+
+
+def finished(
+    row: Row, folder: Path, settings: dict[str, Any], *, failed_too: bool = True
+) -> dict[str, Any] | None:
+    """The line of a pair that was done before with these inputs and settings, else None.
+
+    Inputs are the same where size and time of their files are, or else their checksums.
+    failed_too: also of one that was refused, which would be refused again.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        line, software = record["line"], {key: record[key] for key in _software()}
+        if record["settings"] != settings or software != _software():
+            return None
+        if not (line["transform"] or failed_too):
+            return None
+        if any(not (folder.parent / line[key]).exists() for key in ("transform", "report")):
+            return None
+        if set(record["inputs"]) != set(row.inputs):
+            return None
+        now = inputs_state(row)
+        for role, path in row.inputs.items():
+            if record["inputs"][role] != now[role] and (
+                now[role] is None or line[f"{role}_sha256"] != checksum(path)
+            ):
+                return None
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return None
+    return {**line, **row.inputs}  # the same files may have moved
+
+
+def failed(row: Row, reason: str) -> dict[str, Any]:
+    """The line of a pair without a result."""
+    return {
+        "name": row.name,
+        "verdict": "failed",
+        "reasons": reason,
+        "transform": "",
+        "report": "",
+        "software": f"L2ORegistration {__version__}",
+        **row.inputs,
+    }
+
+
+def starts(folder: Path, run: str) -> int:
+    """How often a worker began with this pair in this run, and never came to an end."""
+    try:
+        return (folder / _STARTS).read_text(encoding="utf-8").split().count(run)
+    except OSError:
+        return 0
+
+
+def checksum(path: str) -> str:
+    """SHA-256 of a file, or of the names and contents of the files in a folder.
+
+    Raises InputError where it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        for file in _files(path):
+            if Path(path).is_dir():
+                digest.update(file.name.encode())
+            with open(file, "rb") as content:
+                while block := content.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
+    return digest.hexdigest()
+
+
+def inputs_state(row: Row) -> dict[str, list | None]:
+    """Size in bytes and latest time of change (ns) of each input; None for one that is missing."""
+    found = {}
+    for role, path in row.inputs.items():
+        try:
+            states = [file.stat() for file in _files(path)]
+        except OSError:
+            states = []
+        found[role] = None
+        if states:
+            found[role] = [sum(s.st_size for s in states), max(s.st_mtime_ns for s in states)]
+    return found
+
+
+def _files(path: str) -> Iterable[Path]:
+    path = Path(path)
+    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+
+
+def _software() -> dict[str, str]:
+    return {"version": __version__}
+
+
+def _record(home: Path, content: dict[str, Any]) -> None:
+    with atomic(home / RECORD) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    for role in ("fixed", "moving"):
+        if not getattr(row, role):
+            raise InputError(f"The row names no {role} image: fill in its path.")
+    fixed, moving = read_volume(row.fixed), read_volume(row.moving)
+    landmarks = _landmarks(row, fixed, moving)
+
+    from ..engine.registration import Registration  # imports torch, which takes seconds
+
+    _forget_peak()
+    registration = Registration(
+        fixed,
+        moving,
+        fixed_mask=row.fixed_mask or None,
+        moving_mask=row.moving_mask or None,
+        initial_transform=row.initial_transform or None,
+        **settings,
+    )
+    for _ in registration:
+        pass
+    result = registration.result()
+    memory = _peak_mb()
+    result.save(home / "transform.h5")
+    write_volume(result.warped(), home / "warped.nii.gz")
+    _pictures(row, home, result, landmarks)
+    return {
+        "name": row.name,
+        "verdict": getattr(result, "verdict", "done"),
+        "reasons": " ".join(map(str, getattr(result, "reasons", ()))),
+        **_measures(result, landmarks),
+        "seconds": round(result.seconds, 2),
+        "memory_mb": memory,
+        "software": result.provenance["software"],
+        "device": result.provenance["device"],
+        "transform": f"{row.name}/transform.h5",
+        "report": f"{row.name}/report.html",
+        **row.inputs,
+    }
+
+
+def _landmarks(row: Row, fixed: Volume, moving: Volume) -> Pairs | None:
+    if not (row.fixed_landmarks or row.moving_landmarks):
+        return None
+    if not (row.fixed_landmarks and row.moving_landmarks):
+        raise InputError("The row names landmarks in one image only: add their partners.")
+    found = match_landmarks(
+        read_landmarks(row.fixed_landmarks, fixed.grid),
+        read_landmarks(row.moving_landmarks, moving.grid),
+    )
+    for landmarks, image, name in zip(found, (fixed, moving), ("fixed", "moving"), strict=True):
+        check_landmarks_inside(landmarks.points, image.grid, name)
+    return found[0].points, found[1].points
+
+
+def _measures(result: Result, landmarks: Pairs | None) -> dict[str, float]:
+    rows = table({"result": result}, landmarks)
+    jacobian = rows["result"]["jacobian"]
+    found = {
+        "dissimilarity_before": round(result.steps[0].dissimilarity, 5),
+        "dissimilarity": round(result.steps[result.best].dissimilarity, 5),
+        "folding_percent": round(100 * jacobian["folding"], 4),
+        "min_jacobian": round(jacobian["min"], 4),
+        "sdlogj": round(jacobian["sdlogj"], 4),
+    }
+    if landmarks is not None:
+        found["error_before_mm"] = round(rows["Initial"]["tre"]["mean"], 3)
+        for key in ("mean", "p95", "max"):
+            name = "error_mm" if key == "mean" else f"error_{key}_mm"
+            found[name] = round(rows["result"]["tre"][key], 3)
+    return found
+
+
+def _pictures(row: Row, home: Path, result: Result, landmarks: Pairs | None) -> None:
+    """The report, and two small overlays for the page of all pairs."""
+    from ..reporting import pictures  # matplotlib takes a second to import
+    from ..reporting.html import write_report
+
+    name = result.provenance["method"]
+    write_report({name: result}, home, landmarks, title=row.name, details=row.inputs)
+    for state, content in zip(("before", "after"), pictures.thumbnails(result), strict=True):
+        with atomic(home / f"{state}.png") as temporary:
+            temporary.write_bytes(content)
+
+
+def _forget_peak() -> None:
+    """Let the process's peak memory begin anew, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_mb() -> int | str:
+    """The most memory that this process held, in MB; "" where the system does not say."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) >> 10
+    with suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak >> (20 if sys.platform == "darwin" else 10)
+    return ""

@@ -1,0 +1,183 @@
+"""results.csv and index.html of a cohort: every pair, the failed and doubtful ones first."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+from .. import __version__
+from ..core.paths import atomic
+from .table import ROLES, Row
+
+COLUMNS = (
+    "name",
+    "verdict",
+    "reasons",
+    "error_before_mm",
+    "error_mm",
+    "error_p95_mm",
+    "error_max_mm",
+    "dissimilarity_before",
+    "dissimilarity",
+    "folding_percent",
+    "min_jacobian",
+    "sdlogj",
+    "seconds",
+    "memory_mb",
+    "software",
+    "device",
+    "transform",
+    "report",
+    *ROLES,
+    *(f"{role}_sha256" for role in ROLES),
+)
+_SHOWN = {
+    "error_before_mm": "error before, mm",
+    "error_mm": "error, mm",
+    "error_p95_mm": "p95, mm",
+    "dissimilarity_before": "dissimilarity before",
+    "dissimilarity": "dissimilarity",
+    "folding_percent": "folding, %",
+    "sdlogj": "SDlogJ",
+    "seconds": "seconds",
+    "memory_mb": "memory, MB",
+}
+_ORDER = {"failed": 0, "check": 1}  # then all others
+_SECONDS = 5.0  # at least between two writings, while results arrive
+_SHARE = 0.05  # of the time, at most, goes into writing
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 15px/1.4 system-ui, sans-serif; color: #222; margin: 1.5rem; }
+h1 { font-size: 1.5rem; margin: 0; }
+table { border-collapse: collapse; margin-top: 1rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
+         vertical-align: top; }
+th { cursor: pointer; position: sticky; top: 0; background: #fff; vertical-align: bottom; }
+th[aria-sort=ascending]::after { content: " \\25b2"; }
+th[aria-sort=descending]::after { content: " \\25bc"; }
+td.text, th.text { text-align: left; }
+td.reasons { max-width: 26rem; }
+img { width: 150px; height: auto; display: block; background: #000; }
+.failed { color: #b00020; font-weight: 600; } .check { color: #a05a00; font-weight: 600; }
+.note { color: #666; font-size: .9rem; }
+.orange { color: #c55f00; font-weight: 600; } .blue { color: #0066c2; font-weight: 600; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p>$summary</p>
+<p class="note">Coronal slices: fixed <span class="orange">orange</span>, moving
+<span class="blue">blue</span>, grey where both agree. Click a heading to sort; a name leads to its
+report.</p>
+<table id="pairs"><thead><tr>$head</tr></thead><tbody>
+$rows
+</tbody></table>
+<p class="note">L2O Registration $version. For research; not a medical device.</p>
+<script>
+const table = document.getElementById("pairs"), heads = [...table.tHead.rows[0].cells];
+heads.forEach((head, column) => head.addEventListener("click", () => {
+  const up = head.getAttribute("aria-sort") !== "ascending", sign = up ? 1 : -1;
+  heads.forEach(other => other.removeAttribute("aria-sort"));
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
+  const key = row => row.cells[column].dataset.key ?? row.cells[column].textContent;
+  const rows = [...table.tBodies[0].rows];
+  rows.sort((a, b) => {
+    const x = key(a), y = key(b);
+    if (x === "" || y === "") return (x === "") - (y === "");  // empty cells stay at the end
+    return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y);
+  });
+  table.tBodies[0].append(...rows);
+}));
+</script>
+</body>
+</html>
+""")
+
+
+class Results:
+    """The lines that are there so far, on disk as they come."""
+
+    def __init__(self, folder: Path, rows: Sequence[Row]):
+        self._folder, self._names = folder, [row.name for row in rows]
+        self._lines: dict[str, dict[str, Any]] = {}
+        self._next = 0.0
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Take a pair's line; both files follow, but not for every pair of thousands."""
+        self._lines[line["name"]] = line
+        began = time.monotonic()
+        if began >= self._next:
+            self.write()
+            took = time.monotonic() - began
+            self._next = time.monotonic() + max(_SECONDS, took / _SHARE)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines so far, in the table's order."""
+        return [self._lines[name] for name in self._names if name in self._lines]
+
+    def write(self) -> None:
+        """Replace results.csv (in the table's order) and index.html (the worst first)."""
+        with atomic(self._folder / "results.csv") as temporary:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS, restval="")
+                writer.writeheader()
+                writer.writerows(self.lines())
+        with atomic(self._folder / "index.html") as temporary:
+            page = index_page(self.lines(), len(self._names), self._folder.name)
+            temporary.write_text(page, encoding="utf-8")
+
+
+def index_page(lines: list[dict[str, Any]], total: int, title: str) -> str:
+    """The page: failed, then doubtful pairs, then the others by their error or mismatch."""
+    shown = {key: text for key, text in _SHOWN.items() if any(key in line for line in lines)}
+    head = [("pair", "text"), ("before", "text"), ("after", "text"), ("verdict", "text")]
+    head += [("reasons", "text"), *((text, "") for text in shown.values())]
+    ordered = sorted(lines, key=_worst_first)
+    done = sum(bool(line["transform"]) for line in lines)
+    counts = [f"{total} pairs: {done} registered", f"{len(lines) - done} failed"]
+    if total > len(lines):
+        counts.append(f"{total - len(lines)} to come")
+    return _PAGE.substitute(
+        title=escape(title),
+        summary=", ".join(counts) + ".",
+        head="".join(f'<th class="{kind}">{escape(text)}</th>' for text, kind in head),
+        rows="\n".join(_row(line, list(shown)) for line in ordered),
+        version=__version__,
+    )
+
+
+def _worst_first(line: dict[str, Any]) -> tuple:
+    worst = line.get("error_mm", line.get("dissimilarity", 0.0))
+    return _ORDER.get(line["verdict"], len(_ORDER)), -float(worst), line["name"]
+
+
+def _row(line: dict[str, Any], shown: list[str]) -> str:
+    name, folder = escape(line["name"]), quote(line["name"])
+    verdict = escape(line["verdict"])
+    rank = _ORDER.get(line["verdict"], len(_ORDER))
+    cells = [f'<td class="text">{name}</td>', *['<td data-key=""></td>'] * 2]
+    if line["transform"]:
+        link = f'<a href="{folder}/report.html">{name}</a>'
+        cells = [f'<td class="text" data-key="{name}">{link}</td>']
+        for state in ("before", "after"):
+            image = f'<img loading="lazy" alt="{name}, {state}" src="{folder}/{state}.png">'
+            cells.append(f'<td data-key="{name}">{image}</td>')
+    cells.append(f'<td class="text {verdict}" data-key="{rank}">{verdict}</td>')
+    cells.append(f'<td class="text reasons">{escape(line["reasons"])}</td>')
+    cells += [f"<td>{escape(str(line.get(key, '')))}</td>" for key in shown]
+    return "<tr>" + "".join(cells) + "</tr>"

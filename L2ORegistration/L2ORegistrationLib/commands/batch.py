@@ -1,0 +1,158 @@
+"""`batch`: a table of pairs in, a folder for each pair and one page of all results out."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .console import checked_folder, messages, print_json, tell_written
+from .console import output as out_console
+from .options import Device, Json, Quiet
+
+_SPACING_MM = 1.5  # the engine's own, where none is given
+
+
+class Method(str, Enum):
+    """The optimiser, as the engine names it."""
+
+    l2o = "l2o"
+    gauss_newton = "gauss-newton"
+    adam = "adam"
+
+
+def batch(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE", help="CSV with a row a pair, or a folder with a folder a pair."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    scheduler: Annotated[
+        str | None, typer.Option(help="Dask scheduler to use, such as tcp://host:8786.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Pairs at a time; by cores and memory if left out.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads for each pair.")] = 1,
+    method: Annotated[Method, typer.Option(help="The optimiser.")] = Method.l2o,
+    model: Annotated[
+        str | None, typer.Option(help="Weights by name (see `models`) or a .pt file.")
+    ] = None,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="On each level; as trained if left out.")
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(min=0.1, help="Working resolution in mm (coarser: faster).")
+    ] = None,
+    device: Device = "auto",
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try pairs again that were refused before.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Register every pair of TABLE; run it again to go on, or after changing some rows.
+
+    Columns: fixed, moving and any of name, fixed_mask, moving_mask, fixed_landmarks,
+    moving_landmarks, initial_transform; relative paths start at the table. A pair that fails is
+    named with its reason and the others go on. Ctrl-C keeps all that is finished.
+    """
+    from ..cohort.cluster import existing_client, local_client, require_dask, worker_count
+    from ..cohort.run import map_pairs
+
+    require_dask()
+    out = checked_folder(out)
+    settings: dict[str, Any] = {"method": method.value, "device": device, "threads": threads}
+    given = {"model": model, "iterations": iterations, "spacing": spacing}
+    settings |= {key: value for key, value in given.items() if value is not None}
+
+    with ExitStack() as stack:
+
+        def client(rows):
+            if scheduler:
+                return stack.enter_context(existing_client(scheduler))
+            gpus = _gpus(device)
+            fitting, needed = worker_count(rows, spacing or _SPACING_MM, threads)
+            count = workers or (min(len(gpus), len(rows)) if gpus else fitting)
+            if not quiet:
+                messages.print(f"{count} at a time, about {needed} MB each.")
+            return stack.enter_context(
+                local_client(count, threads, gpus=gpus, memory_mb=_share_of_memory(count))
+            )
+
+        tell = stack.enter_context(_progress(shown=not quiet))
+        try:
+            lines = map_pairs(client, table, out, retry_failed=retry, on_row=tell, **settings)
+        except KeyboardInterrupt:
+            messages.print("Stopped: what is finished is kept; the same command goes on.")
+            raise typer.Exit(130) from None
+    failures = [line for line in lines if not line["transform"]]
+    written = [out / "results.csv", out / "index.html"]
+    if as_json:
+        print_json({"pairs": lines, "written": [str(path) for path in written]})
+        return
+    out_console.print(f"{len(lines) - len(failures)} pairs registered, {len(failures)} failed.")
+    for line in failures:
+        out_console.print(f"{line['name']}: {line['reasons']}", markup=False, soft_wrap=True)
+    tell_written(*written)
+
+
+def _gpus(device: str) -> list[int]:
+    """The numbers of the CUDA devices that workers can share out, a worker each."""
+    if device not in ("auto", "cuda"):
+        return []
+    from ..engine.devices import available_devices, choose_device
+
+    names = [name for name, _, _ in available_devices()]
+    chosen = str(choose_device(device))
+    return [int(n.split(":")[1]) for n in names if chosen.startswith("cuda") and ":" in n]
+
+
+def _share_of_memory(count: int) -> int | None:
+    """The MB at which a worker is ended before the computer runs out of memory."""
+    from ..engine.devices import free_memory_mb
+
+    free = free_memory_mb()
+    return None if free is None else free // count
+
+
+class _progress:
+    """A line for each pair on stderr, and a bar with the time left where that is a terminal."""
+
+    def __init__(self, *, shown: bool):
+        self._shown = shown
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        )
+        disabled = not (shown and messages.is_terminal)
+        self._bar = Progress(*columns, console=messages, transient=True, disable=disabled)
+        # A pair takes minutes: the pace of the last half hour tells more than that of seconds.
+        self._bar.speed_estimate_period = 1800.0
+        self._task = None
+
+    def __enter__(self):
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def __call__(self, line: dict[str, Any], done: int, total: int) -> None:
+        if self._task is None:
+            self._task = self._bar.add_task("pairs", total=total)
+        self._bar.update(self._task, completed=done)
+        if not self._shown:
+            return
+        found = line["reasons"] or f"{line.get('seconds')} s"
+        text = f"{done:>5} of {total}  {line['name']}: {line['verdict']}, {found}"
+        messages.print(text, markup=False, soft_wrap=True)

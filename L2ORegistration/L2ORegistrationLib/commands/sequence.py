@@ -1,0 +1,134 @@
+"""`sequence`: the phases of a 4DCT in, a transform for each and the motion-compensated mean out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..core.errors import InputError
+from ..core.files import read_landmarks, read_mask
+from .console import checked_folder, made, messages, print_json, tell_written
+from .console import output as out_console
+from .options import Device, Json, Quiet, Threads
+
+
+def sequence(
+    phases: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHASES...",
+            help="Files or DICOM folders in order, or one 4-D image, .seq.nrrd or folder.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    reference: Annotated[
+        str, typer.Option(help="Number of a phase, from 0, or mean: the mean position.")
+    ] = "0",
+    landmarks: Annotated[
+        Path | None, typer.Option(help="Points in the reference to follow: .csv .mrk.json .fcsv")
+    ] = None,
+    contour: Annotated[
+        Path | None, typer.Option(help="Mask in the reference, whose centre is followed.")
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(min=0.1, help="Working resolution in mm (coarser: faster).")
+    ] = None,
+    smooth: Annotated[bool, typer.Option(help="Smooth the motion round the cycle.")] = True,
+    images: Annotated[bool, typer.Option(help="Also write each phase warped.")] = True,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Register all PHASES of a breath to one of them, or to their mean position.
+
+    Ctrl-C keeps the phases that are finished and exits with code 130.
+    """
+    out = checked_folder(out)
+    from ..sequence.phases import read_phases
+
+    found = read_phases(phases)
+    chosen: int | str = reference
+    if reference != "mean":
+        try:
+            chosen = int(reference)
+        except ValueError as error:
+            raise InputError(
+                f"--reference {reference}: give the number of a phase, from 0, or mean."
+            ) from error
+    grid = found[0].volume.grid
+    points = read_landmarks(landmarks, grid) if landmarks else None
+    mask = read_mask(contour) if contour else None
+    options = {"device": device, "threads": threads}
+    if spacing is not None:
+        options["spacing"] = spacing
+
+    from ..sequence.registration import SequenceRegistration  # imports torch
+
+    registration = SequenceRegistration(
+        [phase.volume for phase in found], reference=chosen, smooth=smooth, **options
+    )
+    if not quiet:
+        messages.print(f"{len(found)} phases: finding the lungs ...")
+    if not _followed(registration, [phase.name for phase in found], shown=not quiet):
+        messages.print("Stopped: the phases that are finished are kept.")
+    result = registration.result()
+
+    from ..sequence.outputs import loop_summary, phase_table, write_sequence
+
+    names = [phase.name for phase in found]
+    title = phases[0].name if len(phases) == 1 else "4DCT"
+    written = write_sequence(
+        result, names, made(out), landmarks=points, contour=mask, images=images, title=title
+    )
+    loops = loop_summary(result)
+    if as_json:
+        print_json(
+            {
+                "written": [str(path) for path in written],
+                "cancelled": result.cancelled,
+                "seconds": result.seconds,
+                "loops": loops,
+                "phases": phase_table(result, names),
+                "provenance": result.provenance,
+            }
+        )
+    else:
+        for name, values in loops.items():
+            out_console.print(
+                f"Loop, {name}: mean {values['mean']:.2f}, p95 {values['p95']:.2f} mm"
+            )
+        tell_written(*written)
+    if result.cancelled:
+        raise typer.Exit(130)
+
+
+def _followed(registration, names: list[str], *, shown: bool) -> bool:
+    """Run it with a line for each phase; False where Ctrl-C ended it after the first phase."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(compact=True),
+    )
+    disabled = not (shown and messages.is_terminal)
+    done = 0
+    with Progress(*columns, console=messages, transient=True, disable=disabled) as bar:
+        task = bar.add_task("registrations", total=registration.total)
+        try:
+            for step in registration:
+                done = step.index
+                bar.update(task, completed=done)
+                if shown:
+                    what = f"phase {names[step.phase]}" if done < step.total else "closed loops"
+                    messages.print(f"{done:>5} of {step.total}  {what:<16}{step.seconds:>7.1f} s")
+        except KeyboardInterrupt:
+            if not done:
+                messages.print("Stopped before the first phase: there is nothing to keep.")
+                raise
+            return False
+    return True

@@ -1,0 +1,152 @@
+"""The panel's section for a 4DCT: one sequence browser in place of two volumes, all phases at once.
+
+Built here rather than in the .ui file, because it stands apart from what two volumes need.
+"""
+
+import ctk
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from ..job import Failed
+from ..scene.browsers import proxy_of
+from ..scene.sequence import SequenceRun, SequenceSettings
+from . import requirements
+from .messages import errors_shown, show_error
+
+_POLL_MS = 20
+
+
+class SequencePanel:
+    """Chooses the browser and the reference, runs all phases, shows progress; see `widget`."""
+
+    def __init__(self, factory=None):
+        """factory: what makes the registration; the engine's where left out."""
+        self._factory = factory
+        self._run = None
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_POLL_MS)
+        self._timer.timeout.connect(self._poll)
+        self.outcome = None
+
+        self.widget = ctk.ctkCollapsibleButton()
+        self.widget.text = _("4DCT: all phases of a sequence")
+        self.widget.collapsed = True
+        form = qt.QFormLayout(self.widget)
+        self.browserSelector = slicer.qMRMLNodeComboBox()
+        self.browserSelector.nodeTypes = ["vtkMRMLSequenceBrowserNode"]
+        self.browserSelector.addEnabled = False
+        self.browserSelector.removeEnabled = False
+        self.browserSelector.noneEnabled = True
+        self.browserSelector.setMRMLScene(slicer.mrmlScene)
+        self.browserSelector.setToolTip(_("The sequence browser that shows the phases of a breath"))
+        form.addRow(_("4DCT:"), self.browserSelector)
+        self.referenceBox = qt.QSpinBox()
+        self.referenceBox.setToolTip(
+            _("Number of the phase that the others are brought to, from 0")
+        )
+        form.addRow(_("Reference phase:"), self.referenceBox)
+        self.meanBox = qt.QCheckBox(_("Mean position of the breath instead of a phase"))
+        form.addRow("", self.meanBox)
+        self.button = qt.QPushButton(_("Register all phases"))
+        form.addRow(self.button)
+        self.progressBar = qt.QProgressBar()
+        form.addRow(self.progressBar)
+        self.hint = qt.QLabel("")
+        self.hint.setWordWrap(True)
+        form.addRow(self.hint)
+        self.button.clicked.connect(lambda *_: self.start_or_cancel())
+        self.browserSelector.currentNodeChanged.connect(lambda *_: self.refresh())
+        self.meanBox.toggled.connect(lambda *_: self.refresh())
+        self.refresh()
+
+    @property
+    def running(self):
+        """Whether a registration is in progress."""
+        return self._run is not None
+
+    def follow_scene(self):
+        """Show the nodes of the present scene."""
+        self.browserSelector.setMRMLScene(slicer.mrmlScene)
+        self.refresh()
+
+    def start_or_cancel(self):
+        """What the button does."""
+        if self._run is not None:
+            self.cancel()
+        elif requirements.ensure_torch():
+            with errors_shown(_("The registration could not be started.")):
+                browser = self.browserSelector.currentNode()
+                reference = "mean" if self.meanBox.checked else self.referenceBox.value
+                settings = SequenceSettings(browser, reference)
+                self._run = SequenceRun(settings, factory=self._factory)
+                self._timer.start()
+            self.refresh()
+
+    def cancel(self):
+        """End the registration in progress, if any; the finished phases are kept."""
+        if self._run is not None:
+            self._run.cancel()
+            self.button.setEnabled(False)
+            self.button.setText(_("Cancelling..."))
+
+    def abandon(self):
+        """End it at once and without a result, because the scene goes away."""
+        if self._run is not None:
+            self._run.abandon()
+            self._end()
+
+    def refresh(self):
+        """Bring the section up to date with its choices."""
+        running = self._run is not None
+        browser = self.browserSelector.currentNode()
+        images = browser.GetMasterSequenceNode() if browser is not None else None
+        count = images.GetNumberOfDataNodes() if images is not None else 0
+        usable = count > 2 and proxy_of(browser) is not None
+        self.referenceBox.setMaximum(max(count - 1, 0))
+        self.progressBar.setVisible(running)
+        for choice in (self.browserSelector, self.meanBox):
+            choice.setEnabled(not running)
+        self.referenceBox.setEnabled(not running and not self.meanBox.checked)
+        self.button.setText(_("Cancel") if running else _("Register all phases"))
+        self.button.setEnabled(running or usable)
+        if not running:
+            hint = _("Choose a sequence browser with at least three phases.")
+            self._say("" if usable else hint)
+
+    def _poll(self):
+        run = self._run
+        events = run.poll()
+        if run.active:
+            progress = run.progress
+            self.progressBar.setMaximum(progress.total)  # 0, before the first phase: busy
+            self.progressBar.setValue(progress.done)
+            left = "" if progress.remaining is None else f", {round(progress.remaining)} s left"
+            self._say(_("Phase {n} of {all}").format(n=progress.done, all=progress.total) + left)
+            return
+        self.outcome = run.outcome
+        self._end()
+        for event in events:
+            if isinstance(event, Failed):
+                self._say(_("The registration failed; the scene is as it was before."))
+                show_error(event.message, event.details)
+        if self.outcome is not None:
+            self._say(_summary(self.outcome))
+
+    def _end(self):
+        self._timer.stop()
+        self._run = None
+        self.refresh()
+
+    def _say(self, text):
+        self.hint.setText(text)
+
+
+def _summary(outcome):
+    count = len(outcome.registered)
+    if outcome.cancelled:
+        return _("Cancelled. {n} phases are registered.").format(n=count)
+    text = _("Done: {n} phases. Play the sequence: the lungs stand still.").format(n=count)
+    for name, values in outcome.loops.items():
+        text += "\n" + _("Loop, {name}: {mm:.2f} mm").format(name=_(name), mm=values["mean"])
+    return text

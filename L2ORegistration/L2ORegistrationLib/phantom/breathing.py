@@ -1,0 +1,106 @@
+"""A breathing phantom in phases, as a 4DCT shows it: images and exact trajectories of landmarks.
+
+Each phase is the same patient, deformed by a motion that goes round a loop: points go down another
+way than they come up (hysteresis). Phase 0 is full inspiration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Grid, Volume
+from .anatomy import make_anatomy
+from .pair import _draw_motion, _fine, _moved, _stretch
+from .splines import lattice_over
+
+_LATTICE = 6.0  # mm between the nodes on which motion is drawn
+_TOLERANCE = 3e-4  # mm, of the landmarks' positions
+_LEAST_STRETCH = 0.12  # Jacobian determinant below which the phases would nearly fold
+
+
+@dataclass(frozen=True)
+class Breathing:
+    """One breath in phases; everything in LPS mm.
+
+    phases: HU, float32; masks: uint8, 1 in the lungs; trajectories: (phases, N, 3), point i of each
+    phase shows the same vessel branch.
+    """
+
+    phases: list[Volume]
+    masks: list[Volume]
+    trajectories: np.ndarray
+
+
+def make_breathing(
+    seed: int,
+    *,
+    phases: int = 10,
+    spacing: float | tuple[float, float, float] = 2.5,
+    amplitude_mm: float = 15.0,
+    hysteresis: float = 0.25,
+    noise_hu: float = 15.0,
+) -> Breathing:
+    """A breath from inspiration to expiration and back; deterministic in the seed.
+
+    spacing: mm, one number or (x, y, z); amplitude_mm: of the base of the lungs from phase 0 to the
+    phase at half of the breath; hysteresis: size of the motion across it, as a share of the
+    amplitude (0: the way back is the way there); noise_hu: sd of the noise, new in each phase.
+    Raises InputError for fewer than two phases or a negative number.
+    """
+    if phases < 2:
+        raise InputError(f"A breath needs at least two phases, got {phases}.")
+    if min(amplitude_mm, hysteresis, noise_hu) < 0:
+        raise InputError("The amplitude, hysteresis and noise of a phantom must be zero or more.")
+    anatomy = make_anatomy(seed, spacing)
+    still = anatomy.image.grid
+    lattice = lattice_over(still, _LATTICE)
+    rng = np.random.default_rng([seed, 23])
+    along = _draw_motion(rng, lattice, anatomy.lungs, amplitude_mm)
+    across = hysteresis * _draw_motion(rng, lattice, anatomy.lungs, amplitude_mm)
+    angles = 2 * np.pi * np.arange(phases) / phases
+
+    def motion(angle: float) -> np.ndarray:
+        """Displacements from the phase to inspiration at the lattice's nodes."""
+        return (1 - np.cos(angle)) / 2 * along + np.sin(angle) * across
+
+    while min(_stretch(motion(angle), lattice).min() for angle in angles) < _LEAST_STRETCH:
+        across = 0.8 * across
+
+    images, masks, trajectories = [], [], []
+    for number, angle in enumerate(angles):
+        coarse = motion(angle)
+        fine = _fine(coarse, lattice, still)
+        density = np.random.default_rng([seed, 29])  # the same uneven filling in each phase
+        image, mask = _moved(density, anatomy, fine, fine, _stretch(coarse, lattice), True)
+        images.append(Volume(_scanned(image, seed, number, noise_hu), still))
+        masks.append(Volume(mask.astype(np.uint8), still))
+        trajectories.append(_followed(anatomy.landmarks, fine, still))
+    trajectories = np.array(trajectories)
+    inside = still.contains(trajectories.reshape(-1, 3), margin=-1.0)
+    kept = inside.reshape(trajectories.shape[:2]).all(axis=0)
+    return Breathing(images, masks, trajectories[:, kept])
+
+
+def _scanned(image: np.ndarray, seed: int, phase: int, noise_hu: float) -> np.ndarray:
+    """The image (z, y, x) with one kernel for all phases, and with noise of its own."""
+    blur, grain = np.random.default_rng([seed, 31]).uniform((0.3, 0.4), (0.8, 1.0))  # voxels
+    noise = np.random.default_rng([seed, 37, phase]).standard_normal(image.shape, np.float32)
+    noise = ndimage.gaussian_filter(noise, grain, truncate=3)
+    scanned = ndimage.gaussian_filter(image, blur, truncate=3)
+    return (scanned + noise * np.float32(noise_hu / noise.std())).astype(np.float32)
+
+
+def _followed(points: np.ndarray, motion: np.ndarray, grid: Grid) -> np.ndarray:
+    """Where inspiration's points (N, 3) lie in the phase whose motion leads back to them."""
+    field = DisplacementField(motion, grid)
+    found = points - field.sample(points)
+    for _ in range(300):
+        miss = points - field.transform_points(found)
+        found = found + miss
+        if np.abs(miss).max(initial=0) < _TOLERANCE:
+            break
+    return found

@@ -1,0 +1,141 @@
+"""A 4DCT's sequence browser: the images of its phases, and the transforms played with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import slicer
+import vtk
+
+from ..core.errors import InputError
+from ..core.geometry import Volume
+from . import nodes, transforms, volumes
+
+ROLE = "L2ORegistration.Sequence"  # of the browser, to the sequence of transforms
+REGISTERED = "L2ORegistration.registered"  # of an item of it: "1", or "0" where cancelled before
+LEAST = 3  # phases
+
+
+def make_sequence(phases: Sequence, name: str = "4DCT"):
+    """A browser, with a new sequence, of copies of volume nodes; see SequenceLogic.makeSequence."""
+    if len(phases) < LEAST:
+        raise InputError(f"A breath needs at least {LEAST} phases: choose more volumes.")
+    grids = [volumes.grid_of(node) for node in phases]
+    for node, grid in zip(phases, grids, strict=True):
+        if not grid.matches(grids[0], tolerance=0.1):
+            raise InputError(
+                f"'{node.GetName()}' and '{phases[0].GetName()}' have different grids: resample "
+                "one to the other first."
+            )
+    scene = phases[0].GetScene()
+    sequence = nodes.unique(scene, "vtkMRMLSequenceNode", name)
+    sequence.SetIndexName("phase")
+    sequence.SetIndexUnit("")
+    for number, node in enumerate(phases):
+        sequence.SetDataNodeAtValue(node, str(number))
+    browser = nodes.unique(scene, "vtkMRMLSequenceBrowserNode", f"{name} browser")
+    browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
+    browser.SetIndexDisplayFormat("%.0f")
+    browser.SetPlaybackRateFps(5)
+    proxy = as_proxy(browser, sequence, None, f"{name} phase")
+    browser.SetOverwriteProxyName(sequence, False)
+    window = volumes.window_of(phases[0])
+    if proxy.GetDisplayNode() is None:
+        proxy.CreateDefaultDisplayNodes()
+    if window is not None:
+        proxy.GetDisplayNode().SetAutoWindowLevel(False)
+        proxy.GetDisplayNode().SetWindowLevel(*window)
+    proxy.SetAndObserveTransformNodeID(phases[0].GetTransformNodeID())
+    browser.SetSelectedItemNumber(0)
+    return browser
+
+
+def proxy_of(browser):
+    """The volume node that shows the browser's selected phase; None where there is none."""
+    sequence = browser.GetMasterSequenceNode()
+    return None if sequence is None else browser.GetProxyNode(sequence)
+
+
+def phases_of(browser) -> list[Volume]:
+    """The images of the browser's master sequence where they are in the world, copies.
+
+    Raises InputError where these are no volumes of one grid, or fewer than three.
+    """
+    name = f"'{browser.GetName()}'"
+    sequence, proxy = browser.GetMasterSequenceNode(), proxy_of(browser)
+    if sequence is None or proxy is None or not proxy.IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError(f"{name} does not show a sequence of volumes: choose a 4DCT.")
+    count = sequence.GetNumberOfDataNodes()
+    if count < LEAST:
+        raise InputError(f"{name} has {count} phases, a breath at least {LEAST}.")
+    to_world = transforms.world_matrix(proxy, below=transform_of(browser))
+    found = []
+    for number in range(count):
+        node = sequence.GetNthDataNode(number)
+        volumes.grid_of(node)  # refuses what is no image
+        matrix = vtk.vtkMatrix4x4()
+        node.GetIJKToRASMatrix(matrix)
+        size = node.GetImageData().GetDimensions()
+        world = to_world @ transforms.matrix_of(matrix)
+        grid = transforms.grid_of_matrix(world, size, f"Phase {number} of {name}")
+        found.append(Volume(slicer.util.arrayFromVolume(node).astype(np.float32), grid))
+        if not grid.matches(found[0].grid, tolerance=0.1):
+            raise InputError(f"The phases 0 and {number} of {name} have different grids.")
+    return found
+
+
+def motion_of(browser):
+    """The sequence of transforms that a registration added to this browser; None without one."""
+    return browser.GetNodeReference(ROLE)
+
+
+def transform_of(browser):
+    """The transform that shows an earlier registration; None without one."""
+    motion = motion_of(browser)
+    return None if motion is None else browser.GetProxyNode(motion)
+
+
+def registered_phases(browser) -> list[int]:
+    """The phases that have a registration, also after loading a scene."""
+    sequence = motion_of(browser)
+    if sequence is None:
+        return []
+    items = range(sequence.GetNumberOfDataNodes())
+    return [k for k in items if sequence.GetNthDataNode(k).GetAttribute(REGISTERED) == "1"]
+
+
+def as_proxy(browser, sequence, wanted, name: str):
+    """The node that shows the sequence's selected item: the wanted one, or the browser's own."""
+    made = browser.GetProxyNode(sequence)
+    if wanted is None:
+        if made is None:
+            made = nodes.unique(browser.GetScene(), sequence.GetNthDataNode(0).GetClassName(), name)
+            made.CopyContent(sequence.GetNthDataNode(0))
+            browser.AddProxyNode(made, sequence, False)
+        made.SetName(browser.GetScene().GenerateUniqueName(name))
+        return made
+    browser.AddProxyNode(wanted, sequence, False)
+    nodes.remove(made)
+    return wanted
+
+
+def put_under(proxy, transform, below=None) -> list:
+    """Put the images under the transform, their linear parent in between; the nodes made.
+
+    below: an earlier registration's transform, which the new one replaces.
+    """
+    parent, made = proxy.GetParentTransformNode(), []
+    target = transform
+    if parent is not None and parent is not below:
+        target = nodes.unique(
+            proxy.GetScene(),
+            "vtkMRMLLinearTransformNode",
+            f"{parent.GetName()} in {transform.GetName()}",
+        )
+        matrix = transforms.matrix_to_vtk(transforms.world_matrix(proxy, below))
+        target.SetMatrixTransformToParent(matrix)
+        target.SetAndObserveTransformNodeID(transform.GetID())
+        made.append(target)
+    proxy.SetAndObserveTransformNodeID(target.GetID())
+    return made

@@ -1,0 +1,322 @@
+"""A 4DCT in the scene: the phases of a sequence browser, registered to one of them.
+
+The result is a sequence of transforms that the same browser plays in step with the images, which
+lie under it: Slicer's own player then shows the lungs standing still. Everything is MRML nodes, so
+that it is saved with the scene.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer
+
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Volume
+from ..job import Failed, Finished, Progress, RegistrationJob
+from . import browsers, nodes, transforms, volumes
+
+PREFIX = "L2ORegistration."
+
+
+@dataclass
+class SequenceOutcome:
+    """What a registered breath left in the scene.
+
+    browser: plays images and transforms together; transform: the proxy, under which the images
+    lie; sequence: the transforms, reference -> phase, an item for each phase; volume: the
+    motion-compensated mean, where asked for; loops: mm, by name (see
+    sequence.registration.SequenceResult); result: the engine's; cancelled: the phases that were
+    not finished have a transform without motion, and `registered` lists the others.
+    """
+
+    browser: Any
+    transform: Any
+    sequence: Any
+    volume: Any
+    registered: list[int]
+    loops: dict[str, dict[str, float]]
+    result: Any
+    cancelled: bool
+
+
+@dataclass
+class SequenceSettings:
+    """Nodes and options of one registration of a breath; the names are those of the console call.
+
+    browser: a sequence browser whose master sequence holds the phases; reference: number of a
+    phase, or "mean"; outputVolume: gets the motion-compensated mean; spacing: working resolution
+    in mm, None: the engine's.
+    """
+
+    browser: Any
+    reference: int | str = 0
+    outputTransform: Any = None
+    outputVolume: Any = None
+    smooth: bool = True
+    device: str = "auto"
+    threads: int | None = None
+    spacing: float | None = None
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """The arguments of sequence.registration.SequenceRegistration. Raises InputError."""
+        arguments = {
+            "phases": browsers.phases_of(self.browser),
+            "reference": self.reference,
+            "smooth": self.smooth,
+            "device": self.device,
+            "threads": self.threads,
+        }
+        if self.spacing is not None:
+            arguments["spacing"] = self.spacing
+        if self.outputTransform is not None:
+            name = self.outputTransform.GetName()
+            if self.outputTransform.GetClassName() != "vtkMRMLTransformNode":
+                raise InputError(f"'{name}' cannot hold a deformation: create a new transform.")
+            earlier = browsers.transform_of(self.browser)
+            under = transforms.is_under(browsers.proxy_of(self.browser), self.outputTransform)
+            if under and self.outputTransform is not earlier:
+                raise InputError(
+                    f"The images are already under '{name}': take them out, or let a new transform "
+                    "be made."
+                )
+        return arguments
+
+
+class SequenceRun:
+    """Starts at once; call poll() from a timer until `active` is False, then read `outcome`."""
+
+    def __init__(self, settings: SequenceSettings, *, factory: Callable | None = None):
+        """Reads the nodes and starts the worker. Raises InputError.
+
+        factory: what makes the registration, SequenceRegistration by default.
+        """
+        self.settings = settings
+        self.outcome: SequenceOutcome | None = None
+        self.active = True
+        arguments = settings.engine_arguments()
+        self._count = len(arguments["phases"])
+        self._images = settings.browser.GetMasterSequenceNode()
+        self._scene = settings.browser.GetScene()
+        self._sequence = self._transform = None
+        self._made: list = []
+        self._parent = browsers.proxy_of(settings.browser).GetTransformNodeID()
+        self._earlier = browsers.motion_of(settings.browser)  # of a run that this one replaces
+        self._registered: set[int] = set()
+        wanted = settings.outputVolume is not None
+        self.job = RegistrationJob(
+            factory or _registration, after=lambda result: _mean(result, wanted), **arguments
+        )
+
+    @property
+    def progress(self) -> Progress:
+        """Registrations done and planned, seconds elapsed and remaining."""
+        return self.job.progress
+
+    def poll(self) -> list:
+        """The events since the last call: PhaseDone, at last one Finished or Failed. Never raises.
+
+        After Failed the scene is as it was before.
+        """
+        if not self.active:
+            return []
+        gone = next((n for n in self._needed() if n.GetScene() is not self._scene), None)
+        if gone is not None:
+            self.abandon()
+            name = gone.GetName()
+            return [Failed(f"The registration stopped: '{name}' was taken from the scene.")]
+        events = []
+        for event in self.job.poll():
+            try:
+                self._take(event)
+            except Exception as error:
+                told = isinstance(error, InputError)
+                sentence = f"The result could not be shown ({type(error).__name__}: {error})."
+                event = Failed(str(error) if told else sentence, traceback.format_exc(), error)
+                self.abandon()
+            events.append(event)
+            if not self.active:
+                break
+        return events
+
+    def cancel(self) -> None:
+        """Stop after the phase in progress and keep those that are finished."""
+        self.job.cancel()
+
+    def abandon(self) -> None:
+        """Stop and put the scene back at once; nothing is kept."""
+        if not self.active:
+            return
+        self.active = False
+        self.job.cancel()
+        proxy = browsers.proxy_of(self.settings.browser)
+        if proxy is not None and self._transform is not None:
+            proxy.SetAndObserveTransformNodeID(self._parent)
+        if self._sequence is not None and self.settings.browser.GetScene() is self._scene:
+            self.settings.browser.RemoveSynchronizedSequenceNode(self._sequence.GetID())
+            earlier = None if self._earlier is None else self._earlier.GetID()
+            self.settings.browser.SetNodeReferenceID(browsers.ROLE, earlier)
+        nodes.remove(*reversed(self._made))
+
+    def _needed(self) -> list:
+        return [n for n in (self.settings.browser, self._images, self._sequence) if n is not None]
+
+    def _take(self, event) -> None:
+        if isinstance(event, Failed):
+            self.abandon()
+        elif isinstance(event, Finished):
+            if event.result is None:
+                self.abandon()
+            else:
+                self._finish(event)
+        else:
+            if self._sequence is None:
+                self._begin(event.field)
+            self._registered.add(event.phase)
+            self._set(event.phase, event.field, True)
+
+    def _begin(self, first: DisplacementField) -> None:
+        settings, browser = self.settings, self.settings.browser
+        name = f"{self._images.GetName()} motion"
+        self._sequence = nodes.unique(self._scene, "vtkMRMLSequenceNode", name)
+        self._made.append(self._sequence)
+        self._sequence.SetIndexName(self._images.GetIndexName())
+        self._sequence.SetIndexUnit(self._images.GetIndexUnit())
+        self._sequence.SetIndexType(self._images.GetIndexType())
+        still = DisplacementField.zeros(first.grid)
+        for phase in range(self._count):
+            self._set(phase, still, False)
+        browser.AddSynchronizedSequenceNode(self._sequence)
+        self._transform = browsers.as_proxy(browser, self._sequence, settings.outputTransform, name)
+        if self._transform is not settings.outputTransform:
+            self._made.append(self._transform)
+        browser.SetSaveChanges(self._sequence, False)
+        browser.SetOverwriteProxyName(self._sequence, False)
+        browser.SetNodeReferenceID(browsers.ROLE, self._sequence.GetID())
+        transforms.set_role(self._transform, "moving", browsers.proxy_of(browser))
+        self._show()
+        below = None if self._earlier is None else browser.GetProxyNode(self._earlier)
+        self._made += browsers.put_under(browsers.proxy_of(browser), self._transform, below)
+
+    def _set(self, phase: int, motion: DisplacementField, registered: bool) -> None:
+        node = slicer.vtkMRMLTransformNode()
+        node.SetName(self._sequence.GetName())
+        node.SetAttribute(browsers.REGISTERED, "1" if registered else "0")
+        transforms.set_field(node, motion)
+        self._sequence.SetDataNodeAtValue(node, self._images.GetNthIndexValue(phase))
+        if self._transform is not None:
+            self._show()
+
+    def _show(self) -> None:
+        """Let the proxies follow what changed in the shown item."""
+        browser = self.settings.browser
+        item = browser.GetSelectedItemNumber()
+        data = self._sequence.GetNthDataNode(item) if 0 <= item < self._count else None
+        if data is not None:
+            self._transform.CopyContent(data)
+
+    def _finish(self, event: Finished) -> None:
+        result = event.result
+        registered = sorted({*self._registered, *result.fields})
+        for phase, motion in result.fields.items():
+            self._set(phase, motion, True)
+        summary = {
+            name: {"mean": float(mm.mean()), "p95": float(np.percentile(mm, 95))}
+            for name, mm in result.loops.items()
+        }
+        items = [self._sequence.GetNthDataNode(phase) for phase in range(self._count)]
+        for node in (self._sequence, self._transform, *items):  # the proxy takes over its item's
+            for key, value in result.provenance.items():
+                node.SetAttribute(PREFIX + key, str(value))
+            for name, values in summary.items():
+                node.SetAttribute(f"{PREFIX}loop, {name}", f"{values['mean']:.3f} mm")
+        if event.extra is not None:
+            proxy = browsers.proxy_of(self.settings.browser)
+            window = volumes.window_of(proxy)
+            volumes.set_volume(self.settings.outputVolume, event.extra, window=window)
+        if self._earlier is not None:
+            browser = self.settings.browser
+            shown = browser.GetProxyNode(self._earlier)
+            browser.RemoveSynchronizedSequenceNode(self._earlier.GetID())
+            nodes.remove(self._earlier, None if shown is self._transform else shown)
+        self.active = False
+        self.outcome = SequenceOutcome(
+            browser=self.settings.browser,
+            transform=self._transform,
+            sequence=self._sequence,
+            volume=self.settings.outputVolume,
+            registered=registered,
+            loops=summary,
+            result=result,
+            cancelled=event.cancelled,
+        )
+
+
+class SequenceLogic:
+    """What the console calls for a 4DCT; a mix-in of the module's logic."""
+
+    def makeSequence(self, phases: Sequence, name: str = "4DCT"):
+        """A sequence browser of loose volume nodes, in this order; they stay in the scene.
+
+        Raises InputError for fewer than three, or volumes of different grids.
+        """
+        return browsers.make_sequence(phases, name)
+
+    def registerSequence(
+        self,
+        browser,
+        reference: int | str = 0,
+        outputTransform=None,
+        outputVolume=None,
+        smooth: bool = True,
+        device: str = "auto",
+        onPhase: Callable | None = None,
+        **others,
+    ) -> SequenceOutcome | None:
+        """Register all phases of a sequence browser to one of them, and wait for it.
+
+        reference: number of the phase, or "mean"; outputTransform: becomes the proxy of the
+        transforms; outputVolume: gets the motion-compensated mean; onPhase: called with every
+        PhaseDone; stops the run, keeping the finished phases, by returning False; others: threads,
+        spacing. Raises InputError, or RuntimeError where the engine fails; the scene is then as
+        before.
+        """
+        run = SequenceRun(
+            SequenceSettings(
+                browser, reference, outputTransform, outputVolume, smooth, device, **others
+            )
+        )
+        try:
+            while run.active:
+                for event in run.poll():
+                    if isinstance(event, Failed):
+                        if isinstance(event.error, InputError) or event.error is None:
+                            raise InputError(event.message) from event.error
+                        raise RuntimeError(event.message) from event.error
+                    if not isinstance(event, Finished) and onPhase and onPhase(event) is False:
+                        run.cancel()
+                time.sleep(0.005)
+        except BaseException:
+            run.abandon()
+            raise
+        return run.outcome
+
+
+def _registration(**arguments):
+    from ..sequence.registration import SequenceRegistration  # imports torch, on the worker
+
+    return SequenceRegistration(**arguments)
+
+
+def _mean(result, wanted: bool) -> Volume | None:
+    """The motion-compensated mean, on the worker."""
+    if not wanted:
+        return None
+    from ..sequence.motion import means
+
+    return means(result)[1]

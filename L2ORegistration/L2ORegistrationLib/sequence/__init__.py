@@ -1,0 +1,1 @@
+"""4DCT: the phases of a breath, registered to one of them or to their mean."""

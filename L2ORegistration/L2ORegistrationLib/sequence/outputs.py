@@ -1,0 +1,320 @@
+"""A registered breath on disk: transforms, fields, images, trajectories, tables and a report."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib.figure import Figure
+
+from .. import __version__
+from ..core.files import write_transform, write_volume
+from ..core.geometry import Volume
+from ..core.landmarks import Landmarks
+from ..core.paths import atomic, check_writable
+from ..reporting import pictures
+from . import motion
+from .registration import SequenceResult
+
+_MOVIE_PIXELS = 260
+_MOVIE_MS = 180  # of a frame
+_DRAWN = 12  # trajectories in the plot, at most
+_WINDOW = -1000.0, 200.0  # HU shown as black and white
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem; }
+.note { color: #666; font-size: .9rem; }
+.warning { background: #fff4d6; border-left: 4px solid #e0a800; padding: .4rem .8rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+td.text { text-align: left; word-break: break-word; }
+img { max-width: 100%; height: auto; }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p>$summary</p>
+$warnings
+<h2>The breath, and the same with its motion compensated</h2>
+<p class="note">Coronal. Left: the phases as they are; right: each brought to the reference. Lungs
+that still move on the right are not registered well there.</p>
+<img alt="Moving picture of the phases before and after" src="$movie">
+<h2>Mean of all phases</h2>
+<img alt="Plain and motion-compensated mean, amplitude of the motion" src="$means">
+<p>Sharpness (root mean square of the gradient in and around the lungs): plain $plain,
+motion-compensated <b>$compensated</b> HU/mm.</p>
+<h2>Closed loops</h2>
+<p class="note">Distances in the lungs, mm. Forward against backward: between the two fields of the
+phase where both ways round the cycle meet. There and round the cycle back: from where a point ends
+that goes to this phase and returns with a registration of exchanged images.</p>
+$loops
+<h2>Phases</h2>
+$phases
+$trajectories
+<h2>Provenance</h2>
+$provenance
+<p class="note">L2O Registration $version. For research; not a medical device.</p>
+</body>
+</html>
+""")
+
+
+def write_sequence(
+    result: SequenceResult,
+    names: Sequence[str],
+    folder: str | Path,
+    *,
+    landmarks: Landmarks | None = None,
+    contour: Volume | None = None,
+    images: bool = True,
+    title: str = "4DCT",
+) -> list[Path]:
+    """Write everything that a registered breath gives to an existing folder; returns the paths.
+
+    names: of the phases; landmarks: in the reference, LPS mm; contour: a mask in the reference,
+    whose centre is followed; images: also each phase warped to the reference.
+    Files: transform-NAME.h5 (reference point -> point in the phase), fields.nrrd (x, y, z, phase;
+    vectors in LPS mm), warped-NAME.nii.gz, mean.nii.gz, plain-mean.nii.gz, amplitude.nii.gz (mm),
+    phases.csv, trajectories.csv, loops.json, report.html.
+    Raises InputError when the folder cannot be written to.
+    """
+    folder = Path(folder).expanduser()
+    check_writable(folder)
+    written = []
+
+    def path(name: str) -> Path:
+        written.append(folder / name)
+        return written[-1]
+
+    for index, field in result.fields.items():
+        write_transform(field, path(f"transform-{names[index]}.h5"))
+    _write_fields(result, path("fields.nrrd"))
+    if images:
+        for index, volume in motion.warped(result):
+            write_volume(volume, path(f"warped-{names[index]}.nii.gz"))
+    plain, mean = motion.means(result)
+    amplitude = motion.amplitude(result)
+    write_volume(mean, path("mean.nii.gz"))
+    write_volume(plain, path("plain-mean.nii.gz"))
+    write_volume(amplitude, path("amplitude.nii.gz"))
+    rows = phase_table(result, names)
+    _write_csv(rows, path("phases.csv"))
+    followed = _followed(result, landmarks, contour)
+    if followed:
+        _write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
+    with atomic(path("loops.json")) as temporary:
+        temporary.write_text(json.dumps(loop_summary(result), indent=1), encoding="utf-8")
+    page = _report(result, title, rows, followed, plain, mean, amplitude)
+    with atomic(path("report.html")) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return written
+
+
+def phase_table(result: SequenceResult, names: Sequence[str]) -> list[dict]:
+    """A row a phase, in the order of the breath: lung volume in ml, its rank (1: the largest),
+    and the mean and largest displacement from the reference in the lungs, mm."""
+    millilitres = result.lung_volumes()
+    ranks = np.empty(len(millilitres), int)
+    ranks[np.argsort(-millilitres, kind="stable")] = np.arange(1, len(millilitres) + 1)
+    points = motion.reference_mask(result).marked_points(most=20_000)
+    rows = []
+    for index, name in enumerate(names):
+        row = {"phase": name, "lung_ml": round(float(millilitres[index]), 1)}
+        row["rank_by_volume"] = int(ranks[index])
+        if index in result.fields:
+            moved = np.linalg.norm(result.fields[index].sample(points), axis=1)
+            row["mean_motion_mm"] = round(float(moved.mean()), 3)
+            row["max_motion_mm"] = round(float(moved.max()), 3)
+        rows.append(row)
+    return rows
+
+
+def loop_summary(result: SequenceResult) -> dict[str, dict[str, float]]:
+    """mean, median, p95 and max, in mm, of each closed loop."""
+    return {
+        name: {
+            "mean": round(float(distances.mean()), 4),
+            "median": round(float(np.median(distances)), 4),
+            "p95": round(float(np.percentile(distances, 95)), 4),
+            "max": round(float(distances.max()), 4),
+        }
+        for name, distances in result.loops.items()
+    }
+
+
+def _followed(result, landmarks, contour) -> dict[str, np.ndarray]:
+    """Positions (phases, 3) by label."""
+    found = {}
+    if landmarks is not None:
+        paths = motion.trajectories(result, landmarks.points)
+        found |= {label: paths[:, k] for k, label in enumerate(landmarks.labels)}
+    if contour is not None:
+        points = motion.contour_points(contour)
+        found["contour centre"] = motion.trajectories(result, points).mean(axis=1)
+    return found
+
+
+def _trajectory_rows(followed, result, names) -> list[dict]:
+    return [
+        {
+            "label": label,
+            "phase": names[index],
+            **{axis: round(float(v), 4) for axis, v in zip("xyz", position, strict=True)},
+        }
+        for label, positions in followed.items()
+        for index, position in zip(result.fields, positions, strict=True)
+    ]
+
+
+def _write_csv(rows: list[dict], path: Path) -> None:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_fields(result: SequenceResult, path: Path) -> None:
+    """One image of four dimensions, the last one the phase."""
+    images = [sitk.Cast(f.to_image(), sitk.sitkVectorFloat32) for f in result.fields.values()]
+    with atomic(path) as temporary:
+        sitk.WriteImage(sitk.JoinSeries(images), str(temporary), useCompression=True)
+
+
+def _report(result, title, rows, followed, plain, mean, amplitude) -> str:
+    mask = motion.reference_mask(result)
+    plane = pictures.lung_planes(mask)[1]
+    loops = loop_summary(result)
+    warnings = []
+    if result.cancelled:
+        warnings.append("The run was stopped: only some phases are registered, without loops.")
+    closing = loops.get("there and round the cycle back", {}).get("mean")
+    summary = [f"{len(result.fields)} phases in {result.seconds:.0f} s"]
+    if closing is not None:
+        summary.append(f"closed loop {closing:.2f} mm")
+        if closing > max(result.grid.spacing) / 2:
+            warnings.append(
+                f"A loop misses by {closing:.1f} mm on average, more than half a voxel: look at "
+                "the moving picture before you trust the motion."
+            )
+    drawn = ""
+    if followed:
+        picture = pictures.png(_trajectory_figure(followed))
+        drawn = f'<h2>Trajectories</h2><img alt="Trajectories" src="{_embedded(picture, "png")}">'
+    facts = {key: value for key, value in result.provenance.items() if value not in ("", None)}
+    return _PAGE.substitute(
+        title=escape(title),
+        summary=escape(", ".join(summary)) + ".",
+        warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in warnings),
+        movie=_embedded(_movie(result, plane), "gif"),
+        means=_embedded(pictures.png(_means_figure(plain, mean, amplitude, mask, plane)), "png"),
+        plain=f"{motion.sharpness(plain, mask):.2f}",
+        compensated=f"{motion.sharpness(mean, mask):.2f}",
+        loops=_html_table([{"loop": name, **values} for name, values in loops.items()]),
+        phases=_html_table(rows),
+        trajectories=drawn,
+        provenance=_html_table([{"": key, "value": value} for key, value in facts.items()]),
+        version=__version__,
+    )
+
+
+def _movie(result: SequenceResult, plane: pictures.Plane) -> bytes:
+    """A .gif of the phases on a plane, as they are and brought to the reference."""
+    from PIL import Image  # comes with matplotlib
+
+    stride = max(1, -(-max(plane.points.shape[:2]) // _MOVIE_PIXELS))
+    points = plane.points[::stride, ::stride]
+    frames = []
+    for index, field in result.fields.items():
+        phase = result.phases[index]
+        pair = [_shades(phase, where) for where in (points, field.transform_points(points))]
+        gap = np.ones((points.shape[0], 4))
+        row = np.concatenate([pair[0], gap, pair[1]], axis=1)
+        frames.append(Image.fromarray(np.uint8(255 * row)))
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "GIF", save_all=True, append_images=frames[1:], duration=_MOVIE_MS, loop=0
+    )
+    return buffer.getvalue()
+
+
+def _shades(volume: Volume, points: np.ndarray) -> np.ndarray:
+    """Values at points as shades of the window, 0 (black) to 1 (white)."""
+    low, high = _WINDOW
+    return np.clip((volume.sample(points) - low) / (high - low), 0, 1)
+
+
+def _means_figure(plain, mean, amplitude, mask, plane) -> Figure:
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, volume, title in zip(
+        axes, (plain, mean), ("plain mean", "motion-compensated mean"), strict=False
+    ):
+        axis.imshow(_shades(volume, plane.points), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(title, fontsize=10)
+    axes[2].imshow(_shades(mean, plane.points), cmap="gray", vmin=0, vmax=1)
+    outside = mask.sample(plane.points, order=0, outside=0.0) == 0
+    shown = np.ma.masked_where(outside, amplitude.sample(plane.points))
+    drawn = axes[2].imshow(shown, cmap="viridis", vmin=0)
+    figure.colorbar(drawn, ax=axes[2], shrink=0.8, label="amplitude (mm)")
+    axes[2].set_title("largest distance between two phases", fontsize=10)
+    for axis in axes:
+        axis.set_axis_off()
+    return figure
+
+
+def _trajectory_figure(followed: dict[str, np.ndarray]) -> Figure:
+    """Each component over the phases, and the way from above: closed curves, from their means."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    axes = figure.subplots(1, 4)
+    names = list(followed)
+    chosen = names[:: max(1, -(-len(names) // _DRAWN))]
+    labels = ("left (mm)", "posterior (mm)", "superior (mm)")
+    for label in chosen:
+        path = followed[label] - followed[label].mean(axis=0)
+        for k in range(3):
+            axes[k].plot(np.append(path[:, k], path[:1, k]), marker=".", label=label)
+        closed = np.vstack([path, path[:1]])
+        axes[3].plot(closed[:, 1], closed[:, 2], marker=".")
+    for axis, label in zip(axes, labels, strict=False):
+        axis.set_ylabel(label)
+        axis.set_xlabel("phase")
+    axes[3].set_xlabel(labels[1])
+    axes[3].set_ylabel(labels[2])
+    axes[3].set_aspect("equal", "datalim")
+    axes[0].legend(fontsize=7, frameon=False)
+    for axis in axes:
+        axis.grid(alpha=0.25)
+    return figure
+
+
+def _html_table(rows: list[dict]) -> str:
+    if not rows:
+        return "<p>None.</p>"
+    head = "".join(f"<th>{escape(key)}</th>" for key in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(row.get(key, '')))}</td>" for key in rows[0]) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _embedded(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()

@@ -1,0 +1,201 @@
+"""The phases of a 4DCT from whatever holds them: files, a 4-D image, a Slicer sequence or DICOM."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..core.errors import InputError
+from ..core.files import IMAGES, checked_volume, read_volume
+from ..core.geometry import Grid, Volume
+from ..core.paths import existing, suffix_of
+
+# DICOM: what may tell the phases of one study or series apart, the most telling first.
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%|(?:phase|gated|ph|t)[\s_=,.]*(\d{1,3})\b", re.I)
+_DESCRIPTION, _SERIES_NUMBER, _SERIES_UID = "0008|103e", "0020|0011", "0020|000e"
+_WITHIN = ("0020|0100", "0020|9241", "0020|0012")  # temporal position, percentage, acquisition
+_KIND = "NRRD_kinds[pixel]"
+_MOST = 100
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a breath: its name, unique in the sequence, and its image (HU, float32)."""
+
+    name: str
+    volume: Volume
+
+
+def read_phases(paths: Sequence[str | Path]) -> list[Phase]:
+    """The phases, in the order of the breath.
+
+    paths: one file or DICOM folder a phase, in order; or one path that holds all: a 4-D image, a
+    Slicer sequence of volumes (.seq.nrrd), a folder with the DICOM series of one study, a DICOM
+    series with all phases, or a folder of images or of DICOM folders, ordered by name.
+    Raises InputError for what cannot be read, fewer than three phases, or grids that differ.
+    """
+    paths = [existing(path) for path in paths]
+    if len(paths) == 1:
+        phases = _of_folder(paths[0]) if paths[0].is_dir() else _of_file(paths[0])
+    else:
+        phases = [(_stem(path), read_volume(path)) for path in paths]
+    return checked_phases([Phase(name, volume) for name, volume in phases])
+
+
+def checked_phases(phases: Sequence[Phase]) -> list[Phase]:
+    """The phases, with names of their own. Raises InputError unless they make a sequence."""
+    if not 3 <= len(phases) <= _MOST:
+        raise InputError(
+            f"A breath has from 3 to {_MOST} phases, here are {len(phases)}: give all phases of "
+            "one 4DCT (for two images there is `register`)."
+        )
+    first = phases[0].volume.grid
+    for phase in phases[1:]:
+        if not phase.volume.grid.matches(first, tolerance=0.1):
+            raise InputError(
+                f"The phases {phases[0].name} and {phase.name} have different grids: give phases "
+                "of one 4DCT, or resample them to one grid."
+            )
+    names = [phase.name for phase in phases]
+    if len(set(names)) < len(names):
+        names = [f"{number:02d}" for number in range(len(names))]
+    return [Phase(name, phase.volume) for name, phase in zip(names, phases, strict=True)]
+
+
+def _of_file(path: Path) -> list[tuple[str, Volume]]:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} cannot be read as an image: save the phases as .nii.gz or .nrrd."
+        ) from error
+    frames = _frames(image)
+    if len(frames) < 2:
+        raise InputError(f"{path} holds a single phase: give all of them, or a 4-D image.")
+    width = len(str(len(frames) - 1))
+    return [
+        (f"{number:0{max(width, 2)}d}", checked_volume(frame, f"{path}, frame {number}"))
+        for number, frame in enumerate(frames)
+    ]
+
+
+def _frames(image: sitk.Image) -> list[Volume]:
+    """The 3-D images in a 4-D one, or in one whose voxels hold a value for each frame."""
+    if image.GetDimension() == 4:
+        return [Volume.of_image(image[..., k]) for k in range(image.GetSize()[3])]
+    kind = image.GetMetaData(_KIND) if image.HasMetaDataKey(_KIND) else ""
+    if image.GetDimension() == 3 and kind == "list":  # a Slicer sequence, not a colour image
+        array = sitk.GetArrayFromImage(image)  # frames are a voxel's components
+        grid = Grid.of_image(image)
+        return [Volume(np.ascontiguousarray(array[..., k]), grid) for k in range(array.shape[3])]
+    return []
+
+
+def _of_folder(folder: Path) -> list[tuple[str, Volume]]:
+    parts = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    files = [p for p in parts if p.is_file() and suffix_of(p) in IMAGES]
+    if files:
+        return [(_stem(file), read_volume(file)) for file in files]
+    series = _series(folder)
+    if not series:
+        folders = [p for p in parts if p.is_dir()]
+        series = [one for part in folders for one in _series(part)]
+    if not series:
+        raise InputError(f"{folder} holds no images and no DICOM series: give the phases.")
+    if len(series) == 1:
+        return _split(folder, series[0])
+    studies = {_tag(files[0], "0020|000d") for files in series}
+    if len(studies) > 1:
+        raise InputError(f"{folder} holds {len(studies)} studies: keep the phases of one 4DCT.")
+    return [(name, _volume_of(files, folder)) for name, files in _ordered(series)]
+
+
+def _series(folder: Path) -> list[tuple[str, ...]]:
+    """The files of each DICOM series in a folder."""
+    reader = sitk.ImageSeriesReader
+    names = [
+        reader.GetGDCMSeriesFileNames(str(folder), uid)
+        for uid in reader.GetGDCMSeriesIDs(str(folder))
+    ]
+    return [files for files in names if _tag(files[0], "0008|0060") in ("CT", "")]
+
+
+def _ordered(series: list[tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
+    """(name, files) of the series of a study, by their percentage, or else by series number."""
+    texts = [_tag(files[0], _DESCRIPTION) for files in series]
+    found = [_PERCENT.search(text) for text in texts]
+    if all(found):
+        percents = [float(match[1] or match[2]) for match in found]
+        if len(set(percents)) == len(percents):
+            order = np.argsort(percents, kind="stable")
+            return [(f"{percents[k]:02.0f}", series[k]) for k in order]
+    numbers = [int(_tag(files[0], _SERIES_NUMBER) or 0) for files in series]
+    if len(set(numbers)) < len(numbers):
+        raise InputError(
+            "The DICOM series tell no order of the phases (neither a percentage in their "
+            "description nor series numbers): give one folder a phase, in order."
+        )
+    return [(f"{numbers[k]}", series[k]) for k in np.argsort(numbers)]
+
+
+def _split(folder: Path, files: tuple[str, ...]) -> list[tuple[str, Volume]]:
+    """The phases of a series that holds them all, told apart by a tag of the slices."""
+    for tag in _WITHIN:
+        groups = defaultdict(list)
+        for file in files:
+            groups[_tag(file, tag)].append(file)
+        if len(groups) > 1 and "" not in groups and len({len(g) for g in groups.values()}) == 1:
+            keys = sorted(groups, key=float)
+            return [(key, _volume_of(groups[key], folder)) for key in keys]
+    raise InputError(
+        f"{folder} holds one DICOM series without phases: give one folder for each phase."
+    )
+
+
+def _volume_of(files: Sequence[str], folder: Path) -> Volume:
+    """The slices, ordered along their normal, as one image; even spacing is a must."""
+    placed = []
+    for file in files:
+        reader = _information(file)
+        normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
+        placed.append((float(normal @ reader.GetOrigin()), file))
+    placed.sort()
+    gaps = np.diff([position for position, _ in placed])
+    if len(gaps) < 1 or gaps.min() < 1e-3 or np.ptp(gaps) > 0.05 * np.median(gaps) + 0.02:
+        raise InputError(
+            f"{folder}: the slices of a phase are missing, doubled or unevenly spaced: export the "
+            "phases again, one folder each."
+        )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([file for _, file in placed])
+    try:
+        return checked_volume(Volume.of_image(reader.Execute()), str(folder))
+    except RuntimeError as error:
+        raise InputError(f"{folder} cannot be read as DICOM: export it again.") from error
+
+
+def _tag(file: str, tag: str) -> str:
+    reader = _information(file)
+    return reader.GetMetaData(tag).strip() if reader.HasMetaDataKey(tag) else ""
+
+
+def _information(file: str) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{file} cannot be read as DICOM: export it again.") from error
+    return reader
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(suffix_of(path)) if path.is_file() else path.name

@@ -1,0 +1,262 @@
+"""All phases of a breath to one of them: each from its neighbour's result, both ways round.
+
+From the reference the phases are walked forward and backward round the cycle, and the phase where
+both ways meet is registered on each. The reference is always the fixed image, so errors do not add
+up along the way; what is passed on is only where to start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .. import __version__
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Grid, Volume
+from ..engine.images.lungs import lung_mask
+from ..engine.registration import Registration
+
+# Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
+ITERATIONS = ((0, 1), (1, 2), (2, 2))
+SMOOTHNESS = 0.02  # see smooth_in_time
+INVERSE_STEPS = 30
+LOOP_POINTS = 20_000
+
+
+class NeighbourRegistration(Registration):
+    """A registration that starts where the neighbouring phase ended, in few iterations."""
+
+    def _schedule(self) -> list[tuple[str, int, int]]:
+        return [("refine", level, count) for level, count in ITERATIONS]
+
+
+@dataclass(frozen=True)
+class PhaseDone:
+    """A phase has its field.
+
+    index: number of the registration, from 1 to total; phase: whose it is (the last one, of the
+    closed loops, is the reference's); seconds: so far; field: reference -> phase, mm LPS, before
+    smoothing in time.
+    """
+
+    index: int
+    total: int
+    phase: int
+    seconds: float
+    field: DisplacementField
+
+
+@dataclass
+class SequenceResult:
+    """Fields from the reference to each phase, all on one grid, and the loops.
+
+    fields: {phase: DisplacementField}, of all phases unless cancelled; reference: index of the
+    phase, or None: their mean position; masks: lungs of each phase, bool; loops: by name, the
+    distances (N,) in mm at points of the reference's lungs; grid: of the reference image.
+    """
+
+    phases: list[Volume]
+    masks: list[Volume]
+    fields: dict[int, DisplacementField]
+    reference: int | None
+    loops: dict[str, np.ndarray]
+    seconds: float
+    cancelled: bool
+    provenance: dict[str, str | int | float]
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the phases, and of the reference."""
+        return self.phases[0].grid
+
+    def lung_volumes(self) -> np.ndarray:
+        """Millilitres of lung in each phase, from its mask."""
+        voxel = abs(np.linalg.det(self.grid.matrix[:3, :3])) / 1000
+        return np.array([mask.array.sum() * voxel for mask in self.masks])
+
+
+class SequenceRegistration:
+    """Iterate over it for a PhaseDone after each registration, stop when you like, take result().
+
+    phases: images of one grid, in the order of the breath, round a cycle; reference: index of a
+    phase, or "mean": the mean position of every point over the breath; masks: lungs of each phase
+    (found automatically if not given); smooth: along the cycle; spacing, device, threads: as of
+    engine.registration.Registration.
+
+    Raises InputError for what cannot be used.
+    """
+
+    def __init__(
+        self,
+        phases: Sequence[Volume],
+        *,
+        reference: int | str = 0,
+        masks: Sequence[Volume] | None = None,
+        smooth: bool = True,
+        **options,
+    ):
+        if reference != "mean" and reference not in range(len(phases)):
+            raise InputError(
+                f"There is no phase {reference}: give a number from 0 to {len(phases) - 1}, or "
+                "'mean'."
+            )
+        if masks is not None and len(masks) != len(phases):
+            raise InputError(f"There are {len(phases)} phases but {len(masks)} masks.")
+        self._phases, self._masks = list(phases), list(masks) if masks else []
+        self._mean = reference == "mean"
+        self._reference = 0 if self._mean else int(reference)
+        self._smooth = smooth
+        self._options = {**options, "method": "gauss-newton"}
+        self._fields: dict[int, DisplacementField] = {}
+        self._loops: dict[str, np.ndarray] = {}
+        self._seconds = 0.0
+        self._finished = False
+        count = len(self._phases)
+        half = count // 2
+        ahead = [(self._reference + k) % count for k in range(1, half + 1)]
+        behind = [(self._reference - k) % count for k in range(1, count - half + 1)]
+        self._ways = {"forward": ahead, "backward": behind}  # both end at the same phase
+        self.total = count + 1
+
+    def __iter__(self) -> Iterator[PhaseDone]:
+        began = time.monotonic()
+        done = 0
+        if not self._masks:
+            self._masks = [lung_mask(phase) for phase in self._phases]
+        ends = []
+        for way in self._ways.values():
+            field = None
+            for index in way:
+                field = self._registered(self._reference, index, field)
+                if index in self._fields:  # where both ways meet
+                    ends = [self._fields[index], field]
+                    field = _mean_of(*ends)
+                self._fields[index] = field
+                done += 1
+                self._seconds = time.monotonic() - began
+                yield PhaseDone(done, self.total, index, self._seconds, field)
+        # There on one way; back on the other, with the roles of the images exchanged.
+        farthest = self._ways["forward"][-1]
+        back = self._registered(farthest, self._reference, inverse(ends[1]))
+        points = self._masks[self._reference].marked_points(most=LOOP_POINTS)
+        ways = [field.transform_points(points) for field in ends]
+        returned = back.transform_points(self._fields[farthest].transform_points(points))
+        self._loops = {
+            "forward against backward": np.linalg.norm(ways[0] - ways[1], axis=1),
+            "there and round the cycle back": np.linalg.norm(returned - points, axis=1),
+        }
+        self._finished = True
+        self._seconds = time.monotonic() - began
+        yield PhaseDone(self.total, self.total, self._reference, self._seconds, self._still())
+
+    def result(self) -> SequenceResult:
+        """The fields so far. Of a cancelled run: those of the phases that were finished."""
+        if not self._fields:
+            raise RuntimeError("No phase is registered yet.")
+        fields = {**self._fields, self._reference: self._still()}
+        fields = dict(sorted(fields.items()))
+        masks = self._masks
+        if self._smooth and self._finished:
+            fields = smooth_in_time(fields, self._reference)
+        reference: int | None = self._reference
+        if self._mean and self._finished:
+            fields, reference = to_mean_position(fields), None
+        return SequenceResult(
+            phases=self._phases,
+            masks=masks,
+            fields=fields,
+            reference=reference,
+            loops=self._loops,
+            seconds=self._seconds,
+            cancelled=not self._finished,
+            provenance={
+                "software": f"L2ORegistration {__version__}",
+                "method": "gauss-newton, phase by phase",
+                "reference": "mean position" if reference is None else reference,
+                "iterations": ", ".join(f"level {level}: {n}" for level, n in ITERATIONS),
+                "smoothness in time": SMOOTHNESS if self._smooth else 0,
+                **{k: v for k, v in self._options.items() if k != "method" and v is not None},
+                "seconds": round(self._seconds, 2),
+            },
+        )
+
+    def _registered(
+        self, fixed: int, moving: int, start: DisplacementField | None
+    ) -> DisplacementField:
+        options = dict(self._options)
+        if start is None:  # neighbours in time are close in space
+            options["start"] = "none"
+        else:
+            options["initial_transform"] = start
+        registration = NeighbourRegistration(
+            self._phases[fixed],
+            self._phases[moving],
+            fixed_mask=self._masks[fixed],
+            moving_mask=self._masks[moving],
+            **options,
+        )
+        for _ in registration:
+            pass
+        return registration.result().field
+
+    def _still(self) -> DisplacementField:
+        return DisplacementField.zeros(next(iter(self._fields.values())).grid)
+
+
+def smooth_in_time(
+    fields: dict[int, DisplacementField], reference: int, weight: float = SMOOTHNESS
+) -> dict[int, DisplacementField]:
+    """The fields of a whole cycle with less jitter from phase to phase; the reference stays.
+
+    Minimises, at each point, the squared change of the fields plus `weight` times their squared
+    second difference round the cycle (Whittaker's smoother). Of ten phases the weight 0.02 keeps
+    99.7 % of a motion that swings once in a breath, 96 % of one that swings twice and 75 % of what
+    changes its sign from phase to phase.
+    """
+    count = len(fields)
+    bend = np.roll(np.eye(count), 1, 0) + np.roll(np.eye(count), -1, 0) - 2 * np.eye(count)
+    others = [k for k in range(count) if k != reference]
+    system = np.eye(count) + weight * bend.T @ bend
+    matrix = np.linalg.inv(system[np.ix_(others, others)]).astype(np.float32)
+    stack = np.stack([fields[k].array for k in others])
+    smooth = np.tensordot(matrix, stack, axes=1)
+    grid = fields[reference].grid
+    found = {k: DisplacementField(array, grid) for k, array in zip(others, smooth, strict=True)}
+    return {k: found.get(k, fields[reference]) for k in range(count)}
+
+
+def to_mean_position(fields: dict[int, DisplacementField]) -> dict[int, DisplacementField]:
+    """The fields from the mean position of every point over the breath, instead of a phase.
+
+    A point x of the reference has the mean position x + mean of u_k(x).
+    """
+    grid = next(iter(fields.values())).grid
+    mean = DisplacementField(np.mean([f.array for f in fields.values()], axis=0), grid)
+    back = inverse(mean)
+    nodes = grid.points()
+    origin = nodes + back.array
+    return {
+        k: DisplacementField((field.transform_points(origin) - nodes).astype(np.float32), grid)
+        for k, field in fields.items()
+    }
+
+
+def inverse(field: DisplacementField) -> DisplacementField:
+    """The field v with v(y) = -u(y + v(y)) on the same grid, by fixed-point iteration."""
+    nodes = field.grid.points()
+    found = -field.array
+    for _ in range(INVERSE_STEPS):
+        newer = -field.sample(nodes + found).astype(np.float32)
+        change = np.abs(newer - found).max()
+        found = newer
+        if change < 0.01:  # mm
+            break
+    return replace(field, array=found)
+
+
+def _mean_of(*fields: DisplacementField) -> DisplacementField:
+    array = np.mean([field.array for field in fields], axis=0, dtype=np.float32)
+    return DisplacementField(array, fields[0].grid)

@@ -1,0 +1,198 @@
+"""Phases of a breath from files, and what follows from their fields, on exact small cases."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.files import write_volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.sequence import motion
+from L2ORegistrationLib.sequence.phases import read_phases
+from L2ORegistrationLib.sequence.registration import (
+    SequenceRegistration,
+    SequenceResult,
+    inverse,
+    smooth_in_time,
+    to_mean_position,
+)
+
+AXES = np.linalg.qr(np.array([[1, 0.2, 0.1], [-0.25, 1, 0.15], [-0.1, -0.2, 1]]))[0]
+AXES = AXES * np.sign(np.diag(AXES))
+GRID = Grid((9, 8, 7), (2.0, 2.2, 2.4), (-3.0, 4.0, 5.0), AXES)
+
+
+def images(count=4, grid=GRID):
+    rng = np.random.default_rng(1)
+    return [
+        Volume(rng.integers(-900, 100, grid.shape).astype(np.int16), grid) for _ in range(count)
+    ]
+
+
+def same(phases, volumes):
+    assert len(phases) == len(volumes)
+    for phase, volume in zip(phases, volumes, strict=True):
+        assert phase.volume.grid.matches(volume.grid)
+        assert np.array_equal(phase.volume.array, volume.array)
+
+
+def test_phases_of_files_keep_their_order_and_a_folder_is_ordered_by_name(tmp_path):
+    volumes = images()
+    files = [tmp_path / f"phase_{10 * k:02d}.nii.gz" for k in range(4)]
+    for file, volume in zip(files, volumes, strict=True):
+        write_volume(volume, file)
+    same(read_phases(files[::-1]), volumes[::-1])
+    found = read_phases([tmp_path])
+    same(found, volumes)
+    assert [phase.name for phase in found] == ["phase_00", "phase_10", "phase_20", "phase_30"]
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
+def test_a_4d_image_holds_a_phase_in_each_frame(tmp_path, suffix):
+    volumes = images()
+    path = tmp_path / f"all{suffix}"
+    sitk.WriteImage(sitk.JoinSeries([volume.to_image() for volume in volumes]), str(path))
+    same(read_phases([path]), volumes)
+
+
+def dicom(folder, volume, series, number, description="", position=""):
+    """Write a volume as DICOM slices."""
+    folder.mkdir(exist_ok=True)
+    image, writer = volume.to_image(), sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    direction = np.reshape(volume.grid.direction, (3, 3))
+    tags = {
+        "0008|0060": "CT",
+        "0020|000d": "1.2.3",
+        "0020|000e": f"1.2.3.{series}",
+        "0020|0011": str(number),
+        "0008|103e": description,
+        "0020|0100": position,
+        "0020|0037": "\\".join(f"{v:.10f}" for v in direction[:, :2].T.flat),
+    }
+    for k in range(image.GetSize()[2]):
+        slice_ = image[:, :, k]
+        for tag, value in {
+            **tags,
+            "0008|0018": f"1.2.3.{series}.{k}.{position or 0}",
+            "0020|0032": "\\".join(f"{v:.6f}" for v in volume.grid.to_world((0, 0, k))),
+            "0020|0013": str(k),
+        }.items():
+            if value:
+                slice_.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{series}-{number}-{position}-{k}.dcm"))
+        writer.Execute(slice_)
+
+
+def test_dicom_series_of_a_study_are_ordered_by_percentage(tmp_path):
+    volumes = images(3)
+    for number, (k, percent) in enumerate([(2, 60), (0, 0), (1, 30)], start=4):
+        dicom(tmp_path / "study", volumes[k], number, number, f"Thorax gated {percent}.0%")
+    found = read_phases([tmp_path / "study"])
+    same_values(found, volumes)
+    assert [phase.name for phase in found] == ["00", "30", "60"]
+
+
+def test_a_dicom_series_with_all_phases_is_split(tmp_path):
+    volumes = images(3)
+    for k, volume in enumerate(volumes):
+        dicom(tmp_path / "series", volume, 1, 1, position=str(k + 1))
+    same_values(read_phases([tmp_path / "series"]), volumes)
+
+
+def same_values(phases, volumes):
+    """Equal at the same points of the world, whichever way the slices are stacked."""
+    assert len(phases) == len(volumes)
+    for phase, volume in zip(phases, volumes, strict=True):
+        assert np.abs(phase.volume.sample(volume.grid.points()) - volume.array).max() < 1
+
+
+def test_what_is_no_breath_is_refused(tmp_path):
+    volumes = images(2)
+    files = [tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", tmp_path / "c.nii.gz"]
+    for file, volume in zip(files, [*volumes, *images(1, Grid((9, 8, 6)))]):
+        write_volume(volume, file)
+    with pytest.raises(InputError, match="from 3 to 100 phases"):
+        read_phases(files[:2])
+    with pytest.raises(InputError, match="different grids"):
+        read_phases(files)
+    with pytest.raises(InputError, match="single phase"):
+        read_phases(files[:1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images and no DICOM series"):
+        read_phases([tmp_path / "empty"])
+    with pytest.raises(InputError, match="There is no phase 7"):
+        SequenceRegistration(volumes, reference=7)
+
+
+def uniform(shift, grid=GRID):
+    array = np.empty((*grid.shape, 3), np.float32)
+    array[:] = shift
+    return DisplacementField(array, grid)
+
+
+def test_smoothing_keeps_a_slow_swing_and_the_reference():
+    angles = 2 * np.pi * np.arange(10) / 10
+    fields = {k: uniform((0, 0, 5 * (1 - np.cos(a)))) for k, a in enumerate(angles)}
+    jitter = {k: uniform((0, 0, f.array[0, 0, 0, 2] + (-1) ** k * 0.4 * (k > 0)))
+              for k, f in fields.items()}  # fmt: skip
+    smooth = smooth_in_time(fields, 0)
+    assert not smooth[0].array.any()
+    assert all(np.abs(smooth[k].array - fields[k].array).max() < 0.06 for k in fields)  # mm
+    steadier = smooth_in_time(jitter, 0)
+    left = [np.abs(steadier[k].array - smooth[k].array).max() for k in range(2, 9)]
+    assert max(left) < 0.34
+
+
+def test_inverse_of_a_field_leads_back():
+    grid = Grid((30, 30, 30), (2.0, 2.0, 2.0))
+    p = grid.points()
+    wave = 2 * np.stack([np.sin(p[..., 1] / 9), np.cos(p[..., 2] / 8), np.sin(p[..., 0] / 10)], -1)
+    field = DisplacementField(wave.astype(np.float32), grid)
+    points = p[5:-5, 5:-5, 5:-5].reshape(-1, 3)
+    assert (
+        np.abs(field.transform_points(inverse(field).transform_points(points)) - points).max()
+        < 0.05
+    )
+
+
+def test_mean_position_is_the_mean_of_the_phases():
+    shifts = [(0, 0, 0), (3, 0, 0), (0, 6, 0)]
+    moved = to_mean_position({k: uniform(s) for k, s in enumerate(shifts)})
+    for k, shift in enumerate(shifts):
+        assert np.allclose(moved[k].array, np.subtract(shift, (1, 2, 0)), atol=1e-5)
+
+
+def shifted_breath():
+    """Three phases that show one pattern, shifted by whole voxels along x."""
+    grid = Grid((24, 20, 16), (2.0, 2.0, 2.0))
+    pattern = np.random.default_rng(2).integers(-900, 100, (16, 20, 40)).astype(np.float32)
+    phases = [Volume(np.ascontiguousarray(pattern[..., 8 - k : 32 - k]), grid) for k in (0, 1, 3)]
+    fields = {n: uniform((2.0 * k, 0, 0), grid) for n, k in enumerate((0, 1, 3))}
+    mask = Volume(np.zeros(grid.shape, bool), grid)
+    mask.array[4:12, 4:16, 4:16] = True
+    return SequenceResult(phases, [mask] * 3, fields, 0, {}, 1.0, False, {})
+
+
+def test_motion_compensated_mean_is_the_reference_and_sharper():
+    result = shifted_breath()
+    plain, mean = motion.means(result)
+    inside = result.masks[0].array
+    assert np.allclose(mean.array[inside], result.phases[0].array[inside], atol=0.01)
+    sharp = [motion.sharpness(image, result.masks[0]) for image in (plain, mean)]
+    assert sharp[1] > 1.5 * sharp[0]
+
+
+def test_amplitude_and_trajectories_are_those_of_the_fields():
+    result = shifted_breath()
+    assert np.allclose(motion.amplitude(result).array, 6.0)
+    paths = motion.trajectories(result, np.array([[10.0, 10.0, 10.0]]))
+    assert np.allclose(paths[:, 0], [(10, 10, 10), (12, 10, 10), (16, 10, 10)])
+    centre = motion.contour_points(result.masks[0]).mean(axis=0)
+    assert np.allclose(centre, (19, 19, 15))
+
+
+def test_a_colour_image_is_no_sequence(tmp_path):
+    path = tmp_path / "colour.nrrd"
+    sitk.WriteImage(sitk.Compose([volume.to_image() for volume in images(3)]), str(path))
+    with pytest.raises(InputError, match="single phase"):
+        read_phases([path])

@@ -1,0 +1,105 @@
+"""The panel's 4DCT section in a window: choose, run, cancel, close the scene."""
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import slicer
+from fixtures import process_events, wait_for
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.scene import browsers, volumes
+
+GRID = Grid((12, 11, 10), (3.0, 3.0, 3.0))
+
+
+class Slow:
+    """The protocol of SequenceRegistration, a phase at each release of the gate."""
+
+    total = 5
+    gate = threading.Semaphore(0)
+
+    def __init__(self, phases, reference, **others):
+        self.phases, self.reference, self.fields = phases, reference, {}
+
+    def __iter__(self):
+        for index in range(1, self.total + 1):
+            self.gate.acquire()
+            phase = index % 4
+            array = np.full((*GRID.shape, 3), phase, np.float32)
+            self.fields[phase] = DisplacementField(array, GRID)
+            yield SimpleNamespace(
+                index=index, total=self.total, phase=phase, field=self.fields[phase], seconds=1.0
+            )
+
+    def result(self):
+        whole = len(self.fields) == 4
+        loops = {"there and round the cycle back": np.array([0.2, 0.4])} if whole else {}
+        return SimpleNamespace(
+            phases=self.phases, fields=self.fields, loops=loops, provenance={}, cancelled=not whole
+        )
+
+
+@pytest.fixture
+def breath(scene):
+    """A browser of four small volumes."""
+    rng = np.random.default_rng(0)
+    loose = []
+    for number in range(4):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"phase {number}")
+        volumes.set_volume(node, Volume(rng.normal(size=GRID.shape).astype(np.float32), GRID))
+        loose.append(node)
+    return browsers.make_sequence(loose, "breath")
+
+
+@pytest.fixture
+def section(panel, breath, monkeypatch):
+    """The section, opened on the browser, with an engine at the pace of the test."""
+    found = panel._sequence
+    monkeypatch.setattr(found, "_factory", Slow)
+    monkeypatch.setattr(Slow, "gate", threading.Semaphore(0))
+    found.widget.collapsed = False
+    found.browserSelector.setCurrentNode(breath)
+    process_events()
+    return found
+
+
+def test_without_a_browser_there_is_a_hint(panel):
+    section = panel._sequence
+    assert not section.button.enabled
+    assert "at least three phases" in section.hint.text
+
+
+def test_all_phases_with_one_progress_bar(section, breath):
+    assert section.button.enabled and section.referenceBox.maximum == 3 and not section.hint.text
+    section.button.click()
+    assert section.running and section.button.text == "Cancel"
+    Slow.gate.release(2)
+    wait_for(lambda: section.progressBar.value == 2)
+    assert section.hint.text.startswith("Phase 2 of 5")
+    Slow.gate.release(5)
+    wait_for(lambda: not section.running)
+    assert "Done: 4 phases" in section.hint.text and "0.30 mm" in section.hint.text
+    assert browsers.registered_phases(breath) == [0, 1, 2, 3]
+    assert section.button.text == "Register all phases"
+
+
+def test_cancel_keeps_the_finished_phases(section, breath):
+    section.button.click()
+    Slow.gate.release(1)
+    wait_for(lambda: section.progressBar.value == 1)
+    section.button.click()
+    assert section.button.text == "Cancelling..." and not section.button.enabled
+    Slow.gate.release(5)
+    wait_for(lambda: not section.running)
+    assert "Cancelled" in section.hint.text and 1 in browsers.registered_phases(breath)
+
+
+def test_closing_the_scene_ends_the_run(section, breath):
+    section.button.click()
+    Slow.gate.release(1)
+    wait_for(lambda: section.progressBar.value == 1)
+    slicer.mrmlScene.Clear(0)
+    Slow.gate.release(5)
+    process_events(0.2)
+    assert not section.running and not section.button.enabled
