@@ -12,6 +12,7 @@ from .benchmark.command import benchmark
 from .commands.console import messages, print_json
 from .commands.demo import demo
 from .commands.evaluate import evaluate
+from .commands.invert import invert
 from .commands.listing import devices, models
 from .commands.register import register
 from .commands.train import train
@@ -49,7 +50,7 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(_options)
-    for command in (demo, register, evaluate, models, devices, train, benchmark):
+    for command in (demo, register, evaluate, invert, models, devices, train, benchmark):
         application.command()(command)
     return application
 
