@@ -9,6 +9,7 @@ import typer
 
 from . import __version__
 from .benchmark.command import benchmark
+from .commands.apply import apply
 from .commands.console import messages, print_json
 from .commands.demo import demo
 from .commands.evaluate import evaluate
@@ -50,7 +51,7 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(_options)
-    for command in (demo, register, evaluate, invert, models, devices, train, benchmark):
+    for command in (demo, register, evaluate, invert, apply, models, devices, train, benchmark):
         application.command()(command)
     return application
 
