@@ -23,6 +23,7 @@ from .console import (
     tell_written,
 )
 from .console import output as out
+from .following import Following
 from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Threads
 
 if TYPE_CHECKING:
@@ -89,6 +90,15 @@ def register(
         Path | None, typer.Option(help="Also write every step's field and measures here.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML report here.")] = None,
+    inverse: Annotated[
+        Path | None, typer.Option(help="Also write the inverse transform, moving to fixed.")
+    ] = None,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Also write a DICOM registration; needs DICOM folders.")
+    ] = None,
+    ventilation: Annotated[
+        Path | None, typer.Option(help="Also write maps of the lungs' volume change here.")
+    ] = None,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was used.")] = False,
     as_json: Json = False,
@@ -103,6 +113,7 @@ def register(
     if warped:
         warped = checked_file(warped, WRITABLE_IMAGES, "an image")
     history, report = (folder and checked_folder(folder) for folder in (history, report))
+    following = Following(fixed, moving, inverse, dicom, ventilation)
     if start and initial_transform:
         raise InputError("--start and --initial-transform exclude each other: leave one out.")
     if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
@@ -139,6 +150,8 @@ def register(
         written.append(warped)
     if history:
         written.append(assessment.write_history(result, made(history), pairs)[-1])  # the table
+    more = following.write(result)
+    written += more.paths
     if report:
         from ..report import write_report
 
@@ -166,10 +179,13 @@ def register(
                 "measures": rows,
                 "steps": assessment.by_step(result, pairs, regularity=False),
                 "provenance": result.provenance,
+                **more.measures,
             }
         )
     else:
         out.print(measures_table(rows))
+        for sentence in more.sentences:
+            out.print(sentence, markup=False, soft_wrap=True)
         tell_written(*written)
     if verbose:
         for key, value in result.provenance.items():
