@@ -140,6 +140,8 @@ def test_labels_move_with_names_colours_and_order(transform, tmp_path):
     sitk.WriteImage(image, str(source))
     ml = labels.warp_label_file(source, shift(), GRID, out)
     assert list(ml) == ["Second", "First"]
+    voxels = [(array == value).sum() * 6.75 / 1000 for value in (2, 1)]
+    assert np.allclose(list(ml.values()), [(n, n) for n in voxels])
     moved = sitk.ReadImage(str(out))
     assert moved.GetMetaData("Segment0_Color") == "0.1 0.2 0.3"
     assert moved.GetMetaData("Segment1_Extent") == "0 47 0 43 0 19"
@@ -171,6 +173,19 @@ def test_a_marked_point_is_found_in_the_other_scan(transform, tmp_path):
     assert main(["apply", str(transform), str(tmp_path / "p.csv"), "-o", str(out)]) == 0
     found = read_landmarks(out)
     assert found.labels == ("nodule",) and np.allclose(found.points, CENTRE - SHIFT, atol=1e-3)
+
+
+def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
+    write_landmarks(Landmarks(CENTRE[None], ("nodule",)), tmp_path / "p.csv")
+    write_transform(shift(by=-SHIFT + [0, 0, 1.5]), tmp_path / "b.h5")
+    arguments = [
+        transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--to", "moving",
+        "--backward", tmp_path / "b.h5", "--json",
+    ]  # fmt: skip
+    assert main(["apply", *map(str, arguments)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["confidence_mm"] == {"nodule": 1.5}
+    assert said["how"].startswith("fixed to moving")
 
 
 @pytest.mark.parametrize(
@@ -282,3 +297,28 @@ def test_without_a_reference_the_user_is_asked_for_one(transform, tmp_path, caps
         capsys, tmp_path, "apply", transform, tmp_path / "l.nii.gz", "-o", tmp_path / "x.nrrd"
     )
     assert "--reference" in said
+
+
+def test_a_dicom_registration_needs_dicom_images(tmp_path, capsys):
+    volume = Volume(np.arange(4.0**3, dtype=np.float32).reshape(4, 4, 4), Grid((4, 4, 4)))
+    write_volume(volume, tmp_path / "f.nii.gz")
+    said = refused(
+        capsys, tmp_path, "register", tmp_path / "f.nii.gz", tmp_path / "f.nii.gz",
+        "-o", tmp_path / "t.h5", "--dicom", tmp_path / "r.dcm",
+    )  # fmt: skip
+    assert "not a DICOM folder" in said
+
+
+def test_a_missing_folder_is_refused_before_the_work(transform, structures, ct, tmp_path, capsys):
+    said = refused(
+        capsys, tmp_path, "apply", transform, structures, "-o", tmp_path / "no" / "x.dcm",
+        "--reference", ct,
+    )  # fmt: skip
+    assert "does not exist" in said
+
+
+def test_invert_writes_an_inverse_that_simpleitk_follows(transform, tmp_path):
+    out = tmp_path / "inverse.h5"
+    assert main(["invert", str(transform), "-o", str(out)]) == 0
+    back = sitk.ReadTransform(str(out))
+    assert np.allclose(back.TransformPoint((CENTRE + SHIFT).tolist()), CENTRE, atol=1e-3)

@@ -56,6 +56,10 @@ def apply(
     source: Annotated[
         Path | None, typer.Option(help="DICOM folder that RT structures were drawn on: checked.")
     ] = None,
+    backward: Annotated[
+        Path | None,
+        typer.Option(help="A registration of moving to fixed: how sure each point is, in mm."),
+    ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="THING is a label map.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +86,8 @@ def apply(
         target = read_volume(reference).grid
     field = as_field(read_transform(transform), target if to is To.fixed else None)
     if kind in ("points", "surface"):
-        answer = _moved_points(thing, output, field, to, target, kind)
+        other = as_field(read_transform(backward)) if backward else None
+        answer = _moved_points(thing, output, field, to, target, kind, other)
     else:
         motion = field if to is To.fixed else invert(field, moving=target).field
         answer = _moved(kind, thing, output, motion, target, reference, source)
@@ -131,7 +136,13 @@ def _kind(thing: Path, labels: bool) -> str:
 
 
 def _moved_points(
-    thing: Path, output: Path, field: DisplacementField, to: To, target: Grid | None, kind: str
+    thing: Path,
+    output: Path,
+    field: DisplacementField,
+    to: To,
+    target: Grid | None,
+    kind: str,
+    backward: DisplacementField | None,
 ) -> dict:
     from ..outputs import points
 
@@ -157,7 +168,19 @@ def _moved_points(
         To.fixed: "moving to fixed, by the inverse, solved at every point",
         To.moving: "fixed to moving, by the transform itself",
     }
-    return {"how": how[to], "count": len(given), "warnings": warnings}
+    answer = {"how": how[to], "count": len(given), "warnings": warnings}
+    if kind == "points":
+        answer["found"] = {
+            label: "({:.1f}, {:.1f}, {:.1f}) LPS mm".format(*point)
+            for label, point in zip(read.labels, moved.points, strict=True)
+        }
+        if backward is not None:
+            ends = (moved.points, given) if to is To.fixed else (given, moved.points)
+            apart = points.disagreement(*ends, field, backward)
+            answer["confidence_mm"] = {
+                label: round(float(mm), 2) for label, mm in zip(read.labels, apart, strict=True)
+            }
+    return answer
 
 
 def _surface(path: Path):
@@ -186,7 +209,7 @@ def _moved(
 
         return {
             "how": "each label interpolated by itself",
-            "ml": warp_label_file(thing, motion, target, output),
+            "ml before and after": warp_label_file(thing, motion, target, output),
         }
     from ..outputs import images
 

@@ -48,11 +48,11 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
 
 def warp_label_file(
     source: Path, motion: DisplacementField, target: Grid, output: Path
-) -> dict[str, float]:
+) -> dict[str, tuple[float, float]]:
     """Warp a label map or .seg.nrrd into another file, all or nothing.
 
     A .seg.nrrd keeps names, colours, order and tags of its segments. Returns ml of each segment
-    or label afterwards. Raises InputError for files that are no labels.
+    or label before and afterwards. Raises InputError for files that are no labels.
     """
     try:
         labels = sitk.ReadImage(str(existing(source)))
@@ -81,7 +81,8 @@ def warp_label_file(
             moved.SetMetaData(key, value)
     with atomic(output) as temporary:
         sitk.WriteImage(moved, str(temporary), useCompression=True)
-    return _volumes(moved, about)
+    before, after = _volumes(labels, about), _volumes(moved, about)
+    return {name: (ml, after.get(name, 0.0)) for name, ml in before.items()}
 
 
 def _volumes(labels: sitk.Image, about: dict[str, str]) -> dict[str, float]:

@@ -51,3 +51,17 @@ def to_fixed(points: np.ndarray, field: DisplacementField) -> MovedPoints:
     folded = _folded(jacobian_determinant(field), found)
     folded |= np.linalg.norm(field.transform_points(found) - points, axis=1) > 0.5
     return MovedPoints(found, beyond, folded)
+
+
+def disagreement(
+    fixed: np.ndarray, moving: np.ndarray, field: DisplacementField, backward: DisplacementField
+) -> np.ndarray:
+    """How far (N,), mm, an independent registration of moving to fixed is from these pairs.
+
+    fixed, moving: (N, 3), LPS mm, pairs of the field; backward: moving point -> fixed point. The
+    larger of both ways is taken. Two registrations that agree may be wrong together, but where
+    they differ one of them is: it is the least that a point is uncertain by.
+    """
+    back = np.linalg.norm(backward.transform_points(moving) - fixed, axis=1)
+    there = field.transform_points(backward.transform_points(moving))
+    return np.maximum(back, np.linalg.norm(there - moving, axis=1))
