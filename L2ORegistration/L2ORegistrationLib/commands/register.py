@@ -10,7 +10,13 @@ import typer
 
 from .. import assessment
 from ..errors import InputError
-from ..files import WRITABLE_IMAGES, WRITABLE_TRANSFORMS, read_volume, write_volume
+from ..files import (
+    WRITABLE_IMAGES,
+    WRITABLE_TRANSFORMS,
+    read_transform,
+    read_volume,
+    write_volume,
+)
 from .console import (
     checked_file,
     checked_folder,
@@ -68,6 +74,12 @@ def register(
     ] = None,
     fixed_landmarks: FixedLandmarks = None,
     moving_landmarks: MovingLandmarks = None,
+    pull: Annotated[
+        bool,
+        typer.Option(
+            "--pull", help="Correct --initial-transform by the landmarks, and go on from there."
+        ),
+    ] = False,
     start: Annotated[
         Start | None, typer.Option(help="Before the first iteration; search if left out.")
     ] = None,
@@ -118,6 +130,10 @@ def register(
         raise InputError("--start and --initial-transform exclude each other: leave one out.")
     if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
         raise InputError("--start landmarks needs --fixed-landmarks and --moving-landmarks.")
+    if pull and not (initial_transform and fixed_landmarks and moving_landmarks):
+        raise InputError(
+            "--pull needs --initial-transform, --fixed-landmarks and --moving-landmarks."
+        )
 
     fixed_volume, moving_volume = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, fixed_volume.grid, moving_volume.grid)
@@ -132,6 +148,13 @@ def register(
         "device": device,
         "threads": threads,
     }
+    if pull:
+        from ..outputs.correction import corrected
+        from ..outputs.inverse import as_field
+
+        earlier = as_field(read_transform(initial_transform), fixed_volume.grid)
+        options["initial_transform"] = corrected(earlier, *pairs)
+        options |= {"pinned": pairs[0], "method": "gauss-newton"}
     if start:
         options["start"] = start.value
     if spacing is not None:
@@ -143,6 +166,9 @@ def register(
     result = follow(registration, pairs, shown=not quiet)
 
     name, warnings = _NAMES[method], _warnings(result, start)
+    if pull:
+        name = "Gauss-Newton"
+        warnings += ("The landmarks pulled the result: the error at them says nothing.",)
     result.save(output)
     written = [output]
     if warped:

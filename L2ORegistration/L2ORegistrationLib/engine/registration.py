@@ -109,8 +109,9 @@ class Registration:
     image's grid); initial_transform: path, SimpleITK transform, DisplacementField or 4x4 LPS
     matrix, fixed -> moving, which replaces `start`; start: "search" (affine of both lungs, then a
     discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline through
-    `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); method: "l2o", "gauss-newton" or
-    "adam";
+    `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); pinned: fixed points
+    (N, 3) where the initial transform is known to be right, which stiff springs then hold;
+    method: "l2o", "gauss-newton" or "adam";
     model: name of packaged weights or a .pt file; iterations: on each level, instead of the
     model's own (those after the search, or, without it, the most that it has learned); refine: end
     l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
@@ -129,6 +130,7 @@ class Registration:
         initial_transform=None,
         start: str = "search",
         landmarks: tuple[np.ndarray, np.ndarray] | None = None,
+        pinned: np.ndarray | None = None,
         method: str = "l2o",
         model: str | Path | None = None,
         iterations: int | None = None,
@@ -157,6 +159,12 @@ class Registration:
         self._moving_mask = as_mask(moving_mask, self._moving, "moving")
         self._given = as_transform(initial_transform)
         self._landmarks = as_landmarks(landmarks) if start == "landmarks" else None
+        if pinned is not None and (self._given is None or method != "gauss-newton"):
+            raise InputError(
+                "Pinned points hold an initial transform where it is right: give one, and the "
+                "method gauss-newton."
+            )
+        self._pinned = None if pinned is None else np.asarray(pinned, dtype=float)
         self._paper = self._card is not None and self._card.variant == "paper"
         self._refine = refine and method == "l2o" and not self._paper
         self._plan = self._schedule()
@@ -261,7 +269,7 @@ class Registration:
     def _optimiser(self, stage: str, number: int):
         if stage == "refine":
             return GaussNewtonOptimiser(
-                REFINEMENTS[number][1], CONTRAST_NOISE if number == 2 else None
+                REFINEMENTS[number][1], CONTRAST_NOISE if number == 2 else None, self._pinned
             )
         if stage == "adam":
             return AdamOptimiser()
