@@ -1,6 +1,7 @@
 """Contours, labels, points, surfaces and dose arrive where the transform leads, and say how."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -322,3 +323,22 @@ def test_invert_writes_an_inverse_that_simpleitk_follows(transform, tmp_path):
     assert main(["invert", str(transform), "-o", str(out)]) == 0
     back = sitk.ReadTransform(str(out))
     assert np.allclose(back.TransformPoint((CENTRE + SHIFT).tolist()), CENTRE, atol=1e-3)
+
+
+def test_a_transform_that_folds_is_named(tmp_path, capsys):
+    field = shift()
+    field.array[6, 6, 6, 0] = -30
+    write_transform(field, tmp_path / "t.nrrd")
+    write_volume(Volume(ball(CENTRE).astype(np.uint8), GRID), tmp_path / "l.nii.gz")
+    given = [
+        tmp_path / "t.nrrd", tmp_path / "l.nii.gz", "-o", tmp_path / "m.nii.gz", "--labels",
+        "--reference", tmp_path / "l.nii.gz", "--json",
+    ]  # fmt: skip
+    assert main(["apply", *map(str, given)]) == 0
+    assert "folds in" in json.loads(capsys.readouterr().out)["warnings"][0]
+
+
+def test_without_pydicom_the_user_is_told_how_to_get_it(structures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(InputError, match=r"l2o-registration\[dicom\]"):
+        contours.read_structures(structures)

@@ -11,6 +11,7 @@ import typer
 
 from .. import landmarks as points_of
 from ..errors import InputError
+from ..evaluation import jacobian_determinant
 from ..files import (
     WRITABLE_IMAGES,
     Landmarks,
@@ -91,6 +92,7 @@ def apply(
     else:
         motion = field if to is To.fixed else invert(field, moving=target).field
         answer = _moved(kind, thing, output, motion, target, reference, source)
+        answer["warnings"] = [*answer.get("warnings", []), *_doubts(field, motion, target)]
     warnings = answer.pop("warnings", [])
     for warning in warnings:
         messages.print(f"Note: {warning}", style="yellow", markup=False, soft_wrap=True)
@@ -122,9 +124,9 @@ def _kind(thing: Path, labels: bool) -> str:
     if labels or suffix == ".seg.nrrd":
         return "labels"
     if thing.is_file() and suffix in (".dcm", ""):
-        import pydicom
+        from ..outputs.requires import pydicom
 
-        sop = pydicom.dcmread(thing, stop_before_pixels=True, force=True).get("SOPClassUID", "")
+        sop = pydicom().dcmread(thing, stop_before_pixels=True, force=True).get("SOPClassUID", "")
         from ..outputs.contours import STRUCTURES_SOP
         from ..outputs.images import DOSE_SOP
 
@@ -191,6 +193,17 @@ def _surface(path: Path):
     from ..outputs.surfaces import read_surface
 
     return read_surface(path)
+
+
+def _doubts(field: DisplacementField, motion: DisplacementField, target: Grid) -> list[str]:
+    """What makes a transform doubtful for the whole of the target, a sentence each."""
+    said = []
+    folded = float((jacobian_determinant(field).array <= 0).mean())
+    if folded:
+        said.append(f"The transform folds in {100 * folded:.2g} % of its grid: do not trust these.")
+    if not motion.grid.contains(target.corners()).all():
+        said.append("The reference reaches beyond the field, whose edge value continues there.")
+    return said
 
 
 def _moved(

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError
 from ..geometry import DisplacementField, Grid
 from ..paths import existing
+from .requires import pydicom
 
 STRUCTURES_SOP = "1.2.840.10008.5.1.4.1.1.481.3"
 _PIXEL_MM = 0.5  # between the points where the signed distance is known
@@ -99,9 +100,7 @@ def read_structures(path: str | Path) -> tuple[list[Structure], object]:
 
     Raises InputError for other files and for a set without a closed contour.
     """
-    import pydicom
-
-    data = pydicom.dcmread(existing(path), force=True)
+    data = pydicom().dcmread(existing(path), force=True)
     if data.get("SOPClassUID") != STRUCTURES_SOP:
         raise InputError(f"{path} is not a DICOM RT structure set.")
     names = {int(roi.ROINumber): str(roi.ROIName) for roi in data.StructureSetROISequence}

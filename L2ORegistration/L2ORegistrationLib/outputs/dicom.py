@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..geometry import DisplacementField, Volume
 from ..paths import atomic, existing
 from .contours import STRUCTURES_SOP, Structure
+from .requires import pydicom
 
 REGISTRATION_SOP = "1.2.840.10008.5.1.4.1.1.66.3"
 _STUDY = (
@@ -26,15 +27,13 @@ def slices_of(folder: str | Path) -> list:
 
     Raises InputError when the path is no folder with DICOM slices of one frame of reference.
     """
-    import pydicom
-
     folder = existing(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a DICOM folder, which DICOM output needs: give one.")
     found = []
     for path in sorted(folder.iterdir()):
         if path.is_file():
-            data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            data = pydicom().dcmread(path, stop_before_pixels=True, force=True)
             if "ImagePositionPatient" in data and "FrameOfReferenceUID" in data:
                 found.append(data)
     frames = {data.FrameOfReferenceUID for data in found}
@@ -198,11 +197,9 @@ def write_registration(
 
 def read_registration(path: str | Path) -> DisplacementField:
     """The field of a Deformable Spatial Registration with one grid and identity matrices."""
-    import pydicom
-
     from ..geometry import Grid
 
-    data = pydicom.dcmread(existing(path), force=True)
+    data = pydicom().dcmread(existing(path), force=True)
     if data.get("SOPClassUID") != REGISTRATION_SOP:
         raise InputError(f"{path} is not a DICOM Deformable Spatial Registration.")
     grids = [

@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..geometry import DisplacementField, Grid, Volume
 from ..paths import atomic, existing
 from .labels import _beyond
+from .requires import pydicom
 
 DOSE_SOP = "1.2.840.10008.5.1.4.1.1.481.2"
 _FINER_MM = 1.0  # a dose grid is refined to about this before it is warped
@@ -44,9 +45,7 @@ def read_dose(path: str | Path) -> tuple[Volume, object]:
 
     Raises InputError for a file that is no RT dose, or whose planes are unevenly spaced.
     """
-    import pydicom
-
-    data = pydicom.dcmread(existing(path), force=True)
+    data = pydicom().dcmread(existing(path), force=True)
     if data.get("SOPClassUID") != DOSE_SOP:
         raise InputError(f"{path} is not a DICOM RT dose.")
     if data.get("DoseUnits", "GY") != "GY":
