@@ -56,7 +56,8 @@ def structures_dataset(structures: list[Structure], source, reference: str | Pat
     data.StructureSetName = str(source.get("StructureSetName", "") or "")
     data.StructureSetDescription = "Contours moved by a deformable registration"
     data.StructureSetDate, data.StructureSetTime = data.ContentDate, data.ContentTime
-    data.ApprovalStatus = "UNAPPROVED"
+    data.ApprovalStatus, data.OperatorsName = "UNAPPROVED", ""
+    data.FrameOfReferenceUID, data.PositionReferenceIndicator = frame, ""
     data.ReferencedFrameOfReferenceSequence = [_referenced_frame(slices, frame)]
     normal = np.cross(*np.reshape(np.asarray(slices[0].ImageOrientationPatient, float), (2, 3)))
     heights = np.array([np.dot(s.ImagePositionPatient, normal) for s in slices], dtype=float)
@@ -111,7 +112,7 @@ def dose_dataset(dose: Volume, source, reference: str | Path):
         if name in first:
             setattr(data, name, first[name].value)
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    data.SeriesInstanceUID = generate_uid()
+    data.SeriesInstanceUID, data.InstanceNumber = generate_uid(), 1
     data.FrameOfReferenceUID = first.FrameOfReferenceUID
     data.SeriesDescription = "Dose moved by a deformable registration (interpolated)"
     axes = np.reshape(dose.grid.direction, (3, 3))
