@@ -9,10 +9,12 @@ import typer
 
 from . import __version__
 from .benchmark.command import benchmark
+from .commands.apply import apply
 from .commands.batch import batch
 from .commands.console import messages, print_json
 from .commands.demo import demo
 from .commands.evaluate import evaluate
+from .commands.invert import invert
 from .commands.listing import devices, models
 from .commands.register import register
 from .commands.sequence import sequence
@@ -51,7 +53,8 @@ def _application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback()(_options)
-    for command in (demo, register, batch, sequence, evaluate, models, devices, train, benchmark):
+    commands = (demo, register, batch, sequence, evaluate, invert, apply)
+    for command in (*commands, models, devices, train, benchmark):
         application.command()(command)
     return application
 

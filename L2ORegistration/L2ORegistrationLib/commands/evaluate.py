@@ -12,9 +12,11 @@ import typer
 from ..core.errors import InputError
 from ..core.files import read_mask, read_transform, read_volume
 from ..core.geometry import DisplacementField, Grid, Volume
+from ..outputs.inverse import as_field
+from ..outputs.quality import assess
 from ..reporting.measures import check_landmarks_inside, jacobian_summary, opposite_direction
 from ..reporting.tables import landmark_measures
-from .console import measures_table, note, print_json, read_pairs
+from .console import checked_file, measures_table, note, print_json, read_pairs, tell_written
 from .console import output as out
 from .options import FixedLandmarks, Json, MovingLandmarks
 
@@ -36,10 +38,25 @@ def evaluate(
     moving: Annotated[
         Path | None, typer.Option(help="The moving image: likewise, and for the snapped error.")
     ] = None,
+    fixed_structures: Annotated[
+        Path | None, typer.Option(help="Label map of structures in fixed: distances and Dice.")
+    ] = None,
+    moving_structures: Annotated[
+        Path | None, typer.Option(help="The same labels in moving.")
+    ] = None,
+    backward: Annotated[
+        Path | None, typer.Option(help="A registration of moving to fixed: the consistency.")
+    ] = None,
+    qa: Annotated[
+        Path | None, typer.Option(help="Also write a QA page after TG-132: .html")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a transform: landmark errors before and after it, folding and SDlogJ."""
+    qa = qa and checked_file(qa, (".html",), "a QA page")
+    structures = _structures(fixed_structures, moving_structures)
     motion = read_transform(transform)
+    other = as_field(read_transform(backward)) if backward else None
     mask = read_mask(fixed_mask) if fixed_mask else None
     grids = [read_volume(path).grid if path else None for path in (fixed, moving)]
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *grids)
@@ -51,6 +68,12 @@ def evaluate(
     if pairs is not None and grids[0] is None:
         _check_within(motion, pairs[0])
     field = _field(motion, mask, grids[0])
+    quality = []
+    if qa or structures or backward:
+        if field is None:
+            raise InputError("A transform without a grid needs --fixed or --fixed-mask.")
+        masks = {"mask": mask} if mask else {}
+        quality = assess(field, pairs, structures, masks, other)
     if field is not None:
         rows["Transform"]["jacobian"] = jacobian_summary(field, mask)
     if not any(rows.values()):
@@ -61,6 +84,10 @@ def evaluate(
     warning = "" if pairs is None else opposite_direction(motion, *pairs)
     if warning:
         note(warning)
+    if qa:
+        from ..reporting.quality import write_page
+
+        write_page(quality, qa, f"QA of {transform.name}")
     if as_json:
         print_json(
             {
@@ -69,10 +96,34 @@ def evaluate(
                 "initial": rows["Initial"],
                 "measures": rows["Transform"],
                 "warning": warning,
+                "quality": [{**vars(row), "verdict": row.verdict} for row in quality],
             }
         )
         return
     out.print(measures_table({name: row for name, row in rows.items() if row}))
+    for row in quality:
+        line = f"{row.verdict:>12}  {row.name}, {row.where}: {row.value} ({row.tolerance})"
+        out.print(line, markup=False, soft_wrap=True)
+    if qa:
+        tell_written(qa)
+
+
+def _structures(fixed: Path | None, moving: Path | None) -> dict[str, tuple[Volume, Volume]]:
+    """The masks of each label that both label maps have, by the label's number."""
+    if fixed is None and moving is None:
+        return {}
+    if fixed is None or moving is None:
+        raise InputError(
+            "Structures come in pairs: give --fixed-structures and --moving-structures."
+        )
+    maps = [read_volume(path) for path in (fixed, moving)]
+    labels = [set(np.unique(np.rint(v.array)).astype(int)) - {0} for v in maps]
+    if not labels[0] & labels[1]:
+        raise InputError(f"{fixed} and {moving} have no label in common.")
+    return {
+        f"label {label}": tuple(Volume(np.rint(v.array) == label, v.grid) for v in maps)
+        for label in sorted(labels[0] & labels[1])
+    }
 
 
 def _check_within(transform: sitk.Transform, points: np.ndarray) -> None:

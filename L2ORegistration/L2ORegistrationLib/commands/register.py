@@ -35,6 +35,7 @@ from .console import (
     tell_written,
 )
 from .console import output as out
+from .following import Following
 from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Threads
 
 if TYPE_CHECKING:
@@ -82,6 +83,12 @@ def register(
     ] = None,
     fixed_landmarks: FixedLandmarks = None,
     moving_landmarks: MovingLandmarks = None,
+    pull: Annotated[
+        bool,
+        typer.Option(
+            "--pull", help="Correct --initial-transform by the landmarks, and go on from there."
+        ),
+    ] = False,
     start: Annotated[
         Start | None, typer.Option(help="Before the first iteration; search if left out.")
     ] = None,
@@ -104,6 +111,15 @@ def register(
         Path | None, typer.Option(help="Also write every step's field and measures here.")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write an HTML report here.")] = None,
+    inverse: Annotated[
+        Path | None, typer.Option(help="Also write the inverse transform, moving to fixed.")
+    ] = None,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Also write a DICOM registration; needs DICOM folders.")
+    ] = None,
+    ventilation: Annotated[
+        Path | None, typer.Option(help="Also write maps of the lungs' volume change here.")
+    ] = None,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was used.")] = False,
     as_json: Json = False,
@@ -120,12 +136,17 @@ def register(
     if warped:
         warped = checked_file(warped, WRITABLE_IMAGES, "an image")
     history, report = (folder and checked_folder(folder) for folder in (history, report))
+    following = Following(fixed, moving, inverse, dicom, ventilation)
     if start and initial_transform:
         raise InputError("--start and --initial-transform exclude each other: leave one out.")
     if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
         raise InputError("--start landmarks needs --fixed-landmarks and --moving-landmarks.")
     if mask_labels and not (fixed_mask or moving_mask):
         raise InputError("--mask-labels needs --fixed-mask or --moving-mask.")
+    if pull and not (initial_transform and fixed_landmarks and moving_landmarks):
+        raise InputError(
+            "--pull needs --initial-transform, --fixed-landmarks and --moving-landmarks."
+        )
 
     fixed_volume, moving_volume = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, fixed_volume.grid, moving_volume.grid)
@@ -143,6 +164,13 @@ def register(
         "device": device,
         "threads": threads,
     }
+    if pull:
+        from ..outputs.correction import corrected
+        from ..outputs.inverse import as_field
+
+        earlier = as_field(read_transform(initial_transform), fixed_volume.grid)
+        options["initial_transform"] = corrected(earlier, *pairs)
+        options |= {"pinned": pairs[0], "method": "gauss-newton"}
     if start:
         options["start"] = start.value
     if spacing is not None:
@@ -154,6 +182,9 @@ def register(
     result = follow(registration, pairs, shown=not quiet)
 
     name, warnings = _NAMES[method], _warnings(result, start, pairs)
+    if pull:
+        name = "Gauss-Newton"
+        warnings += ("The landmarks pulled the result: the error at them says nothing.",)
     result.save(output)
     written = [output]
     if warped:
@@ -161,6 +192,8 @@ def register(
         written.append(warped)
     if history:
         written.append(tables.write_history(result, made(history), pairs)[-1])  # the table
+    more = following.write(result)
+    written += more.paths
     if report:
         from ..reporting.html import write_report
 
@@ -190,11 +223,14 @@ def register(
                 "measures": rows,
                 "steps": tables.by_step(result, pairs, regularity=False),
                 "provenance": result.provenance,
+                **more.measures,
             }
         )
     else:
         out.print(measures_table(rows))
         tell_verdict(result.verdict, result.reasons)
+        for sentence in more.sentences:
+            out.print(sentence, markup=False, soft_wrap=True)
         tell_written(*written)
     if verbose:
         for key, value in result.provenance.items():

@@ -133,12 +133,13 @@ class Registration:
     DisplacementField or 4x4 LPS matrix, fixed -> moving, which replaces `start`; start: "search"
     (identity, boxes or an affine of both lungs, whichever matches best after a discrete search),
     "affine", "box", "none" or "landmarks" (thin-plate spline through `landmarks` = fixed points
-    (N, 3) and moving points (N, 3), LPS mm); method: "l2o", "gauss-newton" or "adam"; model: name
-    of packaged weights or a .pt file; iterations: on each level, instead of the model's own (those
-    after the search, or, without it, the most that it has learned); refine: end l2o with
-    Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu", "cuda",
-    "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the
-    steps of the preparation, which takes longest: where it says True, the iteration ends there.
+    (N, 3) and moving points (N, 3), LPS mm); pinned: fixed points (N, 3) where the initial
+    transform is known to be right, which stiff springs then hold; method: "l2o", "gauss-newton" or
+    "adam"; model: name of packaged weights or a .pt file; iterations: on each level, instead of the
+    model's own (those after the search, or, without it, the most that it has learned); refine: end
+    l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
+    "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between
+    the steps of the preparation, which takes longest: where it says True, the iteration ends there.
 
     Raises InputError for anything that cannot be used, before or at the first step.
     """
@@ -153,6 +154,7 @@ class Registration:
         initial_transform=None,
         start: str = "search",
         landmarks: tuple[np.ndarray, np.ndarray] | None = None,
+        pinned: np.ndarray | None = None,
         method: str = "l2o",
         model: str | Path | None = None,
         iterations: int | None = None,
@@ -189,6 +191,12 @@ class Registration:
         self._moving_mask = as_mask(moving_mask, self._moving, "moving")
         self._given = as_transform(initial_transform)
         self._landmarks = as_landmarks(landmarks) if start == "landmarks" else None
+        if pinned is not None and (self._given is None or method != "gauss-newton"):
+            raise InputError(
+                "Pinned points hold an initial transform where it is right: give one, and the "
+                "method gauss-newton."
+            )
+        self._pinned = None if pinned is None else np.asarray(pinned, dtype=float)
         self._paper = self._card is not None and self._card.variant == "paper"
         self._refine = refine and method == "l2o" and not self._paper
         self._plan = self._schedule()
@@ -318,7 +326,7 @@ class Registration:
     def _optimiser(self, stage: str, number: int):
         if stage == "refine":
             return GaussNewtonOptimiser(
-                REFINEMENTS[number][1], CONTRAST_NOISE if number == 2 else None
+                REFINEMENTS[number][1], CONTRAST_NOISE if number == 2 else None, self._pinned
             )
         if stage == "adam":
             return AdamOptimiser()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from ..field.levels import Lattice
 
 SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
 CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
+PIN = 3.0  # of the images' strongest evidence: a landmark is stiff
 THOROUGH_ITERATIONS = 60  # of the refinement's: stiffness spreads slowly through a large grid
 
 
@@ -79,15 +81,45 @@ def laplacian(field: torch.Tensor) -> torch.Tensor:
     return result
 
 
+def _pin(level: Lattice, field: torch.Tensor, system: torch.Tensor, points: np.ndarray) -> None:
+    """Add to a system, in place, springs that hold the field (mm) at 0 at points (N, 3), LPS mm.
+
+    A point's spring is shared by the field voxels around it; they are PIN times as strong as the
+    images are anywhere.
+    """
+    grid = level.grid
+    index = grid.to_index(points)
+    first = np.clip(np.floor(index), 0, np.maximum(np.array(grid.size) - 2, 0)).astype(int)
+    along = np.clip(index - first, 0, 1)
+    corners, shares = [], []
+    for shift in np.ndindex(2, 2, 2):
+        x, y, z = (first + shift).T
+        corners.append((z * grid.size[1] + y) * grid.size[0] + x)
+        shares.append(np.where(shift, along, 1 - along).prod(axis=1))
+    corners = torch.as_tensor(np.array(corners), device=system.device)  # (8, N)
+    shares = torch.as_tensor(np.array(shares), device=system.device, dtype=system.dtype)
+    here = (field.flatten(1)[:, corners] * shares).sum(dim=1)  # (3, N) mm
+    number = torch.full((level.distance.numel(),), -1, device=system.device)
+    number[level.blocks] = torch.arange(len(level.blocks), device=system.device)
+    rows, strength = number[corners], PIN * system[:, :3].max()
+    active = rows >= 0  # voxels far from the lungs are not in the system
+    diagonal = shares.expand(3, -1, -1)
+    pull = torch.cat((diagonal, 0 * diagonal, -shares * here[:, None]))  # xx yy zz, xy xz yz, b
+    system.index_add_(0, rows[active], strength * pull[:, active].T)
+
+
 class GaussNewtonOptimiser:
     """Plain Gauss-Newton iterations, on MIND or local contrast.
 
     stiffness: of the field, for images as alike as two clean scans of one day; noise: the median
-    squared difference between such images, where what is noisier needs a stiffer field.
+    squared difference between such images, where what is noisier needs a stiffer field; pinned:
+    points (N, 3), LPS mm, where the start is known to be right: a spring holds the field at 0.
     """
 
-    def __init__(self, stiffness: float, noise: float | None = None):
-        self.stiffness, self.noise = stiffness, noise
+    def __init__(
+        self, stiffness: float, noise: float | None = None, pinned: np.ndarray | None = None
+    ):
+        self.stiffness, self.noise, self.pinned = stiffness, noise, pinned
 
     def iterate(
         self, level: Lattice, field: torch.Tensor, iterations: int
@@ -98,6 +130,8 @@ class GaussNewtonOptimiser:
             mismatch, system = level.normal_equations(field, every_second=True)
             if self.noise is not None and not number:
                 stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** 0.5
+            if self.pinned is not None:
+                _pin(level, field, system, self.pinned)
             step = gauss_newton_step(level, field, system, stiffness, THOROUGH_ITERATIONS)
             field = field + step
             yield field, float(mismatch.mean())

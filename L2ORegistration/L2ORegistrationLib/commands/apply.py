@@ -1,0 +1,280 @@
+"""`apply`: bring contours, labels, points, surfaces, dose or an image through a transform."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from ..core import landmarks as points_of
+from ..core.errors import InputError
+from ..core.files import (
+    WRITABLE_IMAGES,
+    Landmarks,
+    read_landmarks,
+    read_transform,
+    read_volume,
+    write_landmarks,
+    write_volume,
+)
+from ..core.geometry import DisplacementField, Grid
+from ..core.paths import atomic, checked_suffix, existing, suffix_of
+from ..reporting.measures import jacobian_determinant
+from .console import checked_file, messages, print_json, tell_written
+from .console import output as out
+from .options import Json
+
+_SURFACES = (".obj", ".ply", ".vtk")
+_LABELS = (".nrrd", ".nii.gz", ".nii", ".mha")
+
+
+class To(str, Enum):
+    """The scan that the thing is brought to; it lies in the other one."""
+
+    fixed = "fixed"
+    moving = "moving"
+
+
+def apply(
+    transform: Annotated[
+        Path, typer.Argument(metavar="TRANSFORM", help="Fixed point -> moving point; any format.")
+    ],
+    thing: Annotated[
+        Path,
+        typer.Argument(
+            metavar="THING", help="Labels, .seg.nrrd, RT structures or dose, points, image."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="Image that it is brought onto (DICOM folder for DICOM output)."),
+    ] = None,
+    to: Annotated[To, typer.Option(help="The scan that THING is brought to.")] = To.fixed,
+    source: Annotated[
+        Path | None, typer.Option(help="DICOM folder that RT structures were drawn on: checked.")
+    ] = None,
+    backward: Annotated[
+        Path | None,
+        typer.Option(help="A registration of moving to fixed: how sure each point is, in mm."),
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="THING is a label map.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring THING, which lies in the moving scan, to the fixed scan (or back: --to moving)."""
+    from ..outputs.inverse import as_field, invert
+
+    thing = existing(thing)
+    output = Path(output)
+    kind = _kind(thing, labels)
+    suffixes = {
+        "points": points_of.WRITABLE,
+        "surface": _SURFACES,
+        "structures": (".dcm",),
+        "dose": (".dcm", *WRITABLE_IMAGES),
+        "labels": (".seg.nrrd", *_LABELS) if suffix_of(thing) == ".seg.nrrd" else _LABELS,
+        "image": WRITABLE_IMAGES,
+    }
+    output = checked_file(output, suffixes[kind], _NAMES[kind])
+    if kind in ("points", "surface"):
+        target = read_volume(reference).grid if reference else None
+    elif reference is None:
+        raise InputError(f"Give --reference: the {to.value} image that {thing.name} is brought to.")
+    else:
+        target = read_volume(reference).grid
+    field = as_field(read_transform(transform), target if to is To.fixed else None)
+    if kind in ("points", "surface"):
+        other = as_field(read_transform(backward)) if backward else None
+        answer = _moved_points(thing, output, field, to, target, kind, other)
+    else:
+        motion = field if to is To.fixed else invert(field, moving=target).field
+        answer = _moved(kind, thing, output, motion, target, reference, source)
+        answer["warnings"] = [*answer.get("warnings", []), *_doubts(field, motion, target)]
+    warnings = answer.pop("warnings", [])
+    for warning in warnings:
+        messages.print(f"Note: {warning}", style="yellow", markup=False, soft_wrap=True)
+    if as_json:
+        print_json({"output": str(output), "kind": kind, "warnings": warnings, **answer})
+        return
+    out.print(f"{_NAMES[kind]}: {answer.pop('how')}", markup=False, soft_wrap=True)
+    for key, value in answer.items():
+        out.print(f"{key}: {value}", markup=False, soft_wrap=True)
+    tell_written(output)
+
+
+_NAMES = {
+    "points": "points",
+    "surface": "a surface",
+    "structures": "RT structures",
+    "dose": "RT dose",
+    "labels": "labels",
+    "image": "an image",
+}
+
+
+def _kind(thing: Path, labels: bool) -> str:
+    suffix = suffix_of(thing)
+    if suffix in points_of.READABLE:
+        return "points"
+    if suffix in _SURFACES:
+        return "surface"
+    if labels or suffix == ".seg.nrrd":
+        return "labels"
+    if thing.is_file() and suffix in (".dcm", ""):
+        from ..outputs.requires import pydicom
+
+        sop = pydicom().dcmread(thing, stop_before_pixels=True, force=True).get("SOPClassUID", "")
+        from ..outputs.contours import STRUCTURES_SOP
+        from ..outputs.images import DOSE_SOP
+
+        kinds = {STRUCTURES_SOP: "structures", DOSE_SOP: "dose"}
+        if sop not in kinds:
+            raise InputError(f"{thing} is neither an RT structure set nor an RT dose.")
+        return kinds[sop]
+    return "image"
+
+
+def _moved_points(
+    thing: Path,
+    output: Path,
+    field: DisplacementField,
+    to: To,
+    target: Grid | None,
+    kind: str,
+    backward: DisplacementField | None,
+) -> dict:
+    from ..outputs import points
+
+    if kind == "surface":
+        given, write = _surface(thing)
+    else:
+        read = read_landmarks(thing)
+        given = read.points
+
+        def write(moved: np.ndarray) -> None:
+            write_landmarks(Landmarks(moved, read.labels), output)
+
+    moved = points.to_fixed(given, field) if to is To.fixed else points.to_moving(given, field)
+    warnings = moved.warnings()
+    if target is not None and (outside := int((~target.contains(moved.points)).sum())):
+        warnings.append(f"{outside} points end outside the {to.value} image.")
+    if kind == "surface":
+        with atomic(output) as temporary:
+            write(moved.points, temporary)
+    else:
+        write(moved.points)
+    how = {
+        To.fixed: "moving to fixed, by the inverse, solved at every point",
+        To.moving: "fixed to moving, by the transform itself",
+    }
+    answer = {"how": how[to], "count": len(given), "warnings": warnings}
+    if kind == "points":
+        answer["found"] = {
+            label: "({:.1f}, {:.1f}, {:.1f}) LPS mm".format(*point)
+            for label, point in zip(read.labels, moved.points, strict=True)
+        }
+        if backward is not None:
+            ends = (moved.points, given) if to is To.fixed else (given, moved.points)
+            apart = points.disagreement(*ends, field, backward)
+            answer["confidence_mm"] = {
+                label: round(float(mm), 2) for label, mm in zip(read.labels, apart, strict=True)
+            }
+    return answer
+
+
+def _surface(path: Path):
+    """The points (N, 3), LPS mm, of a surface and a function that writes it with others.
+
+    Surfaces are taken to be in LPS, as Slicer writes them.
+    """
+    from ..outputs.surfaces import read_surface
+
+    return read_surface(path)
+
+
+def _doubts(field: DisplacementField, motion: DisplacementField, target: Grid) -> list[str]:
+    """What makes a transform doubtful for the whole of the target, a sentence each."""
+    said = []
+    folded = float((jacobian_determinant(field).array <= 0).mean())
+    if folded:
+        said.append(f"The transform folds in {100 * folded:.2g} % of its grid: do not trust these.")
+    if not motion.grid.contains(target.corners()).all():
+        said.append("The reference reaches beyond the field, whose edge value continues there.")
+    return said
+
+
+def _moved(
+    kind: str,
+    thing: Path,
+    output: Path,
+    motion: DisplacementField,
+    target: Grid,
+    reference: Path,
+    source: Path | None,
+) -> dict:
+    if kind == "structures":
+        return _moved_structures(thing, output, motion, target, reference, source)
+    if kind == "labels":
+        from ..outputs.labels import warp_label_file
+
+        return {
+            "how": "each label interpolated by itself",
+            "ml before and after": warp_label_file(thing, motion, target, output),
+        }
+    from ..outputs import images
+
+    if kind == "dose":
+        found = images.warp_dose(thing, motion, reference, target, output)
+        how = "refined, then interpolated; the dose in Gy is not multiplied by the Jacobian"
+        return {"how": how, **found}
+    image = read_volume(thing)
+    checked_suffix(output, WRITABLE_IMAGES, "an image")
+    warped = images.warp_image(image, motion, target, float(image.array.min()))
+    write_volume(warped, output)
+    return {"how": "linear interpolation, its lowest value beyond it"}
+
+
+def _moved_structures(
+    thing: Path,
+    output: Path,
+    motion: DisplacementField,
+    target: Grid,
+    reference: Path,
+    source: Path | None,
+) -> dict:
+    from ..outputs import contours, dicom
+
+    structures, data = contours.read_structures(thing)
+    if source is not None:
+        frame = str(dicom.slices_of(source)[0].FrameOfReferenceUID)
+        if frame != contours.frame_of_reference(data):
+            raise InputError(
+                f"{thing} belongs to another frame of reference than {source}: "
+                "give the structures that were drawn on this scan."
+            )
+    dicom.slices_of(reference)
+    moved, warnings = [], []
+    for one in structures:
+        if not any(len(c) > 2 for c in one.contours):
+            warnings.append(f"{one.name} is empty and stays empty.")
+            moved.append(contours.Structure(one.name, one.colour))
+            continue
+        moved.append(contours.warp_structure(one, motion, target))
+        if not moved[-1].contours:
+            warnings.append(f"{one.name} lies outside the reference and stays empty.")
+    if not any(one.contours for one in moved):
+        raise InputError(
+            "None of the structures reaches the reference after the transform: "
+            "do transform, structures and reference belong together?"
+        )
+    made = dicom.structures_dataset(moved, data, reference)
+    with atomic(output) as temporary:
+        made.save_as(temporary, enforce_file_format=True)
+    return {
+        "how": "resliced on the reference's slices",
+        "contours": {one.name: len(one.contours) for one in moved},
+        "warnings": warnings,
+    }

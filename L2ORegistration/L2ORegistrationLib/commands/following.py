@@ -1,0 +1,76 @@
+"""What `register` writes beside the transform: inverse, DICOM registration, ventilation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.files import WRITABLE_TRANSFORMS, write_transform
+from .console import checked_file, checked_folder, made
+
+if TYPE_CHECKING:
+    from ..engine.registration import Result
+
+
+@dataclass
+class Written:
+    """Files, a sentence about each, and measures for the JSON document."""
+
+    paths: list[Path] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    measures: dict[str, Any] = field(default_factory=dict)
+
+
+class Following:
+    """The outputs asked for, checked before the registration and written after it.
+
+    Raises InputError for places that cannot be written to, and for a DICOM registration of images
+    that are no DICOM folders.
+    """
+
+    def __init__(
+        self,
+        fixed: Path,
+        moving: Path,
+        inverse: Path | None,
+        dicom: Path | None,
+        ventilation: Path | None,
+    ):
+        self._images = fixed, moving
+        self._inverse = inverse and checked_file(inverse, WRITABLE_TRANSFORMS, "a transform")
+        self._dicom = dicom and checked_file(dicom, (".dcm",), "a DICOM registration")
+        self._ventilation = ventilation and checked_folder(ventilation)
+        if self._dicom:
+            from ..outputs.dicom import slices_of
+
+            for image in self._images:
+                slices_of(image)
+
+    def write(self, result: Result) -> Written:
+        """Write what was asked for."""
+        done = Written()
+        if self._inverse:
+            from ..outputs.inverse import invert
+
+            points = result.fixed_mask.marked_points(most=300_000)
+            found = invert(result.field, points, result.moving.grid)
+            write_transform(found.field, self._inverse)
+            done.paths.append(self._inverse)
+            done.sentences.append(found.sentence())
+            done.measures["inverse_round_trip_mm"] = found.summary()
+        if self._dicom:
+            from ..outputs.dicom import write_registration
+
+            write_registration(result.field, *self._images, self._dicom)
+            done.paths.append(self._dicom)
+        if self._ventilation:
+            from ..outputs.ventilation import ventilation
+            from ..reporting.ventilation import write
+
+            filled = ventilation(result.field, result.fixed, result.moving, result.fixed_mask)
+            folder = made(self._ventilation)
+            done.paths += write(filled, result.fixed, result.fixed_mask, folder)
+            done.sentences.append(filled.sentence())
+            done.measures["ventilation"] = filled.regions
+        return done

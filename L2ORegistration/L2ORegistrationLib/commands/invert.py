@@ -1,0 +1,55 @@
+"""`invert`: the inverse of a transform, with what its round trip misses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..core.files import (
+    WRITABLE_TRANSFORMS,
+    read_mask,
+    read_transform,
+    read_volume,
+    write_transform,
+)
+from .console import checked_file, print_json, tell_written
+from .console import output as out
+from .options import Json
+
+
+def invert(
+    transform: Annotated[
+        Path, typer.Argument(metavar="TRANSFORM", help="Fixed point -> moving point; any format.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Its inverse: .h5 .tfm .nrrd .mha .nii.gz")
+    ],
+    fixed_mask: Annotated[
+        Path | None, typer.Option(help="Where the round trip is measured, such as the lungs.")
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="The fixed image: for a transform without a grid.")
+    ] = None,
+    moving: Annotated[
+        Path | None, typer.Option(help="The moving image: to say what leads beyond it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the inverse of TRANSFORM, moving point -> fixed point, and measure its round trip."""
+    from ..outputs import inverse
+
+    output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
+    motion = read_transform(transform)
+    mask = read_mask(fixed_mask) if fixed_mask else None
+    grids = [read_volume(path).grid if path else None for path in (reference, moving)]
+    field = inverse.as_field(motion, grids[0])
+    points = mask.marked_points(most=300_000) if mask else None
+    found = inverse.invert(field, points, grids[1])
+    write_transform(found.field, output)
+    if as_json:
+        print_json({"output": str(output), "round_trip_mm": found.summary()})
+        return
+    out.print(found.sentence(), markup=False, soft_wrap=True)
+    tell_written(output)

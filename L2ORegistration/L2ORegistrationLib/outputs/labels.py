@@ -1,0 +1,110 @@
+"""Label maps and Slicer's .seg.nrrd through a transform: every label smooth, every segment kept."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Grid
+from ..core.paths import atomic, existing
+
+_EXTENT = re.compile(r"Segment(\d+)_Extent$")
+
+
+def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> sitk.Image:
+    """Labels on the target grid; motion: target point -> source point, LPS mm.
+
+    Each label is interpolated linearly by itself and the strongest one wins at a voxel, so that
+    borders are smooth and no value between two labels appears. Several components (layers) are
+    treated one by one. 0 beyond the source. Raises InputError for labels that are all zero, and
+    when none of them reaches the target.
+    """
+    if not sitk.GetArrayViewFromImage(labels).any():
+        raise InputError("The labels are empty: there is no structure to move.")
+    layers = [labels]
+    if labels.GetNumberOfComponentsPerPixel() > 1:
+        count = labels.GetNumberOfComponentsPerPixel()
+        layers = [sitk.VectorIndexSelectionCast(labels, k) for k in range(count)]
+    reference = sitk.Image(target.size, sitk.sitkUInt8)
+    reference.SetSpacing(target.spacing)
+    reference.SetOrigin(target.origin)
+    reference.SetDirection(target.direction)
+    transform = _beyond(motion, target).to_transform()
+    moved = [
+        sitk.Resample(layer, reference, transform, sitk.sitkLabelLinear, 0, layer.GetPixelID())
+        for layer in layers
+    ]
+    if not any(sitk.GetArrayViewFromImage(layer).any() for layer in moved):
+        raise InputError(
+            "None of the labels lies in the reference image after the transform: "
+            "do transform, labels and reference belong together?"
+        )
+    return moved[0] if len(moved) == 1 else sitk.Compose(moved)
+
+
+def warp_label_file(
+    source: Path, motion: DisplacementField, target: Grid, output: Path
+) -> dict[str, tuple[float, float]]:
+    """Warp a label map or .seg.nrrd into another file, all or nothing.
+
+    A .seg.nrrd keeps names, colours, order and tags of its segments. Returns ml of each segment
+    or label before and afterwards. Raises InputError for files that are no labels.
+    """
+    try:
+        labels = sitk.ReadImage(str(existing(source)))
+    except RuntimeError as error:
+        raise InputError(f"{source} cannot be read as labels: save it as .seg.nrrd.") from error
+    if labels.GetDimension() != 3:
+        raise InputError(f"{source} has {labels.GetDimension()} dimensions: give 3-D labels.")
+    if "float" in labels.GetPixelIDTypeAsString():
+        array = sitk.GetArrayViewFromImage(labels)
+        if not np.array_equal(array, np.rint(array)):
+            raise InputError(f"{source} holds values between whole numbers: is it a label map?")
+        labels = sitk.Cast(labels, sitk.sitkInt16)
+    moved = warp_labels(labels, motion, target)
+    about = {key: labels.GetMetaData(key) for key in labels.GetMetaDataKeys()}
+    whole = " ".join(f"0 {n - 1}" for n in target.size)
+    for key, value in about.items():
+        if key.startswith(("ITK_", "NRRD_")):
+            continue  # the writer's own
+        if _EXTENT.match(key):
+            value = whole
+        elif key == "Segmentation_ReferenceImageExtentOffset":
+            value = "0 0 0"
+        elif key == "Segmentation_ConversionParameters":
+            continue  # it names the geometry of the old image
+        if key.startswith("Segment"):
+            moved.SetMetaData(key, value)
+    with atomic(output) as temporary:
+        sitk.WriteImage(moved, str(temporary), useCompression=True)
+    before, after = _volumes(labels, about), _volumes(moved, about)
+    return {name: (ml, after.get(name, 0.0)) for name, ml in before.items()}
+
+
+def _volumes(labels: sitk.Image, about: dict[str, str]) -> dict[str, float]:
+    """ml of each segment by its name, or of each label by its number."""
+    array = sitk.GetArrayViewFromImage(labels)
+    ml = float(np.prod(labels.GetSpacing())) / 1000
+    names = [k for k in range(len(about)) if f"Segment{k}_LabelValue" in about]
+    if names:
+        found = {}
+        for k in names:
+            layer = int(about.get(f"Segment{k}_Layer", 0))
+            values = array[..., layer] if array.ndim == 4 else array
+            marked = values == int(about[f"Segment{k}_LabelValue"])
+            found[about.get(f"Segment{k}_Name", str(k))] = float(marked.sum()) * ml
+        return found
+    values, counts = np.unique(array, return_counts=True)
+    return {str(v): float(n) * ml for v, n in zip(values, counts, strict=True) if v}
+
+
+def _beyond(motion: DisplacementField, target: Grid) -> DisplacementField:
+    """The motion on a grid that holds the target, where SimpleITK would take it to be zero."""
+    if motion.grid.contains(target.corners(), margin=0).all():
+        return motion
+    spacing = min(motion.grid.spacing)
+    return motion.resampled(Grid.covering(target.corners(), spacing, margin=spacing))

@@ -1,0 +1,67 @@
+"""Points, curves and surfaces through a transform, each in the direction that it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..core.geometry import DisplacementField
+from ..reporting.measures import jacobian_determinant
+from .inverse import _folded, _in_voxels, _Newton
+
+
+@dataclass(frozen=True, eq=False)
+class MovedPoints:
+    """Where points went: points (N, 3) LPS mm; beyond, folded: (N,) bool, do not trust these.
+
+    beyond: outside the grid of the field, whose edge value continues there; folded: in a fold,
+    where there is no single answer.
+    """
+
+    points: np.ndarray
+    beyond: np.ndarray
+    folded: np.ndarray
+
+    def warnings(self) -> list[str]:
+        """A sentence for each thing that the user should know."""
+        said = []
+        if self.beyond.any():
+            said.append(f"{self.beyond.sum()} points lie beyond the field: its edge value is used.")
+        if self.folded.any():
+            said.append(f"{self.folded.sum()} points lie in a fold: their places are uncertain.")
+        return said
+
+
+def to_moving(points: np.ndarray, field: DisplacementField) -> MovedPoints:
+    """Points (N, 3) of the fixed scan in the moving one: the field itself, LPS mm."""
+    points = np.asarray(points, dtype=float)
+    beyond = ~field.grid.contains(points, margin=0)
+    folded = _folded(jacobian_determinant(field), points)
+    return MovedPoints(field.transform_points(points), beyond, folded)
+
+
+def to_fixed(points: np.ndarray, field: DisplacementField) -> MovedPoints:
+    """Points (N, 3) of the moving scan in the fixed one: solved point by point, LPS mm."""
+    points = np.asarray(points, dtype=float)
+    y = field.grid.to_index(points)
+    v = _Newton(_in_voxels(field)).solve(y.astype(np.float32))
+    found = field.grid.to_world(y + v)
+    beyond = ~field.grid.contains(found, margin=0)
+    folded = _folded(jacobian_determinant(field), found)
+    folded |= np.linalg.norm(field.transform_points(found) - points, axis=1) > 0.5
+    return MovedPoints(found, beyond, folded)
+
+
+def disagreement(
+    fixed: np.ndarray, moving: np.ndarray, field: DisplacementField, backward: DisplacementField
+) -> np.ndarray:
+    """How far (N,), mm, an independent registration of moving to fixed is from these pairs.
+
+    fixed, moving: (N, 3), LPS mm, pairs of the field; backward: moving point -> fixed point. The
+    larger of both ways is taken. Two registrations that agree may be wrong together, but where
+    they differ one of them is: it is the least that a point is uncertain by.
+    """
+    back = np.linalg.norm(backward.transform_points(moving) - fixed, axis=1)
+    there = field.transform_points(backward.transform_points(moving))
+    return np.maximum(back, np.linalg.norm(there - moving, axis=1))

@@ -1,0 +1,60 @@
+"""What `register` writes beside the transform, and a correction by hand that goes on from it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from command_line import landmarks, points_of, register, run  # noqa: E402
+
+
+@pytest.mark.slow
+def test_inverse_and_ventilation_are_written(data, tmp_path):
+    code, out, err = run(
+        *register(data, tmp_path / "t.h5", "--method", "adam"),
+        "--inverse", tmp_path / "i.h5", "--ventilation", tmp_path / "v", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    told = json.loads(out)
+    assert {Path(p).name for p in told["written"]} >= {"i.h5", "ventilation-hu.nii.gz"}
+    assert all(Path(path).is_file() for path in told["written"])
+    assert told["inverse_round_trip_mm"]["max"] < 0.3
+    there, back = (sitk.ReadTransform(str(tmp_path / f"{name}.h5")) for name in "ti")
+    for point in points_of(data / "fixed.csv"):
+        again = back.TransformPoint(there.TransformPoint(point))
+        assert np.linalg.norm(np.subtract(again, point)) < 0.3
+    both = told["ventilation"]["both lungs"]
+    assert both["volume_ml"] > 500 and both["change_ml"] == pytest.approx(
+        both["volume_ml"] * both["jacobian"]
+    )
+
+
+@pytest.mark.slow
+def test_landmarks_pull_a_result(data, tmp_path):
+    """From no motion at all: what stands at the landmarks afterwards is what they say."""
+    nothing = tmp_path / "nothing.nrrd"
+    image = sitk.ReadImage(str(data / "fixed.nii.gz"))
+    still = sitk.TransformToDisplacementField(
+        sitk.Transform(), sitk.sitkVectorFloat64, image.GetSize(), image.GetOrigin(),
+        image.GetSpacing(), image.GetDirection(),
+    )  # fmt: skip
+    sitk.WriteImage(still, str(nothing))
+    code, out, err = run(
+        *register(data, tmp_path / "t.h5"), *landmarks(data),
+        "--initial-transform", nothing, "--pull", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    measures = json.loads(out)["measures"]
+    assert measures["Gauss-Newton"]["tre"]["mean"] < 1.5 < measures["Initial"]["tre"]["mean"]
+    assert "pulled" in err
+
+
+def test_pull_without_an_earlier_result_is_refused(data, tmp_path):
+    code, _, err = run(*register(data, tmp_path / "t.h5"), *landmarks(data), "--pull")
+    assert code == 2 and "--initial-transform" in err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,344 @@
+"""Contours, labels, points, surfaces and dose arrive where the transform leads, and say how."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from L2ORegistrationLib.cli import main
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.files import (
+    Landmarks,
+    read_landmarks,
+    write_landmarks,
+    write_transform,
+    write_volume,
+)
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.outputs import contours, dicom, images, labels, points, surfaces
+
+pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("contourpy")
+
+GRID = Grid((48, 44, 20), (1.5, 1.5, 3.0), (-30.0, -40.0, 100.0))
+SHIFT = np.array([3.0, -4.5, 6.0])  # two voxels right, three to the front, two slices up
+
+
+def shift(grid=GRID, by=SHIFT):
+    lattice = Grid.covering(grid.corners(), 6.0, margin=6.0)
+    return DisplacementField(np.full((*lattice.shape, 3), by, np.float32), lattice)
+
+
+def ball(centre, radius=9.0, grid=GRID):
+    return np.linalg.norm(grid.points() - centre, axis=-1) < radius
+
+
+CENTRE = GRID.to_world((24, 22, 10))
+
+
+@pytest.fixture
+def ct(tmp_path):
+    return series(tmp_path / "ct", "1.2.3.4")
+
+
+def series(folder, frame):
+    """A DICOM folder of GRID with nothing but what its readers need."""
+    folder.mkdir()
+    for k in range(GRID.size[2]):
+        data = dicom._new("1.2.840.10008.5.1.4.1.1.2", "CT", pydicom.Dataset())
+        data.PatientName, data.PatientID = "Phantom^One", "P1"
+        data.StudyInstanceUID, data.SeriesInstanceUID = "1.2.3", "1.2.3." + frame[-1]
+        data.FrameOfReferenceUID = frame
+        data.ImagePositionPatient = list(GRID.to_world((0, 0, k)))
+        data.ImageOrientationPatient, data.PixelSpacing = [1, 0, 0, 0, 1, 0], [1.5, 1.5]
+        data.SliceThickness, data.InstanceNumber = 3, k + 1
+        data.Rows, data.Columns, data.SamplesPerPixel = 44, 48, 1
+        data.PhotometricInterpretation = "MONOCHROME2"
+        data.BitsAllocated = data.BitsStored = 16
+        data.HighBit, data.PixelRepresentation = 15, 1
+        data.RescaleSlope, data.RescaleIntercept = 1, 0
+        data.PixelData = np.full((44, 48), k, np.int16).tobytes()
+        data.save_as(folder / f"{k:02}.dcm", enforce_file_format=True)
+    return folder
+
+
+def ring(centre, radius, count=60):
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    around = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=-1)
+    return centre + radius * around
+
+
+def cylinder(name="Tumour", radius=9.0, colour=(10, 200, 30)):
+    """A cylinder on the slices 7 to 13, with a hole."""
+    slices = [CENTRE + [0, 0, 3.0 * k] for k in range(-3, 4)]
+    outlines = [ring(c, r) for c in slices for r in (radius, radius / 3)]
+    return contours.Structure(name, colour, outlines)
+
+
+@pytest.fixture
+def structures(ct, tmp_path):
+    names = pydicom.Dataset()
+    names.StructureSetROISequence = [dicom._item(ROINumber=7, ROIName="Tumour")]
+    path = tmp_path / "rs.dcm"
+    dicom.structures_dataset([cylinder()], names, ct).save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def transform(tmp_path):
+    write_transform(shift(), tmp_path / "t.h5")
+    return tmp_path / "t.h5"
+
+
+def test_a_shape_is_its_contours_and_half_a_slice_more():
+    shape = cylinder().shape()
+    assert shape.at(CENTRE + [6, 0, 0]) == pytest.approx(-3, abs=0.1)
+    assert shape.at(CENTRE) == pytest.approx(3, abs=0.1)  # in the hole
+    assert shape.at(CENTRE + [6, 0, 10.4]) < 0 < shape.at(CENTRE + [6, 0, 10.6])
+
+
+def test_structures_move_as_the_transform_says(ct, structures, transform, tmp_path):
+    out = tmp_path / "moved.dcm"
+    arguments = [transform, structures, "-o", out, "--reference", ct, "--source", ct]
+    assert main(["apply", *map(str, arguments)]) == 0
+    (found,), data = contours.read_structures(out)
+    assert (found.name, found.colour) == ("Tumour", (10, 200, 30))
+    assert contours.frame_of_reference(data) == "1.2.3.4"
+    assert data.PatientID == "P1" and data.ROIContourSequence[0].ReferencedROINumber == 7
+    everything = np.concatenate(found.contours)
+    assert np.allclose(everything.mean(axis=0), CENTRE - SHIFT, atol=0.1)
+    assert len(found.contours) == 14  # outline and hole on each of seven slices
+    radii = np.linalg.norm((everything - (CENTRE - SHIFT))[:, :2], axis=1)
+    assert np.minimum(abs(radii - 9), abs(radii - 3)).max() < 0.15
+    image = {s.SOPInstanceUID: s.ImagePositionPatient[2] for s in dicom.slices_of(ct)}
+    for contour in data.ROIContourSequence[0].ContourSequence:
+        named = contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+        assert image[named] == pytest.approx(float(contour.ContourData[2]))
+
+
+def test_back_and_forth_directions_are_opposite(ct, structures, transform, tmp_path):
+    out = tmp_path / "moved.dcm"
+    arguments = [transform, structures, "-o", out, "--reference", ct, "--to", "moving"]
+    assert main(["apply", *map(str, arguments)]) == 0
+    (found,), _ = contours.read_structures(out)
+    assert np.allclose(np.concatenate(found.contours).mean(axis=0), CENTRE + SHIFT, atol=0.1)
+
+
+def test_labels_move_with_names_colours_and_order(transform, tmp_path):
+    array = np.zeros(GRID.shape, np.uint8)
+    array[ball(CENTRE)] = 2
+    array[ball(CENTRE + [15, 0, 0], 5.0)] = 1
+    image = Volume(array, GRID).to_image()
+    about = {
+        "Segment0_Name": "Second", "Segment0_LabelValue": "2", "Segment0_Color": "0.1 0.2 0.3",
+        "Segment1_Name": "First", "Segment1_LabelValue": "1", "Segment1_Extent": "0 1 0 1 0 1",
+        "Segmentation_ReferenceImageExtentOffset": "5 5 5",
+    }  # fmt: skip
+    for key, value in about.items():
+        image.SetMetaData(key, value)
+    source, out = tmp_path / "a.seg.nrrd", tmp_path / "b.seg.nrrd"
+    sitk.WriteImage(image, str(source))
+    ml = labels.warp_label_file(source, shift(), GRID, out)
+    assert list(ml) == ["Second", "First"]
+    voxels = [(array == value).sum() * 6.75 / 1000 for value in (2, 1)]
+    assert np.allclose(list(ml.values()), [(n, n) for n in voxels])
+    moved = sitk.ReadImage(str(out))
+    assert moved.GetMetaData("Segment0_Color") == "0.1 0.2 0.3"
+    assert moved.GetMetaData("Segment1_Extent") == "0 47 0 43 0 19"
+    assert moved.GetMetaData("Segmentation_ReferenceImageExtentOffset") == "0 0 0"
+    # Whole voxels: nothing is lost.
+    expected = np.roll(array, (-2, 3, -2), axis=(0, 1, 2))
+    assert np.array_equal(sitk.GetArrayFromImage(moved), expected)
+
+
+def test_layers_of_overlapping_segments_move_each_by_itself(tmp_path):
+    layers = [Volume(ball(CENTRE, r).astype(np.uint8), GRID).to_image() for r in (9.0, 5.0)]
+    moved = sitk.GetArrayFromImage(labels.warp_labels(sitk.Compose(layers), shift(), GRID))
+    expected = [np.roll(ball(CENTRE, r), (-2, 3, -2), axis=(0, 1, 2)) for r in (9.0, 5.0)]
+    assert np.array_equal(moved, np.stack(expected, axis=-1))
+
+
+def test_points_go_either_way():
+    field = shift()
+    there = points.to_moving(CENTRE[None], field)
+    assert np.allclose(there.points, CENTRE + SHIFT) and not there.warnings()
+    assert np.allclose(points.to_fixed(there.points, field).points, CENTRE, atol=1e-3)
+    far = points.to_moving([[0.0, 0.0, 900.0]], field)
+    assert "beyond the field" in far.warnings()[0]
+
+
+def test_a_marked_point_is_found_in_the_other_scan(transform, tmp_path):
+    write_landmarks(Landmarks(CENTRE[None], ("nodule",)), tmp_path / "p.csv")
+    out = tmp_path / "q.mrk.json"
+    assert main(["apply", str(transform), str(tmp_path / "p.csv"), "-o", str(out)]) == 0
+    found = read_landmarks(out)
+    assert found.labels == ("nodule",) and np.allclose(found.points, CENTRE - SHIFT, atol=1e-3)
+
+
+def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
+    write_landmarks(Landmarks(CENTRE[None], ("nodule",)), tmp_path / "p.csv")
+    write_transform(shift(by=-SHIFT + [0, 0, 1.5]), tmp_path / "b.h5")
+    arguments = [
+        transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--to", "moving",
+        "--backward", tmp_path / "b.h5", "--json",
+    ]  # fmt: skip
+    assert main(["apply", *map(str, arguments)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["confidence_mm"] == {"nodule": 1.5}
+    assert said["how"].startswith("fixed to moving")
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("a.obj", "v 1 2 3\nv 4 5 6\nv 7 8 9\nf 1 2 3\n"),
+        (
+            "a.ply",
+            "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nend_header\n"
+            "1 2 3\n4 5 6\n7 8 9\n3 0 1 2\n",
+        ),
+        (
+            "a.vtk",
+            "# vtk DataFile Version 3.0\nSPACE=LPS\nASCII\nDATASET POLYDATA\n"
+            "POINTS 3 float\n1 2 3 4 5 6\n7 8 9\nPOLYGONS 1 4\n3 0 1 2\n",
+        ),
+    ],
+)
+def test_surfaces_keep_their_faces(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    found, write = surfaces.read_surface(tmp_path / name)
+    assert np.array_equal(found, np.arange(1, 10).reshape(3, 3))
+    write(found + 1, tmp_path / ("b" + name))
+    again, _ = surfaces.read_surface(tmp_path / ("b" + name))
+    assert np.array_equal(again, found + 1)
+    assert (tmp_path / ("b" + name)).read_text().splitlines()[-1] == text.splitlines()[-1]
+
+
+def dose_file(path, ct, grid, array):
+    data = dicom._new(images.DOSE_SOP, "RTDOSE", dicom.slices_of(ct)[0])
+    data.DoseUnits, data.DoseType, data.DoseSummationType = "GY", "PHYSICAL", "PLAN"
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    dicom.dose_dataset(Volume(array, grid), data, ct).save_as(path, enforce_file_format=True)
+
+
+def test_dose_moves_with_the_tissue_and_keeps_its_height(ct, transform, tmp_path):
+    grid = Grid((24, 22, 20), (3.0, 3.0, 3.0), GRID.origin)
+    dose = 60 * np.exp(-(np.linalg.norm(grid.points() - CENTRE, axis=-1) ** 2) / 200)
+    dose_file(tmp_path / "d.dcm", ct, grid, dose.astype(np.float32))
+    again, _ = images.read_dose(tmp_path / "d.dcm")
+    assert again.grid.matches(grid) and np.allclose(again.array, dose, atol=1e-5)
+    out = tmp_path / "m.dcm"
+    given = [transform, tmp_path / "d.dcm", "-o", out, "--reference", ct]
+    assert main(["apply", *map(str, given)]) == 0
+    moved, data = images.read_dose(out)
+    assert moved.grid.matches(GRID) and data.FrameOfReferenceUID == "1.2.3.4"
+    exact = 60 * np.exp(-(np.linalg.norm(GRID.points() + SHIFT - CENTRE, axis=-1) ** 2) / 200)
+    inner = (slice(2, -4), slice(6, -3), slice(3, -4))  # the dose grid ends near the border
+    assert np.abs(moved.array - exact)[inner].max() < 0.6
+
+
+def test_a_registration_in_dicom_reads_back_to_the_bit(ct, tmp_path):
+    other = series(tmp_path / "other", "1.2.3.5")
+    rng = np.random.default_rng(0)
+    field = DisplacementField(
+        rng.normal(size=(5, 6, 7, 3)).astype(np.float32),
+        Grid((7, 6, 5), (6.0, 6.0, 6.0), (-126.25, -104.2, 3.1), Grid((1, 1, 1)).direction),
+    )
+    dicom.write_registration(field, ct, other, tmp_path / "reg.dcm")
+    again = dicom.read_registration(tmp_path / "reg.dcm")
+    assert np.array_equal(again.array, field.array) and again.grid.matches(field.grid, 1e-6)
+    data = pydicom.dcmread(tmp_path / "reg.dcm")
+    assert data.FrameOfReferenceUID == "1.2.3.4"
+    assert data.DeformableRegistrationSequence[0].SourceFrameOfReferenceUID == "1.2.3.5"
+
+
+def refused(capsys, tmp_path, *arguments):
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*map(str, arguments), "--json"]) == 2
+    assert sorted(tmp_path.rglob("*")) == before
+    return json.loads(capsys.readouterr().out)["error"]
+
+
+def test_structures_of_another_frame_are_refused(ct, structures, transform, tmp_path, capsys):
+    other = series(tmp_path / "other", "1.2.3.5")
+    said = refused(
+        capsys, tmp_path, "apply", transform, structures, "-o", tmp_path / "x.dcm",
+        "--reference", ct, "--source", other,
+    )  # fmt: skip
+    assert "another frame of reference" in said
+
+
+def test_a_dose_without_overlap_is_refused(ct, transform, tmp_path, capsys):
+    grid = Grid((10, 10, 10), (3.0, 3.0, 3.0), (900.0, 900.0, 900.0))
+    dose_file(tmp_path / "d.dcm", ct, grid, np.ones(grid.shape, np.float32))
+    said = refused(
+        capsys, tmp_path, "apply", transform, tmp_path / "d.dcm", "-o", tmp_path / "x.dcm",
+        "--reference", ct,
+    )  # fmt: skip
+    assert "do not overlap" in said
+
+
+def test_empty_structures_and_labels_are_refused(tmp_path):
+    with pytest.raises(InputError, match="Tumour is empty"):
+        contours.Structure("Tumour", (1, 2, 3), []).shape()
+    with pytest.raises(InputError, match="empty"):
+        labels.warp_labels(sitk.Image((4, 4, 4), sitk.sitkUInt8), shift(), GRID)
+
+
+def test_labels_far_away_are_refused():
+    far = Volume(np.ones((4, 4, 4), np.uint8), Grid((4, 4, 4), origin=(900.0, 0, 0))).to_image()
+    with pytest.raises(InputError, match="None of the labels"):
+        labels.warp_labels(far, shift(), GRID)
+
+
+def test_without_a_reference_the_user_is_asked_for_one(transform, tmp_path, capsys):
+    write_volume(Volume(ball(CENTRE).astype(np.uint8), GRID), tmp_path / "l.nii.gz")
+    said = refused(
+        capsys, tmp_path, "apply", transform, tmp_path / "l.nii.gz", "-o", tmp_path / "x.nrrd"
+    )
+    assert "--reference" in said
+
+
+def test_a_dicom_registration_needs_dicom_images(tmp_path, capsys):
+    volume = Volume(np.arange(4.0**3, dtype=np.float32).reshape(4, 4, 4), Grid((4, 4, 4)))
+    write_volume(volume, tmp_path / "f.nii.gz")
+    said = refused(
+        capsys, tmp_path, "register", tmp_path / "f.nii.gz", tmp_path / "f.nii.gz",
+        "-o", tmp_path / "t.h5", "--dicom", tmp_path / "r.dcm",
+    )  # fmt: skip
+    assert "not a DICOM folder" in said
+
+
+def test_a_missing_folder_is_refused_before_the_work(transform, structures, ct, tmp_path, capsys):
+    said = refused(
+        capsys, tmp_path, "apply", transform, structures, "-o", tmp_path / "no" / "x.dcm",
+        "--reference", ct,
+    )  # fmt: skip
+    assert "does not exist" in said
+
+
+def test_invert_writes_an_inverse_that_simpleitk_follows(transform, tmp_path):
+    out = tmp_path / "inverse.h5"
+    assert main(["invert", str(transform), "-o", str(out)]) == 0
+    back = sitk.ReadTransform(str(out))
+    assert np.allclose(back.TransformPoint((CENTRE + SHIFT).tolist()), CENTRE, atol=1e-3)
+
+
+def test_a_transform_that_folds_is_named(tmp_path, capsys):
+    field = shift()
+    field.array[6, 6, 6, 0] = -30
+    write_transform(field, tmp_path / "t.nrrd")
+    write_volume(Volume(ball(CENTRE).astype(np.uint8), GRID), tmp_path / "l.nii.gz")
+    given = [
+        tmp_path / "t.nrrd", tmp_path / "l.nii.gz", "-o", tmp_path / "m.nii.gz", "--labels",
+        "--reference", tmp_path / "l.nii.gz", "--json",
+    ]  # fmt: skip
+    assert main(["apply", *map(str, given)]) == 0
+    assert "folds in" in json.loads(capsys.readouterr().out)["warnings"][0]
+
+
+def test_without_pydicom_the_user_is_told_how_to_get_it(structures, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(InputError, match=r"l2o-registration\[dicom\]"):
+        contours.read_structures(structures)

@@ -1,0 +1,110 @@
+"""TG-132's rows: what each measures, what it tolerates, and that it says what it could not see."""
+
+import json
+
+import numpy as np
+import pytest
+from L2ORegistrationLib.cli import main
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.files import write_transform, write_volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.outputs.quality import assess
+
+GRID = Grid((40, 40, 40), (2.0, 2.0, 2.0))
+CUBE = np.zeros(GRID.shape, np.uint8)
+CUBE[10:30, 10:30, 10:30] = 1
+
+
+def shift(*by):
+    return DisplacementField(np.full((*GRID.shape, 3), by, np.float32), GRID)
+
+
+def cube(x=0):
+    return Volume(np.roll(CUBE, x, axis=2), GRID)
+
+
+def by_name(rows):
+    return {(row.name.split()[0], row.where): row for row in rows}
+
+
+def test_nothing_given_is_nothing_measured():
+    rows = assess(shift(0, 0, 0))
+    assert len(rows) == 5 and all(row.passed is None for row in rows)
+    assert {row.verdict for row in rows} == {"not measured"}
+    assert all(row.value.startswith("needs") for row in rows)
+
+
+def test_every_row_has_the_value_known_by_hand():
+    fixed = np.array([[20.0, 30, 40], [30, 30, 40]])
+    rows = by_name(
+        assess(
+            shift(4, 0, 0),
+            (fixed, fixed + [[5, 0, 0], [4, 0, 7]]),
+            {"cube": (cube(), cube(3))},  # 6 mm away, of which 4 are undone: one voxel is left
+            backward=shift(-4, 0, 1),
+        )
+    )
+    tre = rows["Target", "landmarks"]
+    assert tre.measures["mean"] == pytest.approx(4) and tre.measures["max"] == pytest.approx(7)
+    assert tre.measures["points"] == 2 and tre.passed is False
+    dice = rows["Dice", "cube"]
+    assert dice.measures["dice"] == pytest.approx(0.95) and dice.measures["highest"] == 1
+    assert dice.passed and rows["Mean", "cube"].passed
+    # Two sides of six are 2 mm off; edges and corners make the rest.
+    assert rows["Mean", "cube"].measures["mean"] == pytest.approx(2 / 3, abs=0.1)
+    assert rows["Jacobian", "cube"].measures["min"] == pytest.approx(1, abs=1e-5)
+    assert rows["Consistency", "cube"].measures["mean"] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_highest_dice_is_that_of_the_volumes():
+    small = CUBE.copy()
+    small[:, :, 20:] = 0
+    (row,) = [
+        row
+        for row in assess(shift(0, 0, 0), structures={"half": (Volume(small, GRID), cube())})
+        if row.name.startswith("Dice")
+    ]
+    assert row.measures["dice"] == row.measures["highest"] == pytest.approx(2 / 3)
+    assert row.passed is False and "at most 0.667" in row.value
+
+
+def test_a_fold_counts_in_the_structure_that_holds_it():
+    field = shift(0, 0, 0)
+    field.array[20, 20, 20, 0] = -9
+    away = np.zeros_like(CUBE)
+    away[:5, :5, :5] = 1
+    rows = by_name(assess(field, masks={"in": cube(), "away": Volume(away, GRID)}))
+    assert rows["Jacobian", "in"].passed is False and rows["Jacobian", "away"].passed
+
+
+def test_an_empty_structure_is_refused():
+    empty = Volume(np.zeros(GRID.shape, np.uint8), GRID)
+    with pytest.raises(InputError, match="tumour is empty"):
+        assess(shift(0, 0, 0), structures={"tumour": (empty, cube())})
+
+
+def test_evaluate_writes_the_page(tmp_path, capsys):
+    write_transform(shift(6, 0, 0), tmp_path / "t.nrrd")
+    write_transform(shift(-6, 0, 0), tmp_path / "b.nrrd")
+    write_volume(cube(), tmp_path / "f.nii.gz")
+    write_volume(cube(3), tmp_path / "m.nii.gz")
+    page = tmp_path / "qa.html"
+    arguments = [
+        tmp_path / "t.nrrd", "--fixed-structures", tmp_path / "f.nii.gz",
+        "--moving-structures", tmp_path / "m.nii.gz", "--backward", tmp_path / "b.nrrd",
+        "--qa", page, "--json",
+    ]  # fmt: skip
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    rows = json.loads(capsys.readouterr().out)["quality"]
+    assert [row["verdict"] for row in rows] == ["not measured"] + ["within"] * 4
+    text = page.read_text()
+    assert "1.000 (at most 1.000 with these volumes)" in text and "needs landmark pairs" in text
+    assert text.count("<tr>") == 6
+
+
+def test_structures_of_one_scan_alone_are_refused(tmp_path, capsys):
+    write_transform(shift(0, 0, 0), tmp_path / "t.nrrd")
+    write_volume(cube(), tmp_path / "f.nii.gz")
+    arguments = ["evaluate", tmp_path / "t.nrrd", "--fixed-structures", tmp_path / "f.nii.gz"]
+    assert main(list(map(str, arguments))) == 2
+    assert "come in pairs" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+"""Both ventilations give the exact volume change of a phantom, whichever scan is the expiration."""
+
+import json
+
+import numpy as np
+import pytest
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.outputs.ventilation import ventilation
+from L2ORegistrationLib.phantom.pair import make_pair
+from L2ORegistrationLib.reporting.measures import jacobian_determinant
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["to inspiration", "to expiration"])
+def breath(request):
+    """A phantom pair whose lungs keep their mass, its exact field and its exact Jacobian."""
+    pair = make_pair(
+        4, spacing=3.0, amplitude_mm=25.0, sliding=False, noise_hu=0.0, density=False,
+        swap=request.param,
+    )  # fmt: skip
+    jacobian = jacobian_determinant(pair.field).array
+    lungs = pair.fixed_mask.array > 0
+    moved = pair.moving.sample(pair.field.transform_points(pair.fixed.grid.points()))
+    array = pair.fixed.array.copy()
+    array[lungs] = ((1000 + moved) * jacobian - 1000)[lungs]
+    return pair, Volume(array.astype(np.float32), pair.fixed.grid), jacobian
+
+
+@pytest.mark.slow
+def test_regions_agree_with_the_exact_volume_change(breath):
+    pair, fixed, jacobian = breath
+    found = ventilation(pair.field, fixed, pair.moving, pair.fixed_mask)
+    lungs = pair.fixed_mask.array > 0
+    total = jacobian[lungs].mean()
+    expiration = total > 1
+    assert found.fixed_is == ("expiration" if expiration else "inspiration")
+    ratio = total if expiration else 1 / total
+    assert found.regions["both lungs"]["jacobian"] == pytest.approx(ratio - 1, abs=0.03)
+    assert abs(found.mass) < 0.02
+    assert len(found.regions) == 9
+    for name, region in found.regions.items():
+        assert region["hu"] == pytest.approx(region["jacobian"], abs=0.03), name
+    ml = lungs.sum() * 27 / 1000 * (1 if expiration else total)
+    assert found.regions["both lungs"]["volume_ml"] == pytest.approx(ml, rel=0.03)
+
+
+def test_a_uniform_stretch_is_known_by_hand():
+    """20 % longer along z: every region gains 0.2, and 0.25 per air where a fifth is tissue."""
+    grid = Grid((40, 40, 40), (3.0, 3.0, 3.0))
+    lungs = np.zeros(grid.shape, np.uint8)
+    lungs[8:32, 10:30, 4:17] = lungs[8:32, 10:30, 23:36] = 1
+    field = DisplacementField.zeros(grid)
+    field.array[..., 2] = 0.2 * (grid.points()[..., 2] - 60)
+    fixed = np.where(lungs, -800.0, 0.0).astype(np.float32)
+    moving = np.full(grid.shape, 1000 * (0.2 / 1.2 - 1), np.float32)
+    found = ventilation(field, *(Volume(a, grid) for a in (fixed, moving, lungs)))
+    assert found.fixed_is == "expiration" and abs(found.mass) < 1e-3
+    for region in found.regions.values():
+        assert region["jacobian"] == pytest.approx(0.2, abs=1e-3)
+        assert region["hu"] == pytest.approx(0.2, abs=2e-3)
+        assert region["low"] == 0
+    inside = np.isfinite(found.specific.array)
+    assert np.allclose(found.specific.array[inside], 0.25, atol=5e-3)
+
+
+def test_blood_that_enters_is_corrected_for():
+    grid = Grid((30, 30, 30), (3.0, 3.0, 3.0))
+    lungs = np.zeros(grid.shape, np.uint8)
+    lungs[5:25, 5:25, 3:13] = lungs[5:25, 5:25, 17:27] = 1
+    still = DisplacementField.zeros(grid)
+    images = [np.full(grid.shape, 1000 * (rho - 1), np.float32) for rho in (0.2, 0.22)]
+    found = ventilation(still, *(Volume(a, grid) for a in (*images, lungs)))
+    assert found.mass == pytest.approx(0.1, abs=1e-3)
+    assert found.regions["both lungs"]["hu"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_field_that_folds_is_refused():
+    grid = Grid((20, 20, 20), (3.0, 3.0, 3.0))
+    field = DisplacementField.zeros(grid)
+    field.array[..., 0] = -2 * grid.points()[..., 0]
+    everything = Volume(np.ones(grid.shape, np.uint8), grid)
+    with pytest.raises(InputError, match="folds in"):
+        ventilation(field, everything, everything, everything)
+
+
+@pytest.mark.slow
+def test_the_files_hold_what_was_found(breath, tmp_path):
+    from L2ORegistrationLib.reporting import ventilation as reporting
+
+    pair, fixed, _ = breath
+    found = ventilation(pair.field, fixed, pair.moving, pair.fixed_mask)
+    paths = reporting.write(found, fixed, pair.fixed_mask, tmp_path)
+    assert all(path.stat().st_size > 1000 for path in paths)
+    about = json.loads((tmp_path / "ventilation.json").read_text())
+    assert about["regions"] == found.regions and about["fixed_is"] == found.fixed_is
