@@ -112,7 +112,7 @@ def follow(registration: Registration, pairs: Pairs | None = None, *, shown: boo
 
 
 def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) -> Table:
-    """A table of what `assessment.table` returns; without the columns that no row has."""
+    """A table of what `tables.table` returns; without the columns that no row has."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("")
     tre = any("tre" in row for row in rows.values())

@@ -26,7 +26,7 @@ def landmark_measures(
 ) -> dict[str, dict[str, float]]:
     """Errors at landmark pairs: "tre" and, given the moving grid to snap to, "snapped".
 
-    The values are what `evaluation.summarise` returns; without pairs there are none.
+    The values are what `measures.summarise` returns; without pairs there are none.
     """
     if pairs is None:
         return {}
@@ -41,7 +41,7 @@ def table(results: dict[str, Result], pairs: Pairs | None = None) -> dict[str, d
     """The measures of "Initial", "Start" and of the best step of each result, and "seconds" to it.
 
     The results, by the name of their method, are of the same two images. A row's measures are
-    "jacobian" (`evaluation.jacobian_summary`) and, with pairs, those of `landmark_measures`.
+    "jacobian" (`measures.jacobian_summary`) and, with pairs, those of `landmark_measures`.
     """
     first = next(iter(results.values()))
     rows = {}
