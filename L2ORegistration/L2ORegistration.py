@@ -234,7 +234,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             stepped=self._iterations.refresh,
             ended=self._onEnded,
         )
-        self._sequence = SequencePanel()
+        self._sequence = SequencePanel(self._torch, self._lender)
         self.layout.addWidget(self._sequence.widget)
         ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
         ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))

@@ -11,7 +11,6 @@ from slicer.i18n import tr as _
 from ..job import Failed
 from ..scene.browsers import proxy_of
 from ..scene.sequence import SequenceRun, SequenceSettings
-from . import requirements
 from .messages import errors_shown, show_error
 
 _POLL_MS = 20
@@ -20,9 +19,10 @@ _POLL_MS = 20
 class SequencePanel:
     """Chooses the browser and the reference, runs all phases, shows progress; see `widget`."""
 
-    def __init__(self, factory=None):
-        """factory: what makes the registration; the engine's where left out."""
-        self._factory = factory
+    def __init__(self, torch, lender, factory=None):
+        """torch: a requirements.PyTorch; lender: a lock.Lender; factory: what makes the
+        registration, the engine's where left out."""
+        self._torch, self._lender, self._factory = torch, lender, factory
         self._run = None
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
@@ -74,13 +74,14 @@ class SequencePanel:
         """What the button does."""
         if self._run is not None:
             self.cancel()
-        elif requirements.ensure_torch():
+        elif self._torch.ensure():
             with errors_shown(_("The registration could not be started.")):
                 browser = self.browserSelector.currentNode()
                 reference = "mean" if self.meanBox.checked else self.referenceBox.value
                 settings = SequenceSettings(browser, reference)
                 self._run = SequenceRun(settings, factory=self._factory)
                 self._timer.start()
+                self._lender.start()
             self.refresh()
 
     def cancel(self):
