@@ -226,8 +226,13 @@ class Registration:
         finally:
             torch.set_num_threads(threads)
 
+    @property
+    def field(self) -> DisplacementField:
+        """The best field so far, mm LPS; valid any time after the first step."""
+        return self.steps[self._best()].field
+
     def result(self) -> Result:
-        """The best field so far; valid any time after the first step."""
+        """The best field so far and what to think of it; valid any time after the first step."""
         if not self.steps:
             raise RuntimeError("The registration has not made a step yet.")
         best = self._best()
@@ -255,10 +260,14 @@ class Registration:
         values = determinant.array[lungs] if lungs.any() else np.ones(1)
         with torch.inference_mode():
             found = match(self._finest, self._fields[best], inside)
+        masks = (
+            ("fixed", self._fixed_mask, self._fixed),
+            ("moving", self._moving_mask, self._moving),
+        )
         odd = [
             f"The {name} lungs look wrong: {reason}"
-            for name, reasons in self._oddities.items()
-            for reason in reasons
+            for name, mask, image in (fixed, moving)
+            for reason in implausible(mask, image)
         ]
         return judge(found, float((values <= 0).mean()), float(values.mean()), odd, self._turned)
 
@@ -344,11 +353,6 @@ class Registration:
         if self._moving_mask is None:
             self._moving_mask = lung_mask(self._moving)
             self._check_cancelled()
-        self._oddities = {
-            "fixed": implausible(self._fixed_mask, self._fixed),
-            "moving": implausible(self._moving_mask, self._moving),
-        }
-        self._check_cancelled()
         distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
         for distance, name in zip(distances, ("fixed", "moving"), strict=True):
             check_thickness(distance, self._spacing, name)

@@ -8,7 +8,7 @@ up along the way; what is passed on is only where to start.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,7 +84,8 @@ class SequenceRegistration:
     phases: images of one grid, in the order of the breath, round a cycle; reference: index of a
     phase, or "mean": the mean position of every point over the breath; masks: lungs of each phase
     (found automatically if not given); smooth: along the cycle; spacing, device, threads: as of
-    engine.registration.Registration.
+    engine.registration.Registration; cancelled(): asked within each phase: where it says True, the
+    iteration ends, and the phase in progress is dropped.
 
     Raises InputError for what cannot be used.
     """
@@ -96,6 +97,7 @@ class SequenceRegistration:
         reference: int | str = 0,
         masks: Sequence[Volume] | None = None,
         smooth: bool = True,
+        cancelled: Callable[[], bool] = lambda: False,
         **options,
     ):
         if reference != "mean" and reference not in range(len(phases)):
@@ -108,7 +110,7 @@ class SequenceRegistration:
         self._phases, self._masks = list(phases), list(masks) if masks else []
         self._mean = reference == "mean"
         self._reference = 0 if self._mean else int(reference)
-        self._smooth = smooth
+        self._smooth, self._cancelled = smooth, cancelled
         self._options = {**options, "method": "gauss-newton"}
         self._fields: dict[int, DisplacementField] = {}
         self._loops: dict[str, np.ndarray] = {}
@@ -131,6 +133,8 @@ class SequenceRegistration:
             field = None
             for index in way:
                 field = self._registered(self._reference, index, field)
+                if field is None:
+                    return
                 if index in self._fields:  # where both ways meet
                     ends = [self._fields[index], field]
                     field = _mean_of(*ends)
@@ -141,6 +145,8 @@ class SequenceRegistration:
         # There on one way; back on the other, with the roles of the images exchanged.
         farthest = self._ways["forward"][-1]
         back = self._registered(farthest, self._reference, inverse(ends[1]))
+        if back is None:
+            return
         points = self._masks[self._reference].marked_points(most=LOOP_POINTS)
         ways = [field.transform_points(points) for field in ends]
         returned = back.transform_points(self._fields[farthest].transform_points(points))
@@ -185,7 +191,8 @@ class SequenceRegistration:
 
     def _registered(
         self, fixed: int, moving: int, start: DisplacementField | None
-    ) -> DisplacementField:
+    ) -> DisplacementField | None:
+        """The field of one pair; None where the user cancelled before it was whole."""
         options = dict(self._options)
         if start is None:  # neighbours in time are close in space
             options["start"] = "none"
@@ -196,11 +203,13 @@ class SequenceRegistration:
             self._phases[moving],
             fixed_mask=self._masks[fixed],
             moving_mask=self._masks[moving],
+            cancelled=self._cancelled,
             **options,
         )
         for _ in registration:
-            pass
-        return registration.result().field
+            if self._cancelled():
+                return None
+        return registration.field if registration.steps else None
 
     def _still(self) -> DisplacementField:
         return DisplacementField.zeros(next(iter(self._fields.values())).grid)
