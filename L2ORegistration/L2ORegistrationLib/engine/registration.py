@@ -260,10 +260,8 @@ class Registration:
         values = determinant.array[lungs] if lungs.any() else np.ones(1)
         with torch.inference_mode():
             found = match(self._finest, self._fields[best], inside)
-        masks = (
-            ("fixed", self._fixed_mask, self._fixed),
-            ("moving", self._moving_mask, self._moving),
-        )
+        fixed = "fixed", self._fixed_mask, self._fixed
+        moving = "moving", self._moving_mask, self._moving
         odd = [
             f"The {name} lungs look wrong: {reason}"
             for name, mask, image in (fixed, moving)
