@@ -9,6 +9,7 @@ import qt
 import slicer
 import vtk
 from L2ORegistrationLib import job
+from L2ORegistrationLib.engine.catalogue import DEFAULT, METHODS, STARTS
 from L2ORegistrationLib.panel import inputs
 from L2ORegistrationLib.panel.advanced import AdvancedPanel
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
@@ -67,8 +68,8 @@ class L2ORegistration(ScriptedLoadableModule):
         parent.contributors = ["The SlicerL2ORegistration contributors"]
         parent.helpText = _(
             "<p>Aligns two CT volumes of the same lungs, such as inspiration and expiration, with "
-            "a deformation that a learned optimiser finds in a few iterations. Each of them is "
-            "kept: watch it converge, then step back and forth.</p>"
+            "a deformation that is found in a few iterations, by classical or learned steps. "
+            "Each of them is kept: watch it converge, then step back and forth.</p>"
             "<p><b>Three clicks:</b> load <i>Breathing phantom</i> from the Sample Data module, "
             "open this module, press <i>Register</i>.</p>"
             "<p>The output transform leads from the fixed to the moving volume: whatever belongs "
@@ -135,33 +136,15 @@ def loadBreathingSequence(source=None):
     return [image, nodes["landmarks"]]
 
 
-class Method(enum.Enum):
-    """The optimiser; named as the engine names it."""
-
-    l2o = 0
-    adam = 1
+class _Choice(enum.Enum):
+    """A choice named as the engine names it; its value is the text in the panel's list."""
 
     def label(self):
-        return {"l2o": _("Learned optimiser (L2O)"), "adam": _("Adam")}[self.name]
+        return _(self.value)
 
 
-class Start(enum.Enum):
-    """What happens before the first iteration; named as the engine names it."""
-
-    search = 0
-    affine = 1
-    box = 2
-    landmarks = 3
-    none = 4
-
-    def label(self):
-        return {
-            "search": _("Lungs, then a search"),
-            "affine": _("Lungs only (affine)"),
-            "box": _("Bounding boxes of the lungs"),
-            "landmarks": _("Landmarks"),
-            "none": _("None: as they lie"),
-        }[self.name]
+Method = _Choice("Method", {name: method.title for name, method in METHODS.items()})
+Start = _Choice("Start", STARTS)
 
 
 @parameterNodeWrapper
@@ -170,7 +153,7 @@ class L2ORegistrationParameterNode:
 
     A mask is a label map, or a segmentation of which fixedSegment or movingSegment is the ID of a
     segment (empty: all); device and model are names that the engine knows; iterations are per
-    level (0: as the model was trained).
+    level (0: the method's own).
     """
 
     fixedVolume: vtkMRMLScalarVolumeNode
@@ -185,8 +168,8 @@ class L2ORegistrationParameterNode:
     outputTransform: vtkMRMLTransformNode
     outputVolume: vtkMRMLScalarVolumeNode
     outputJacobian: vtkMRMLScalarVolumeNode
-    method: Method = Method.l2o
-    start: Start = Start.search
+    method: Method = Method[DEFAULT]
+    start: Start = Start["search"]
     iterations: Annotated[int, WithinRange(0, 200)] = 0
     model: str = ""
     device: str = "auto"
@@ -348,7 +331,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             method=node.method.name,
             start=node.start.name,
             iterations=node.iterations or None,
-            model=node.model or None,
+            model=node.model or None if METHODS[node.method.name].weights else None,
             device=node.device,
         )
 
@@ -391,6 +374,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for role in ("fixed", "moving"):
             self._showSegment(role)
         if not self._registration.running:
+            weights = METHODS[self._parameterNode.method.name].weights
+            self.ui.modelComboBox.enabled = bool(weights)
             self._followOutput()
             self._registration.refresh()
 

@@ -1,4 +1,4 @@
-"""Registration of lung CT with a learned optimiser.
+"""Registration of lung CT in a few iterations, by classical or learned steps.
 
 ``register`` and ``Registration`` are the way in; they are loaded when first used, so that importing
 the package imports no torch.

@@ -41,6 +41,11 @@ def register(pair, **options):
 
 @pytest.fixture(scope="module")
 def learned(pair):
+    return register(pair, method="l2o")
+
+
+@pytest.fixture(scope="module")
+def classical(pair):
     return register(pair)
 
 
@@ -53,7 +58,7 @@ def error(transform, pair):
     return target_registration_error(transform, pair.fixed_landmarks, pair.moving_landmarks).mean()
 
 
-@pytest.mark.parametrize("method", ["learned", "adam"])
+@pytest.mark.parametrize("method", ["classical", "learned", "adam"])
 def test_it_finds_the_motion(method, pair, request):
     result = request.getfixturevalue(method)
     errors = [error(step.field, pair) for step in result.steps]
@@ -62,7 +67,7 @@ def test_it_finds_the_motion(method, pair, request):
     assert jacobian_summary(result.field, result.fixed_mask)["folding"] == 0
 
 
-@pytest.mark.parametrize("method", ["learned", "adam"])
+@pytest.mark.parametrize("method", ["classical", "learned", "adam"])
 def test_its_steps_tell_how_it_went(method, pair, request):
     result = request.getfixturevalue(method)
     steps = result.steps
@@ -120,9 +125,9 @@ def test_the_field_goes_on_smoothly_beyond_the_lungs(learned):
         assert np.abs(np.diff(array, axis=axis)).max() < learned.field.grid.spacing[0]
 
 
-def test_the_same_again_to_the_last_bit(learned, pair):
+def test_the_same_again_to_the_last_bit(classical, pair):
     again = register(pair)
-    for a, b in zip(learned.steps, again.steps):
+    for a, b in zip(classical.steps, again.steps):
         assert np.array_equal(a.field.array, b.field.array) and a.dissimilarity == b.dissimilarity
 
 
@@ -161,14 +166,14 @@ STORED = {
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_how_a_file_stores_its_voxels_makes_no_difference(name, learned, pair):
+def test_how_a_file_stores_its_voxels_makes_no_difference(name, classical, pair):
     """Fixed one way, moving as it was: as if two scanners had written them."""
     fixed, mask = (
         Volume.of_image(STORED[name](volume.to_image())) for volume in (pair.fixed, pair.fixed_mask)
     )
     result = l2o.register(fixed, pair.moving, fixed_mask=mask, moving_mask=pair.moving_mask, **FAST)
-    assert result.field.grid.matches(learned.field.grid)
-    assert np.abs(result.field.array - learned.field.array).max() < 1e-3
+    assert result.field.grid.matches(classical.field.grid)
+    assert np.abs(result.field.array - classical.field.array).max() < 1e-3
     assert result.warped().grid == fixed.grid
 
 
@@ -313,7 +318,7 @@ def test_a_patient_far_away_in_the_other_scan(pair):
 
 def test_lungs_of_a_few_centimetres(pair):
     """A working grid so small that the networks halve it down to one voxel."""
-    assert error(register(pair, spacing=6.0).field, pair) < 4
+    assert error(register(pair, spacing=6.0, method="l2o").field, pair) < 4
 
 
 @pytest.mark.parametrize("stop", [1, 2, 6])
@@ -371,7 +376,7 @@ def test_ctrl_c_before_the_first_step_is_not_swallowed(pair, monkeypatch):
 
 def test_a_registration_can_be_walked_twice(pair):
     registration = l2o.Registration(
-        pair.fixed, pair.moving, **masks(pair), **FAST, iterations=1, refine=False
+        pair.fixed, pair.moving, **masks(pair), **FAST, method="l2o", iterations=1, refine=False
     )
     first, second = list(registration), list(registration)
     assert len(first) == len(second) == registration.total + 1 == 3
@@ -389,13 +394,16 @@ def test_it_leaves_torch_as_it_found_it(pair):
 
 
 def test_iterations_and_refinement_are_chosen(pair):
-    stages = [s.stage for s in register(pair, iterations=2).steps]
-    assert stages == ["initial", "start"] + 2 * ["l2o"] + 5 * ["refine"]
-    stages = [s.stage for s in register(pair, iterations=1, refine=False).steps]
+    stages = [s.stage for s in register(pair, method="l2o", iterations=2).steps]
+    assert stages == ["initial", "start"] + 2 * ["l2o"] + 10 * ["refine"]
+    stages = [s.stage for s in register(pair, method="l2o", iterations=1, refine=False).steps]
     assert stages == ["initial", "start", "l2o"]
+    stages = [(s.stage, s.level) for s in register(pair, iterations=1).steps[2:]]
+    assert stages == [("gauss-newton", level) for level in range(3)]
     card, _ = load_model()
     for start, count in (("search", card.iterations[0]), ("affine", card.trained_iterations[1])):
-        planned = l2o.Registration(pair.fixed, pair.moving, start=start, refine=False, **FAST)
+        options = {**FAST, "method": "l2o", "start": start, "refine": False}
+        planned = l2o.Registration(pair.fixed, pair.moving, **options)
         assert planned.total == 1 + count
 
 
@@ -415,5 +423,6 @@ def test_the_papers_network_walks_the_same_road(pair, tmp_path):
     result = register(pair, model=path)
     assert [s.stage for s in result.steps] == ["initial", "start", "l2o", "l2o"]
     assert result.provenance["model"] == "paper 0"
+    assert result.provenance["method"] == "falta2022"
     assert result.best == 1  # its random steps only make things worse, and that is noticed
     assert all(np.isfinite(step.field.array).all() for step in result.steps)

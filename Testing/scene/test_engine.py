@@ -5,15 +5,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from L2ORegistrationLib.engine import registration as engine  # noqa: E402
 from L2ORegistrationLib.scene import landmarks, transforms, volumes  # noqa: E402
 from L2ORegistrationLib.scene.logic import SceneLogic  # noqa: E402
 from L2ORegistrationLib.scene.sample import addPhantomPair  # noqa: E402
-from L2ORegistrationLib.scene.settings import METHODS, STARTS  # noqa: E402
-
-
-def test_the_settings_know_the_engines_choices():
-    assert METHODS == engine.METHODS and STARTS == engine.STARTS
 
 
 def test_the_phantom_is_registered_where_it_lies(scene, add_linear, askew):

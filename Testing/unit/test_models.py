@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.engine import models  # noqa: E402
+from L2ORegistrationLib.engine.catalogue import METHODS  # noqa: E402
 from L2ORegistrationLib.engine.models import (  # noqa: E402
     available_models,
     export_model,
@@ -68,7 +69,7 @@ def test_the_papers_network_likewise(tmp_path):
 
 def test_all_packaged_weights_are_whole():
     cards = available_models()
-    assert models.DEFAULT["l2o"] in [card.name for card in cards]
+    assert METHODS["l2o"].weights in [card.name for card in cards]
     for card in cards:
         loaded, network = load_model(card.name)
         assert loaded == card

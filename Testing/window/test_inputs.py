@@ -52,6 +52,16 @@ def test_methods_and_starts_are_those_of_the_console_with_the_same_defaults(pane
     assert {one.name for one in type(node.method)} == set(settings.METHODS)
     assert {one.name for one in type(node.start)} == set(settings.STARTS)
     assert panel.ui.startComboBox.currentText == "Lungs, then a search"
+    assert panel.ui.methodComboBox.currentText == "Gauss-Newton"
+
+
+def test_weights_are_chosen_only_for_methods_that_have_some(panel, phantom):
+    panel._parameterNode.model = "pyramid"
+    process_events()
+    assert not panel.ui.modelComboBox.enabled and panel._settings().model is None
+    panel.ui.methodComboBox.setCurrentText("L2O")
+    process_events()
+    assert panel.ui.modelComboBox.enabled and panel._settings().model == "pyramid"
 
 
 def test_volumes_and_landmarks_are_picked_by_name(panel, phantom):
@@ -218,7 +228,7 @@ def test_a_segment_can_be_a_mask(panel, phantom):
 
 def test_choices_survive_leaving_and_coming_back(panel, phantom):
     process_events()
-    panel.ui.methodComboBox.setCurrentIndex(1)
+    panel.ui.methodComboBox.setCurrentText("Adam")
     panel.ui.iterationsSpinBox.setValue(7)
     panel.exit()
     panel.enter()

@@ -12,6 +12,7 @@ from ..commands.console import checked_folder, made, messages, print_json
 from ..commands.console import output as out
 from ..commands.data import read_datasets
 from ..core.errors import InputError
+from ..engine.catalogue import DEFAULT, METHODS
 
 
 def benchmark(
@@ -23,14 +24,17 @@ def benchmark(
         ),
     ],
     methods: Annotated[
-        str, typer.Option(help="Some of initial,start,adam,l2o,keypoints.")
-    ] = "initial,start,adam,l2o",
+        str,
+        typer.Option(help=f"Some of initial,start,{','.join(reversed(METHODS))},keypoints."),
+    ] = f"initial,start,adam,{DEFAULT}",
     peers: Annotated[bool, typer.Option(help="Also elastix and convexAdam.")] = False,
     cases: options.Cases = None,
     folder: Annotated[
         Path, typer.Option("--out", help="Folder for tables, CSV and figure.")
     ] = Path("l2o-benchmark"),
-    model: Annotated[str | None, typer.Option(help="Packaged weights or a .pt file.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Packaged weights or a .pt file, for l2o.")
+    ] = None,
     device: options.Device = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads, of every method alike.")

@@ -1,4 +1,4 @@
-"""The error after each iteration, Adam beside L2O: the paper's comparison as a picture."""
+"""The error after each iteration, method beside method: the paper's comparison as a picture."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from ..core.files import atomic
+from ..engine import catalogue
 from .methods import METHODS
 from .run import Run
 
-# A colour for each method and a line for each start; told apart without colours as well.
-_STYLES = {
-    "adam-affine": ("#d95f02", "--"),
-    "adam-search": ("#d95f02", "-"),
-    "l2o-affine": ("#1b6ca8", "--"),
-    "l2o-search": ("#1b6ca8", "-"),
-    "l2o-keypoints": ("#1b6ca8", ":"),
-}
+_LINES = {"affine": "--", "search": "-", "keypoints": ":"}
+
+
+def _style(row: str) -> tuple[str, str]:
+    """A colour for each method and a line for each start; told apart without colours as well."""
+    method, start = row.rsplit("-", 1)
+    return catalogue.METHODS[method].colour, _LINES[start]
 
 
 def curves(runs: list[Run]) -> dict[str, dict[str, np.ndarray]]:
@@ -52,7 +52,7 @@ def draw(runs: list[Run], path: Path) -> bool:
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (dataset, methods) in zip(panels, found.items(), strict=True):
         for method, errors in methods.items():
-            colour, line = _STYLES[method]
+            colour, line = _style(method)
             axes.plot(errors, line, color=colour, label=METHODS[method].title, linewidth=1.8)
         axes.set(title=dataset, xlabel="iterations", ylim=(0, None))
         axes.grid(alpha=0.25)

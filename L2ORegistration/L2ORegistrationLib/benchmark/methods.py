@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField
+from ..engine import catalogue
 
 if TYPE_CHECKING:
     from .measure import Scan
@@ -106,19 +107,25 @@ def _peer(name: str) -> dict[str, Callable]:
     return {"run": run, "prepare": prepare}
 
 
-METHODS = {
-    "initial": Method("Initial", "initial", _initial),
-    "start-affine": Method(
-        "Start: lung affine", "start", _ours("adam", "affine", only_start=True), _engine
-    ),
-    "start-search": Method(
-        "Start: pre-registration", "start", _ours("adam", "search", only_start=True), _engine
-    ),
-    "adam-affine": Method("Adam w/o pre-reg.", "adam", _ours("adam", "affine"), _engine),
-    "adam-search": Method("Adam with pre-reg.", "adam", _ours("adam", "search"), _engine),
-    "l2o-affine": Method("L2O w/o pre-reg.", "l2o", _ours("l2o", "affine"), _engine),
-    "l2o-search": Method("L2O with pre-reg.", "l2o", _ours("l2o", "search"), _engine),
-    "l2o-keypoints": Method("L2O from keypoints", "keypoints", _ours("l2o", "landmarks"), _engine),
-    "elastix": Method("elastix", "peers", **_peer("elastix")),
-    "convexadam": Method("convexAdam", "peers", **_peer("convexadam")),
-}
+def _rows() -> dict[str, Method]:
+    """The rows of the table in order: of each method in the catalogue one from every start."""
+    default = catalogue.DEFAULT
+    rows = {"initial": Method("Initial", "initial", _initial)}
+    for start, title in (("affine", "lung affine"), ("search", "pre-registration")):
+        run = _ours(default, start, only_start=True)
+        rows[f"start-{start}"] = Method(f"Start: {title}", "start", run, _engine)
+    starts = (("affine", "w/o pre-reg."), ("search", "with pre-reg."))
+    for name in reversed(catalogue.METHODS):
+        for start, text in starts:
+            title = f"{catalogue.METHODS[name].title} {text}"
+            rows[f"{name}-{start}"] = Method(title, name, _ours(name, start), _engine)
+    for name in (default, "l2o"):
+        title = f"{catalogue.METHODS[name].title} from keypoints"
+        run = _ours(name, "landmarks")
+        rows[f"{name}-keypoints"] = Method(title, "keypoints", run, _engine)
+    rows["elastix"] = Method("elastix", "peers", **_peer("elastix"))
+    rows["convexadam"] = Method("convexAdam", "peers", **_peer("convexadam"))
+    return rows
+
+
+METHODS = _rows()

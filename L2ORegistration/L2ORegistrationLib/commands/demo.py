@@ -1,4 +1,4 @@
-"""`demo`: a synthetic patient, both optimisers, and everything that they write."""
+"""`demo`: a synthetic patient, two optimisers, and everything that they write."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..core.files import Landmarks, write_landmarks, write_volume
+from ..engine.catalogue import DEFAULT, METHODS
 from ..phantom.pair import make_pair
 from ..reporting import tables
 from .console import (
@@ -39,7 +40,7 @@ def demo(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a breathing phantom, register it with Adam and with L2O, and show what came out.
+    """Make a breathing phantom, register it with Adam and Gauss-Newton and show what came out.
 
     The phantom's motion is known exactly; its landmarks are branches of vessels.
     """
@@ -56,7 +57,8 @@ def demo(
     from ..engine.registration import Registration  # imports torch, which takes seconds
 
     results = {}
-    for method, name in (("adam", "Adam"), ("l2o", "L2O")):
+    for method in ("adam", DEFAULT):
+        name = METHODS[method].title
         if not quiet:
             messages.print(f"\n[bold]{name}[/]: lung masks, start, then its iterations ...")
         registration = Registration(
@@ -67,14 +69,14 @@ def demo(
             messages.print("The demo was stopped: run it again for the whole of it.")
             raise typer.Exit(130)
 
-    best = results["L2O"]
+    best = results[METHODS[DEFAULT].title]
     best.save(folder / "transform.h5")
     write_volume(best.warped(), folder / "warped.nii.gz")
 
     from ..reporting.html import write_report  # matplotlib takes a second
 
     written = write_report(
-        {name: results[name] for name in ("L2O", "Adam")},
+        dict(reversed(results.items())),
         folder,
         pairs,
         title="Breathing phantom",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from rich import box
 from rich.table import Table
 
+from ..engine.catalogue import METHODS
 from .console import output as out
 from .console import print_json
 from .options import Json
@@ -14,17 +15,17 @@ from .options import Json
 
 def models(as_json: Json = False) -> None:
     """List the packaged weights and what is known of them."""
-    from ..engine.models import DEFAULT, available_models
+    from ..engine.models import available_models
 
     cards = available_models()
     if as_json:
-        print_json({"default": DEFAULT["l2o"], "models": [asdict(card) for card in cards]})
+        print_json({"default": METHODS["l2o"].weights, "models": [asdict(card) for card in cards]})
         return
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("name", "version", "network", "parameters", "iterations a level", "licence"):
         table.add_column(name)
     for card in cards:
-        default = " (default)" if card.name == DEFAULT["l2o"] else ""
+        default = " (default)" if card.name == METHODS["l2o"].weights else ""
         iterations = " + ".join(map(str, card.iterations))
         table.add_row(
             card.name + default,

@@ -18,6 +18,7 @@ from ..core.files import (
     write_volume,
 )
 from ..core.geometry import Volume
+from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..reporting import tables
 from ..reporting.measures import opposite_direction
 from ..reporting.tables import Pairs
@@ -42,24 +43,8 @@ if TYPE_CHECKING:
     from ..engine.registration import Result
 
 
-class Method(str, Enum):
-    """The optimiser, as the engine names it."""
-
-    l2o = "l2o"
-    adam = "adam"
-
-
-class Start(str, Enum):
-    """What happens before the first iteration, as the engine names it."""
-
-    search = "search"
-    affine = "affine"
-    box = "box"
-    none = "none"
-    landmarks = "landmarks"
-
-
-_NAMES = {Method.l2o: "L2O", Method.adam: "Adam"}
+Method = Enum("Method", {name: name for name in METHODS}, type=str)
+Start = Enum("Start", {name: name for name in STARTS}, type=str)
 _Mask = Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")]
 
 
@@ -92,12 +77,15 @@ def register(
     start: Annotated[
         Start | None, typer.Option(help="Before the first iteration; search if left out.")
     ] = None,
-    method: Annotated[Method, typer.Option(help="The optimiser.")] = Method.l2o,
+    method: Annotated[
+        Method | None,
+        typer.Option(help=f"The optimiser; {DEFAULT}, or that of --model, if left out."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Weights by name (see `models`) or a .pt file.")
     ] = None,
     iterations: Annotated[
-        int | None, typer.Option(min=1, help="On each level; as trained if left out.")
+        int | None, typer.Option(min=1, help="On each level; the method's own if left out.")
     ] = None,
     spacing: Annotated[
         float | None, typer.Option(min=0.1, help="Working resolution in mm (coarser: faster).")
@@ -158,7 +146,7 @@ def register(
         "moving_mask": _mask(moving_mask, mask_labels),
         "initial_transform": initial,
         "landmarks": pairs if start is Start.landmarks else None,
-        "method": method.value,
+        "method": method and method.value,
         "model": model,
         "iterations": iterations,
         "device": device,
@@ -181,7 +169,8 @@ def register(
     registration = Registration(fixed_volume, moving_volume, **options)
     result = follow(registration, pairs, shown=not quiet)
 
-    name, warnings = _NAMES[method], _warnings(result, start, pairs)
+    name = METHODS[result.provenance["method"]].title
+    warnings = _warnings(result, start, pairs)
     if pull:
         name = "Gauss-Newton"
         warnings += ("The landmarks pulled the result: the error at them says nothing.",)

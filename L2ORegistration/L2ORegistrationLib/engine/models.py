@@ -13,20 +13,19 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..core.paths import atomic
-from .optimise.networks import PaperNetwork, PyramidNetwork
+from .catalogue import METHODS, load, of_variant
 
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Models"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "weights"
-DEFAULT = {"l2o": "pyramid"}
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """What a set of weights is; kept as JSON beside them.
 
-    variant: "pyramid" or "paper"; iterations: on each level; trained_iterations: fewest and most
-    that training unrolled; facts: data, seed, commit, hours, device, results, limits.
+    variant: as in `catalogue.Method`; iterations: on each level; trained_iterations: fewest and
+    most that training unrolled; facts: data, seed, commit, hours, device, results, limits.
     """
 
     name: str
@@ -91,7 +90,7 @@ def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
         sha256=_sha256(path),
         parameters=sum(p.numel() for p in network.parameters()),
         width=getattr(network, "width", None),
-        variant="paper" if isinstance(network, PaperNetwork) else "pyramid",
+        variant=_variant(network),
         **card,
     )
     with atomic(path.with_suffix(".json")) as temporary:
@@ -100,11 +99,14 @@ def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
 
 
 def _network(card: ModelCard) -> nn.Module:
-    if card.variant == "paper":
-        return PaperNetwork()
-    if card.variant == "pyramid":
-        return PyramidNetwork(card.width)
-    raise InputError(f"The model card of '{card.name}' names an unknown network: {card.variant}.")
+    width = () if card.width is None else (card.width,)
+    return load(METHODS[of_variant(card.variant)].network)(*width)
+
+
+def _variant(network: nn.Module) -> str:
+    """What a model card calls a network of this class."""
+    learned = [method for method in METHODS.values() if method.network]
+    return next(m.variant for m in learned if isinstance(network, load(m.network)))
 
 
 def _card(path: Path) -> ModelCard:

@@ -19,6 +19,16 @@ from ..core.errors import InputError
 from ..core.files import write_transform
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.jacobian import jacobian_determinant
+from .catalogue import (
+    DEFAULT,
+    DESCRIPTORS,
+    METHODS,
+    STARTS,
+    Stage,
+    checked_method,
+    load,
+    of_variant,
+)
 from .devices import check_memory, choose_device
 from .field.levels import Level, Scans, sample_points
 from .field.sampling import dissimilarity, voxel_positions
@@ -35,23 +45,12 @@ from .inputs import (
     checked_count,
 )
 from .match import match, share_inside
-from .models import DEFAULT, load_model
-from .optimise.adam import AdamOptimiser
-from .optimise.falta2022 import PaperOptimiser
-from .optimise.gauss_newton import GaussNewtonOptimiser
-from .optimise.l2o import LearnedOptimiser
+from .models import load_model
 from .start.alignment import box_alignment, distance_map, landmark_alignment, lung_alignment
 from .start.choice import Comparison, best_start
 from .start.orientation import lost_orientation
 from .verdict import CHECK, MATCHED, Verdict, judge
 
-STARTS = ("search", "affine", "box", "none", "landmarks")
-METHODS = ("l2o", "gauss-newton", "adam")
-ADAM_ITERATIONS = 50
-# Gauss-Newton iterations and their stiffness by level: fields of 12 mm on MIND of 6 mm, of 6 mm on
-# MIND of 3 mm, both unless a network works there, and of 6 mm on local contrast.
-REFINEMENTS = {0: (3, 2.5e-4), 1: (4, 2e-3), 2: (6, 7e-3)}
-CONTRAST_NOISE = 0.07  # median squared difference of local contrast between clean scans of one day
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is averaged
 BASE_MB = 500
@@ -64,9 +63,9 @@ class Step:
     """The state after one iteration.
 
     index: 0 before registration, 1 the start, then one for each iteration; total: index of the
-    last planned step; stage: "initial", "start", "l2o", "adam" or "refine"; level: 0 is the
-    coarsest; field: the whole motion fixed -> moving, mm LPS, on a world-aligned grid that all
-    steps share and that covers the fixed image; dissimilarity: mean squared MIND difference in
+    last planned step; stage: "initial", "start" or the name of a stage in the catalogue; level:
+    0 is the coarsest; field: the whole motion fixed -> moving, mm LPS, on a world-aligned grid that
+    all steps share and that covers the fixed image; dissimilarity: mean squared MIND difference in
     the fixed lungs, comparable between steps; seconds: since the registration began.
     """
 
@@ -134,12 +133,14 @@ class Registration:
     (identity, boxes or an affine of both lungs, whichever matches best after a discrete search),
     "affine", "box", "none" or "landmarks" (thin-plate spline through `landmarks` = fixed points
     (N, 3) and moving points (N, 3), LPS mm); pinned: fixed points (N, 3) where the initial
-    transform is known to be right, which stiff springs then hold; method: "l2o", "gauss-newton" or
-    "adam"; model: name of packaged weights or a .pt file; iterations: on each level, instead of the
-    model's own (those after the search, or, without it, the most that it has learned); refine: end
-    l2o with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu",
-    "cuda", "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between
-    the steps of the preparation, which takes longest: where it says True, the iteration ends there.
+    transform is known to be right, which stiff springs then hold; method: a key of
+    `catalogue.METHODS`, by default "gauss-newton", or the one that given weights belong to; model:
+    name of packaged weights or a .pt file, for a learned method, which becomes the one that the
+    weights were trained for; iterations: on each level, instead of the method's own (those after
+    the search, or, without it, the most that a network has learned); refine: end a learned method
+    with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu", "cuda",
+    "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the
+    steps of the preparation, which takes longest: where it says True, the iteration ends there.
 
     Raises InputError for anything that cannot be used, before or at the first step.
     """
@@ -155,7 +156,7 @@ class Registration:
         start: str = "search",
         landmarks: tuple[np.ndarray, np.ndarray] | None = None,
         pinned: np.ndarray | None = None,
-        method: str = "l2o",
+        method: str | None = None,
         model: str | Path | None = None,
         iterations: int | None = None,
         refine: bool = True,
@@ -166,8 +167,7 @@ class Registration:
     ):
         if start not in STARTS:
             raise InputError(f"Unknown start '{start}': use one of {', '.join(STARTS)}.")
-        if method not in METHODS:
-            raise InputError(f"Unknown method '{method}': use one of {', '.join(METHODS)}.")
+        name = checked_method(method or DEFAULT)
         if not 0.5 <= spacing <= 6:
             raise InputError(f"The working spacing must be between 0.5 and 6 mm, got {spacing}.")
         if landmarks is not None and start != "landmarks":
@@ -175,32 +175,33 @@ class Registration:
                 f"Landmarks are used by the start 'landmarks' only, not by '{start}': choose it, "
                 "or leave them out."
             )
-        if model is not None and method != "l2o":
-            raise InputError(f"The method '{method}' has no weights: leave the model out.")
+        if model is not None and method is not None and not METHODS[name].weights:
+            raise InputError(f"The method '{name}' has no weights: leave the model out.")
         self._device = choose_device(device)
         self._threads = checked_count(threads, "The number of threads", 1024)
         self._iterations = checked_count(iterations, "The number of iterations", 1000)
-        self._spacing, self._start_name, self._method = spacing, start, method
+        self._spacing, self._start_name = spacing, start
         self._card, self._network = None, None
-        if method == "l2o":
-            self._card, self._network = load_model(model or DEFAULT["l2o"])
+        weights = METHODS[name].weights if model is None else model
+        if weights:
+            self._card, self._network = load_model(weights)
             self._network.to(self._device)
+            name = of_variant(self._card.variant)
+        self._name, self._method = name, METHODS[name]
         self._fixed = as_volume(fixed, "The fixed image")
         self._moving = as_volume(moving, "The moving image")
         self._fixed_mask = as_mask(fixed_mask, self._fixed, "fixed")
         self._moving_mask = as_mask(moving_mask, self._moving, "moving")
         self._given = as_transform(initial_transform)
         self._landmarks = as_landmarks(landmarks) if start == "landmarks" else None
-        if pinned is not None and (self._given is None or method != "gauss-newton"):
+        if pinned is not None and (self._given is None or name != "gauss-newton"):
             raise InputError(
                 "Pinned points hold an initial transform where it is right: give one, and the "
                 "method gauss-newton."
             )
         self._pinned = None if pinned is None else np.asarray(pinned, dtype=float)
-        self._paper = self._card is not None and self._card.variant == "paper"
-        self._refine = refine and method == "l2o" and not self._paper
-        self._plan = self._schedule()
-        self.total = 1 + sum(count for _, _, count in self._plan)
+        self._plan = self._planned(refine)
+        self.total = 1 + sum(stage.iterations for stage in self._plan)
         self.steps: list[Step] = []
         self._finished = False
         self._cancelled = cancelled
@@ -269,23 +270,18 @@ class Registration:
         ]
         return judge(found, float((values <= 0).mean()), float(values.mean()), odd, self._turned)
 
-    def _schedule(self) -> list[tuple[str, int, int]]:
-        """(stage, level, iterations) in order."""
-        if self._method == "adam":
-            count = self._iterations or ADAM_ITERATIONS
-            return [("adam", 0, count), ("adam", 1, count)]
-        if self._method == "gauss-newton":
-            return [("refine", level, count) for level, (count, _) in REFINEMENTS.items()]
+    def _planned(self, refine: bool) -> list[Stage]:
+        """The stages in order, with their iterations."""
+        return self._method.plan(self._iterations, self._learned_iterations(), refine)
+
+    def _learned_iterations(self) -> list[int]:
+        """The usual iterations of each level that the weights know; none without weights."""
+        if self._card is None:
+            return []
+        if self._searching:
+            return list(self._card.iterations)
         # Without the search there is further to go: as many as the network has learned to make.
-        usual = self._card.iterations
-        if not self._searching:
-            usual = [self._card.trained_iterations[1]] * len(usual)
-        counts = [self._iterations or n for n in usual]
-        plan = [("l2o", level, count) for level, count in enumerate(counts)]
-        if self._refine:
-            levels = range(len(plan), len(REFINEMENTS))
-            plan += [("refine", level, REFINEMENTS[level][0]) for level in levels]
-        return plan
+        return [self._card.trained_iterations[1]] * len(self._card.iterations)
 
     @torch.inference_mode()  # as a decorator it is off while the caller has the step
     def _run(self) -> Iterator[Step]:
@@ -293,7 +289,7 @@ class Registration:
         pair, start = self._prepare()
         self._check_cancelled()
         scans = Scans(pair, self._device)
-        finest = scans.paper_level() if self._paper else scans.mind_level(2)
+        finest = _level(self._method.finest, scans, None)
         self._check_cancelled()
         world = World(pair, finest, self._fixed.grid)
         monitor = _Monitor(finest)
@@ -307,37 +303,32 @@ class Registration:
 
         self._finest, self._fields, self._turned = finest, [], ""
         yield step(0, "initial", 0, None)
-        field = torch.zeros((3, *finest.shape), device=self._device)
-        coarse = None if self._paper else scans.mind_level(4)
         self._check_cancelled()
+        field = torch.zeros((3, *finest.shape), device=self._device)
         if start is not None:
             field = finest.sample_field(start)
         index = 1
         yield step(index, "start", 0, field)
-        for stage, number, count in self._plan:
-            level = self._level(scans, number, coarse, finest, field)
+        for stage in self._plan:
+            if stage.compares == self._method.finest:
+                level = replace(finest)  # without what it keeps for later, which is large
+            else:
+                level = _level(stage.compares, scans, field)
             begun = level.sample_field(field)
-            for field, _ in self._optimiser(stage, number).iterate(level, begun, count):
+            for field, _ in self._optimiser(stage).iterate(level, begun, stage.iterations):
                 index += 1
-                yield step(index, stage, number, finest.sample_field(field))
+                yield step(index, stage.name, stage.level, finest.sample_field(field))
         # Only where nothing matches: the question costs as much as a registration.
         if self._searching and match(finest, self._fields[-1], 1.0).matched < MATCHED[CHECK]:
             images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
             self._turned = lost_orientation(*images, *self._distances, pair.grid, self._device)
 
-    def _level(self, scans: Scans, number: int, coarse, finest, field) -> Level:
-        if number == 2:
-            return scans.contrast_level(field)
-        return replace(finest) if self._paper or number == 1 else coarse
-
-    def _optimiser(self, stage: str, number: int):
-        if stage == "refine":
-            return GaussNewtonOptimiser(
-                REFINEMENTS[number][1], CONTRAST_NOISE if number == 2 else None, self._pinned
-            )
-        if stage == "adam":
-            return AdamOptimiser()
-        return (PaperOptimiser if self._paper else LearnedOptimiser)(self._network)
+    def _optimiser(self, stage: Stage):
+        settings = dict(stage.settings)
+        if self._pinned is not None:
+            settings["pinned"] = self._pinned
+        network = (self._network,) if stage.learned else ()
+        return load(stage.optimiser)(*network, **settings)
 
     @property
     def _searching(self) -> bool:
@@ -416,12 +407,12 @@ class Registration:
     def _provenance(self, judgement: Verdict) -> dict[str, str | int | float]:
         return {
             "software": f"L2ORegistration {__version__}",
-            "method": self._method,
+            "method": self._name,
             "model": f"{self._card.name} {self._card.version}" if self._card else "",
             "model_sha256": self._card.sha256 if self._card else "",
             "start": "given transform" if self._given is not None else self._start_name,
             "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in self.starts),
-            "plan": ", ".join(f"{stage} {count}" for stage, _, count in self._plan),
+            "plan": ", ".join(f"{stage.name} {stage.iterations}" for stage in self._plan),
             "spacing_mm": self._spacing,
             "device": str(self._device),
             "torch": torch.__version__,
@@ -460,6 +451,10 @@ def register(
         if not registration.steps:
             raise
     return registration.result()
+
+
+def _level(descriptor: str, scans: Scans, field: torch.Tensor | None):
+    return load(DESCRIPTORS[descriptor])(scans, field)
 
 
 class _Cancelled(Exception):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from .. import job
 from ..core.errors import InputError
 from ..core.geometry import Volume
+from ..engine.catalogue import DEFAULT
 from ..job import Failed, Finished
 from ..reporting import measures
 from . import display, landmarks, nodes, transforms, volumes
@@ -38,7 +39,7 @@ class SceneLogic(SequenceLogic):
         initialTransform=None,
         outputTransform=None,
         outputVolume=None,
-        method: str = "l2o",
+        method: str = DEFAULT,
         iterations: int | None = None,
         device: str = "auto",
         onStep: Callable | None = None,

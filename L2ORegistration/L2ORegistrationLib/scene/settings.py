@@ -9,10 +9,9 @@ import vtk
 
 from ..core.errors import InputError
 from ..core.geometry import Grid
+from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from . import landmarks, transforms, volumes
 
-METHODS = ("l2o", "adam")
-STARTS = ("search", "affine", "box", "none", "landmarks")
 _INITIAL_SPACING = 4.0  # mm, of a non-linear initial transform
 _INITIAL_MARGIN = 20.0
 
@@ -33,7 +32,7 @@ class Settings:
     initialTransform: Any = None
     outputTransform: Any = None
     outputVolume: Any = None
-    method: str = "l2o"
+    method: str = DEFAULT
     iterations: int | None = None
     device: str = "auto"
     fixedLandmarks: Any = None
@@ -155,7 +154,7 @@ class Settings:
 
     def _check_options(self) -> None:
         if self.method not in METHODS:
-            raise InputError(f"There is no method '{self.method}': choose l2o or adam.")
+            raise InputError(f"There is no method '{self.method}': choose {', '.join(METHODS)}.")
         if self.start not in STARTS:
             raise InputError(f"There is no start '{self.start}': choose {', '.join(STARTS)}.")
         if self.iterations is not None and self.iterations < 1:

@@ -16,11 +16,12 @@ import numpy as np
 from .. import __version__
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
+from ..engine.catalogue import METHODS, Stage
 from ..engine.images.lungs import lung_mask
 from ..engine.registration import Registration
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
-ITERATIONS = ((0, 1), (1, 2), (2, 2))
+ITERATIONS = (1, 2, 2)
 SMOOTHNESS = 0.02  # see smooth_in_time
 INVERSE_STEPS = 30
 LOOP_POINTS = 20_000
@@ -29,8 +30,9 @@ LOOP_POINTS = 20_000
 class NeighbourRegistration(Registration):
     """A registration that starts where the neighbouring phase ended, in few iterations."""
 
-    def _schedule(self) -> list[tuple[str, int, int]]:
-        return [("refine", level, count) for level, count in ITERATIONS]
+    def _planned(self, refine: bool) -> list[Stage]:
+        stages = METHODS["gauss-newton"].stages
+        return [replace(stage, iterations=ITERATIONS[stage.level]) for stage in stages]
 
 
 @dataclass(frozen=True)

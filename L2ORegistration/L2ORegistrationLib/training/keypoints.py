@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from ..core.errors import InputError
 from ..core.geometry import Volume
+from ..engine.catalogue import METHODS
 from ..engine.field.levels import Scans, sample_points
 from ..engine.images.preprocessing import make_pair
 from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
-from ..engine.registration import REFINEMENTS
 from ..engine.start.alignment import distance_map, lung_alignment
 from ..engine.start.search import discrete_search
 
@@ -106,11 +106,12 @@ class _Matcher:
 
 def _motion(scans: Scans):
     """The last level and the field (3, d, h, w) in mm on it."""
+    _, fine, last = METHODS["gauss-newton"].plan()
     level = scans.mind_level(4)
     field = _descended(level, discrete_search(level), *COARSE)
-    field = _descended(scans.mind_level(2), field, *REFINEMENTS[1])
+    field = _descended(scans.mind_level(2), field, fine.iterations, fine.settings["stiffness"])
     level = scans.contrast_level(field)
-    return level, _descended(level, field, *REFINEMENTS[2])
+    return level, _descended(level, field, last.iterations, last.settings["stiffness"])
 
 
 def _descended(level, field: torch.Tensor, iterations: int, stiffness: float) -> torch.Tensor:

@@ -1,0 +1,177 @@
+"""The catalogue: every method, what its stages do and compare, every start. Imports no torch.
+
+The engine, the command line, the benchmark, its figure, Slicer's lists and the settings read it, so
+that a new method is a file in optimise/ and an entry here; `register_method` adds one from outside.
+Places are written "module:name", a leading dot meaning this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any
+
+from ..core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Iterations of one optimiser on one level.
+
+    name: as in `Step.stage`; level: as in `Step.level`, 0 is the coarsest; compares: a key of
+    DESCRIPTORS; optimiser: the place of a class whose `iterate(level, field, iterations)` yields
+    (field in mm, dissimilarity), made with `settings`, and, where learned, with the network before
+    them. A learned stage takes its iterations from the weights and is left out where these do not
+    know its level. closing: ends a learned method on the levels that no network serves, with
+    iterations of its own.
+    """
+
+    name: str
+    level: int
+    compares: str
+    optimiser: str
+    iterations: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    learned: bool = False
+    closing: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to register: its title in lists and tables, its colour in figures and its stages.
+
+    finest: the key of DESCRIPTORS on whose lattice the field is reported and the steps are
+    compared. weights: the packaged weights that a learned method takes unless others are given;
+    variant: what their model card calls the network, and network: the place of its class.
+    """
+
+    title: str
+    colour: str
+    stages: tuple[Stage, ...]
+    finest: str = "mind, fine"
+    weights: str = ""
+    variant: str = ""
+    network: str = ""
+
+    def plan(
+        self, iterations: int | None = None, learned: Sequence[int] = (), refine: bool = True
+    ) -> list[Stage]:
+        """The stages in order, with their iterations.
+
+        iterations: on each level instead of the usual, except of closing stages; learned: the
+        weights' usual iterations of each level that they know; refine: with the closing stages.
+        """
+        stages = []
+        for stage in self.stages:
+            if stage.learned:
+                usual = [*learned, *[0] * (stage.level + 1)][stage.level]
+                count = usual and (iterations or usual)
+            elif stage.closing:
+                count = stage.iterations if refine and stage.level >= len(learned) else 0
+            else:
+                count = iterations or stage.iterations
+            if count:
+                stages.append(replace(stage, iterations=count))
+        return stages
+
+
+# What the stages compare: the place of a function (scans, field in mm) -> level.
+DESCRIPTORS = {
+    "mind, coarse": ".field.descriptors:coarse_mind",
+    "mind, fine": ".field.descriptors:fine_mind",
+    "mind within masks": ".field.descriptors:masked_mind",
+    "contrast": ".field.descriptors:contrast",
+}
+
+_GAUSS_NEWTON = ".optimise.gauss_newton:GaussNewtonOptimiser"
+CONTRAST_NOISE = 0.07  # median squared difference of local contrast between clean scans of one day
+
+
+def _descent(name: str, level: int, closing: bool = False) -> Stage:
+    """Gauss-Newton on one level: fields of 12 mm on MIND of 6 mm, 6 on 3, 6 on local contrast."""
+    compares, iterations, settings = (
+        ("mind, coarse", 3, {"stiffness": 2.5e-4}),
+        ("mind, fine", 4, {"stiffness": 2e-3}),
+        ("contrast", 6, {"stiffness": 7e-3, "noise": CONTRAST_NOISE}),
+    )[level]
+    return Stage(name, level, compares, _GAUSS_NEWTON, iterations, settings, closing=closing)
+
+
+def _learned(level: int, compares: str, optimiser: str) -> Stage:
+    return Stage("l2o", level, compares, optimiser, learned=True)
+
+
+METHODS: dict[str, Method] = {
+    "gauss-newton": Method(
+        "Gauss-Newton", "#1b9e77", tuple(_descent("gauss-newton", level) for level in (0, 1, 2))
+    ),
+    "l2o": Method(
+        "L2O",
+        "#1b6ca8",
+        (
+            _learned(0, "mind, coarse", ".optimise.l2o:LearnedOptimiser"),
+            _learned(1, "mind, fine", ".optimise.l2o:LearnedOptimiser"),
+            _descent("refine", 1, closing=True),
+            _descent("refine", 2, closing=True),
+        ),
+        weights="pyramid",
+        variant="pyramid",
+        network=".optimise.networks:PyramidNetwork",
+    ),
+    "falta2022": Method(
+        "Falta 2022",
+        "#7570b3",
+        (_learned(0, "mind within masks", ".optimise.falta2022:PaperOptimiser"),),
+        finest="mind within masks",
+        weights="paper",
+        variant="paper",
+        network=".optimise.networks:PaperNetwork",
+    ),
+    "adam": Method(
+        "Adam",
+        "#d95f02",
+        (
+            Stage("adam", 0, "mind, coarse", ".optimise.adam:AdamOptimiser", 50),
+            Stage("adam", 1, "mind, fine", ".optimise.adam:AdamOptimiser", 50),
+        ),
+    ),
+}
+DEFAULT = "gauss-newton"
+
+# What happens before the first iteration, with its title in lists.
+STARTS = {
+    "search": "Lungs, then a search",
+    "affine": "Lungs only (affine)",
+    "box": "Bounding boxes of the lungs",
+    "none": "None: as they lie",
+    "landmarks": "Landmarks",
+}
+
+
+def register_method(name: str, method: Method) -> None:
+    """Add a method; before the command line or Slicer's module is imported, which list them."""
+    if name in METHODS:
+        raise ValueError(f"There is a method '{name}' already.")
+    METHODS[name] = method
+
+
+def checked_method(name: str) -> str:
+    """The name, if it is one of METHODS. Raises InputError otherwise."""
+    if name not in METHODS:
+        raise InputError(f"Unknown method '{name}': use one of {', '.join(METHODS)}.")
+    return name
+
+
+def of_variant(variant: str) -> str:
+    """The name of the method whose network a model card calls so. Raises InputError for none."""
+    for name, method in METHODS.items():
+        if method.variant and method.variant == variant:
+            return name
+    raise InputError(f"The weights are those of an unknown network: {variant}.")
+
+
+def load(place: str) -> Any:
+    """What stands at a place: a class or a function; its module is imported now."""
+    module, name = place.split(":")
+    return getattr(import_module(module, __package__), name)
