@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..engine.catalogue import DEFAULT
 from .console import checked_folder, messages, print_json, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet
+from .register import Method
 
 _SPACING_MM = 1.5  # the engine's own, where none is given
-
-
-class Method(str, Enum):
-    """The optimiser, as the engine names it."""
-
-    l2o = "l2o"
-    gauss_newton = "gauss-newton"
-    adam = "adam"
 
 
 def batch(
@@ -40,7 +33,7 @@ def batch(
         int | None, typer.Option(min=1, help="Pairs at a time; by cores and memory if left out.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for each pair.")] = 1,
-    method: Annotated[Method, typer.Option(help="The optimiser.")] = Method.l2o,
+    method: Annotated[Method, typer.Option(help="The optimiser.")] = Method(DEFAULT),
     model: Annotated[
         str | None, typer.Option(help="Weights by name (see `models`) or a .pt file.")
     ] = None,

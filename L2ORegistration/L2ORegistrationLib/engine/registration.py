@@ -310,6 +310,7 @@ class Registration:
         index = 1
         yield step(index, "start", 0, field)
         for stage in self._plan:
+            level = None  # the one before, whose gradients are large, is not needed any longer
             if stage.compares == self._method.finest:
                 level = replace(finest)  # without what it keeps for later, which is large
             else:
