@@ -15,6 +15,7 @@ from .console import output as out_console
 from .options import Device, Json, Quiet
 from .register import Method
 
+_DEFAULT = Method(DEFAULT)
 _SPACING_MM = 1.5  # the engine's own, where none is given
 
 
@@ -33,7 +34,7 @@ def batch(
         int | None, typer.Option(min=1, help="Pairs at a time; by cores and memory if left out.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads for each pair.")] = 1,
-    method: Annotated[Method, typer.Option(help="The optimiser.")] = Method(DEFAULT),
+    method: Annotated[Method, typer.Option(help="The optimiser.")] = _DEFAULT,
     model: Annotated[
         str | None, typer.Option(help="Weights by name (see `models`) or a .pt file.")
     ] = None,
