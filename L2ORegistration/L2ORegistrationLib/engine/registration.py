@@ -366,12 +366,12 @@ class Registration:
         return pair_on(grid, *images, *distances, start), field
 
     def _candidates(self, fixed: Volume, moving: Volume) -> Iterator[tuple[str, sitk.Transform]]:
-        """The starts among which the images choose, from both distance maps."""
+        """The starts among which the images choose, the safest first, from both distance maps."""
         yield "identity", sitk.Transform(3, sitk.sitkIdentity)
         self._check_cancelled()
-        yield "box", box_alignment(fixed, moving)
-        self._check_cancelled()
         yield "affine", lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
+        self._check_cancelled()
+        yield "box", box_alignment(fixed, moving)
 
     def _check_cancelled(self) -> None:
         if self._cancelled():
