@@ -55,7 +55,7 @@ BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 IMAGE_COPIES = 2  # of one image at a time, while it is averaged
 BASE_MB = 500
 MIN_OVERLAP = 0.3
-WORSE = 1.05  # a later step may look this much worse before an earlier one is preferred
+WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
 
 
 @dataclass(frozen=True)

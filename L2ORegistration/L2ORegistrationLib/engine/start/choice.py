@@ -18,7 +18,7 @@ from ..field.levels import Level, feature_map
 from ..field.sampling import dissimilarity
 from ..images.features import pool
 from ..images.preprocessing import averaged, intensity, resample
-from .search import discrete_search
+from .search import discrete_search, first_pass
 
 ALIKE = 1.02  # mismatches closer than this say nothing
 COARSER = 2  # the images' spacing against the working grid's: the coarsest level needs no finer
@@ -61,10 +61,16 @@ class Comparison:
         self._fixed = {}
 
     def searched(self, name: str, transform: sitk.Transform) -> Start:
-        """What a search finds from a start (fixed point -> moving point, LPS mm)."""
+        """What the first pass of a search finds from a start (fixed -> moving point, LPS mm)."""
         level = self._level(transform, 2)
-        field = discrete_search(level)
+        field = first_pass(level)
         return Start(name, transform, field, mismatch(level, field))
+
+    def finished(self, start: Start) -> Start:
+        """The start after the whole search."""
+        level = self._level(start.transform, 2)
+        field = discrete_search(level, start.field)
+        return Start(start.name, start.transform, field, mismatch(level, field))
 
     def rough(self, transform: sitk.Transform) -> float:
         """The median dissimilarity of the fixed lungs at a start, features of twice the spacing."""
@@ -92,11 +98,13 @@ def best_start(
 ) -> list[Start]:
     """Search from each candidate (name, transform); what the images say orders them, best first.
 
-    The first are the safest: one of them wins unless a later one matches clearly better.
+    The first are the safest: one of them wins unless a later one matches clearly better. The first
+    pass tells them apart; only the best is searched from to the end.
     """
     starts = [comparison.searched(name, transform) for name, transform in candidates]
     best = min(start.mismatch for start in starts)
-    return sorted(starts, key=lambda s: s.mismatch if s.mismatch > ALIKE * best else 0.0)
+    starts.sort(key=lambda start: start.mismatch if start.mismatch > ALIKE * best else 0.0)
+    return [comparison.finished(starts[0]), *starts[1:]]
 
 
 def mismatch(level: Level, field: torch.Tensor) -> float:

@@ -24,17 +24,25 @@ SOLVER_ITERATIONS = 50
 _CHUNK = 64  # candidates whose dissimilarities are averaged at once
 
 
-def discrete_search(level: Level) -> torch.Tensor:
+def discrete_search(level: Level, field: torch.Tensor | None = None) -> torch.Tensor:
     """The field (3, d, h, w) in mm on the level's field grid; smooth, defined everywhere.
 
     A second, smaller pass looks around the first one's result: where a region moves much further
     than its neighbours, the first pass only gets half of the way. The first tries every second
-    displacement of its box, as on a chessboard.
+    displacement of its box, as on a chessboard. field: of a `first_pass`, where it has been made.
     """
     with torch.no_grad():
+        field = first_pass(level) if field is None else field
+        field = field / (level.spacing / 2)
+        field = _pass(level, field, _box(PASSES[1], thinned=False).to(field.device))
+        return field * (level.spacing / 2)
+
+
+def first_pass(level: Level) -> torch.Tensor:
+    """The field (3, d, h, w), mm, after the first pass of a search: enough to compare starts."""
+    with torch.no_grad():
         field = torch.zeros((3, *level.shape), device=level.distance.device)
-        for number, radius in enumerate(PASSES):
-            field = _pass(level, field, _box(radius, thinned=number == 0).to(field.device))
+        field = _pass(level, field, _box(PASSES[0], thinned=True).to(field.device))
         return field * (level.spacing / 2)
 
 
