@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from . import __version__
-from .benchmark.command import benchmark
 from .commands.apply import apply
 from .commands.batch import batch
+from .commands.benchmark import benchmark
 from .commands.console import messages, print_json
 from .commands.demo import demo
 from .commands.evaluate import evaluate
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _application() -> typer.Typer:
     application = typer.Typer(
-        help="Register two CTs of the same lungs with a learned optimiser.",
+        help="Register two CTs of the same lungs.",
         epilog="For research; not a medical device.",
         no_args_is_help=True,
         add_completion=False,

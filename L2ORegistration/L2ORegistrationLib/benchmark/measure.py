@@ -9,63 +9,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.files import read_mask, read_volume
-from ..core.geometry import DisplacementField, Grid, Volume
+from ..core.geometry import DisplacementField, Volume
 from ..reporting.measures import jacobian_summary, summarise, target_registration_error
 from .methods import METHODS
+from .scan import Scan
 
-LATTICE_MM = 2.0  # all fields are judged on one lattice, or the coarser would look smoother
 PLEURA_MM = 10.0
-
-
-@dataclass
-class Scan:
-    """A case in memory: images in HU, lung masks (None: automatic), points LPS mm (None: none)."""
-
-    fixed: Volume
-    moving: Volume
-    fixed_mask: Volume | None
-    moving_mask: Volume | None
-    fixed_points: np.ndarray | None
-    moving_points: np.ndarray | None
-
-    @classmethod
-    def load(cls, folder: Path) -> Scan:
-        """What `run.write_scan` wrote."""
-
-        def mask(side: str) -> Volume | None:
-            path = folder / f"{side}_mask.nrrd"
-            return read_mask(path) if path.exists() else None
-
-        points = folder / "points.npy"
-        fixed, moving = np.load(points) if points.exists() else (None, None)
-        images = (read_volume(folder / f"{side}.nrrd") for side in ("fixed", "moving"))
-        return cls(*images, mask("fixed"), mask("moving"), fixed, moving)
-
-    @cached_property
-    def region(self) -> Volume:
-        """The fixed lungs: the given mask or the automatic one."""
-        from ..engine.images.lungs import lung_mask
-
-        return self.fixed_mask or lung_mask(self.fixed)
-
-    @cached_property
-    def lattice(self) -> Grid:
-        """World-aligned, around the fixed lungs and points; fields are judged on it."""
-        index = np.argwhere(self.region.array)
-        box = np.array(np.meshgrid(*zip(index.min(0), index.max(0), strict=True), indexing="ij"))
-        points = self.region.grid.to_world(box.reshape(3, -1).T[:, ::-1])
-        if self.fixed_points is not None:
-            points = np.concatenate([points, self.fixed_points])
-        return Grid.covering(points, LATTICE_MM, 2 * LATTICE_MM)
 
 
 def measure(scan: Scan, name: str, options: dict[str, Any], born: float) -> dict[str, Any]:

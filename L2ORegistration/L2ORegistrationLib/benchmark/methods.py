@@ -11,7 +11,7 @@ from ..core.geometry import DisplacementField
 from ..engine import catalogue
 
 if TYPE_CHECKING:
-    from .measure import Scan
+    from .scan import Scan
 
 
 @dataclass

@@ -19,7 +19,7 @@ from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
 
 if TYPE_CHECKING:
-    from .measure import Scan
+    from .scan import Scan
 
 APART_MM = 20.0  # centres of the lungs further apart than this are aligned first
 MASK_DILATION = 3  # voxels, of elastix's fixed mask: the lung's surface shows the motion as well

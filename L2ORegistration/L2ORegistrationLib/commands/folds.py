@@ -55,9 +55,9 @@ def _folder(experiment: Experiment, fold: Fold) -> Path:
 
 def _measure(experiment: Experiment, fold: Fold, options: dict[str, Any]) -> None:
     """Measure the test cases with the fold's weights, unless that was done without a failure."""
-    from ..benchmark.command import tell
     from ..benchmark.methods import chosen
     from ..benchmark.run import run
+    from .benchmark import tell
 
     folder = _folder(experiment, fold)
     weights = (folder / f"{folder.name}.pt").resolve()

@@ -128,7 +128,7 @@ def _show_weights(card, folder: Path, as_json: bool) -> None:
 
 def _show_runs(runs: list, folder: Path, as_json: bool) -> None:
     from ..benchmark import table
-    from ..benchmark.command import show
+    from .benchmark import show
 
     if as_json:
         print_json({"folder": str(folder), "results": table.summary(runs)})

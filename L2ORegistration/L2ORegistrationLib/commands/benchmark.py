@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ..commands import options
-from ..commands.console import checked_folder, made, messages, print_json
-from ..commands.console import output as out
-from ..commands.data import read_datasets
 from ..core.errors import InputError
 from ..engine.catalogue import DEFAULT, METHODS
+from . import options
+from .console import checked_folder, made, messages, print_json
+from .console import output as out
+from .data import read_datasets
 
 
 def benchmark(
@@ -53,11 +53,11 @@ def benchmark(
     at each landmark), iterations.csv and iterations.png; they are complete up to the last case
     when the run is stopped.
     """
+    from ..benchmark import figure, table
+    from ..benchmark.methods import chosen
+    from ..benchmark.peers import missing
+    from ..benchmark.run import run
     from ..datasets.registry import DATASETS
-    from . import figure, table
-    from .methods import chosen
-    from .peers import missing
-    from .run import run
 
     rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
     if peers and missing():
@@ -83,7 +83,7 @@ def benchmark(
 
 def tell(run) -> None:
     """Print a line on stderr about one run."""
-    from .table import METHODS, case_row
+    from ..benchmark.table import METHODS, case_row
 
     row = case_row(run)
     line = f"{run.dataset} {run.case}  {METHODS[run.method].title}: "
@@ -101,7 +101,7 @@ def show(runs: list, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from . import table
+    from ..benchmark import table
 
     wide = Console(width=max(out.width, 120), highlight=False)
     seconds = table.stages(runs)

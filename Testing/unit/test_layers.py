@@ -1,0 +1,86 @@
+"""The rooms of the library stand above each other: no import runs in a circle, none runs up."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import L2ORegistrationLib
+
+ROOT = Path(L2ORegistrationLib.__file__).parent
+# Rooms of one floor may use each other. The package's own __init__, which imports nothing at once,
+# lies below all of them.
+FLOORS = (
+    {""},
+    {"core"},
+    {"phantom"},
+    {"engine"},
+    {"outputs", "reporting"},
+    {"datasets"},
+    {"training", "benchmark"},
+    {"commands", "job", "scene"},
+    {"panel", "cli"},
+)
+TORCH_FREE = "engine.catalogue"
+
+
+def name_of(path):
+    return (
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix("__init__").strip(".")
+    )
+
+
+MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
+
+
+def imports(name):
+    """The modules of the library that this one imports, wherever in its text."""
+    path = MODULES[name]
+    package = path.relative_to(ROOT).parent.parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = package[: len(package) + 1 - node.level]
+            base = ".".join([*parts, *(node.module or "").split(".")]).strip(".")
+            for alias in node.names:
+                whole = f"{base}.{alias.name}".strip(".")
+                found.add(whole if whole in MODULES else base)
+    return found
+
+
+GRAPH = {name: imports(name) for name in MODULES}
+
+
+def room(name):
+    return name.split(".")[0]
+
+
+def floor(name):
+    return next(number for number, rooms in enumerate(FLOORS) if room(name) in rooms)
+
+
+def test_every_import_leads_to_a_module_and_every_module_has_a_floor():
+    for name, found in GRAPH.items():
+        assert found <= set(MODULES), name
+        floor(name)
+    assert sum(map(len, GRAPH.values())) > 200  # the imports are seen at all
+
+
+def test_no_import_runs_in_a_circle():
+    graphlib.TopologicalSorter(GRAPH).prepare()  # raises CycleError, which names the circle
+
+
+def test_no_import_runs_up():
+    up = [(name, other) for name in GRAPH for other in GRAPH[name] if floor(other) > floor(name)]
+    assert not up
+
+
+def test_the_catalogue_imports_no_torch():
+    """Slicer's module reads it when Slicer starts, perhaps before torch is installed."""
+    seen, waiting = set(), [TORCH_FREE]
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting += GRAPH[name] - seen
+        tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+        plain = [n for n in ast.walk(tree) if isinstance(n, ast.Import)]
+        assert "torch" not in {alias.name for node in plain for alias in node.names}, name
