@@ -1,0 +1,1 @@
+"""What follows a registration, one file an output: inverse, contours, dose, ventilation."""
