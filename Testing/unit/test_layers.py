@@ -16,7 +16,7 @@ FLOORS = (
     {"engine"},
     {"outputs", "reporting"},
     {"datasets"},
-    {"training", "benchmark"},
+    {"training", "benchmark", "cohort", "sequence"},
     {"commands", "job", "scene"},
     {"panel", "cli"},
 )

@@ -19,6 +19,7 @@ from ..core.files import (
 )
 from ..core.geometry import Volume
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
+from ..outputs.registry import OUTPUTS, named
 from ..reporting import tables
 from ..reporting.measures import opposite_direction
 from ..reporting.tables import Pairs
@@ -95,6 +96,10 @@ def register(
     warped: Annotated[
         Path | None, typer.Option(help="Also write the moving image in the fixed geometry.")
     ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help=f"Also write an image: {', '.join(OUTPUTS)}."),
+    ] = None,
     history: Annotated[
         Path | None, typer.Option(help="Also write every step's field and measures here.")
     ] = None,
@@ -123,6 +128,10 @@ def register(
     output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
     if warped:
         warped = checked_file(warped, WRITABLE_IMAGES, "an image")
+    images = [
+        (name, checked_file(Path(path), WRITABLE_IMAGES, "an image"))
+        for name, path in map(named, image or ())
+    ]
     history, report = (folder and checked_folder(folder) for folder in (history, report))
     following = Following(fixed, moving, inverse, dicom, ventilation)
     if start and initial_transform:
@@ -179,6 +188,9 @@ def register(
     if warped:
         write_volume(result.warped(), warped)
         written.append(warped)
+    for output_name, path in images:
+        write_volume(OUTPUTS[output_name].compute(result), path)
+        written.append(path)
     if history:
         written.append(tables.write_history(result, made(history), pairs)[-1])  # the table
     more = following.write(result)
