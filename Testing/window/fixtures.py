@@ -145,6 +145,8 @@ class SteeredEngine:
             fixed_mask=self.mask,
             seconds=1.5,
             provenance={"version": "0.1.0", "model": "test"},
+            verdict="good",
+            reasons=(),
         )
 
 

@@ -64,6 +64,8 @@ def test_no_landmarks_no_table(registered):
 def test_landmarks_that_do_not_match_are_explained_without_a_popup(registered, dialogs):
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "two points")
     slicer.util.updateMarkupsControlPointsFromArray(other, np.zeros((2, 3)))
+    for index, name in enumerate(("carina", "apex")):
+        other.SetNthControlPointLabel(index, name)
     registered.ui.fixedLandmarksSelector.setCurrentNode(other)
     process_events(0.3)
     assert "landmarks" in registered.ui.evaluationHintLabel.text

@@ -135,8 +135,12 @@ def no_landmarks_placed(panel, phantom):
 
 
 def landmarks_that_do_not_match(panel, phantom):
-    choose(panel, fixedLandmarks=markups("three", 3), movingLandmarks=markups("five", 5))
-    return "landmarks"
+    fixed, moving = markups("three", 3), markups("five", 5)
+    for node, name in ((fixed, "here"), (moving, "there")):
+        for index in range(node.GetNumberOfControlPoints()):
+            node.SetNthControlPointLabel(index, f"{name} {'abcde'[index]}")
+    choose(panel, fixedLandmarks=fixed, movingLandmarks=moving)
+    return "There are 3 fixed but 5 moving landmarks"
 
 
 def start_without_landmarks(panel, phantom):

@@ -5,6 +5,7 @@ from slicer.i18n import tr as _
 
 from .. import job
 from ..core.errors import InputError
+from ..scene import landmarks
 
 _DELAY_MS = 200  # so that walking through the iterations stays quick
 
@@ -62,6 +63,7 @@ class EvaluationPanel:
         else:
             try:
                 evaluation = self.logic.evaluate(self._transform, fixed, moving)
+                hint = landmarks.unpaired(fixed, moving)
             except InputError as error:  # no popup: this is not what the user is busy with
                 hint = str(error)
         if self._evaluation is not None and evaluation is None:

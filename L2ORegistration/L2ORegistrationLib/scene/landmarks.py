@@ -50,6 +50,11 @@ def pairs(fixed_node, moving_node, below=None) -> tuple[Landmarks, Landmarks]:
     return measures.match_landmarks(of_markups(fixed_node), of_markups(moving_node, below))
 
 
+def unpaired(fixed_node, moving_node) -> str:
+    """A sentence that names the landmarks without a partner; empty for none."""
+    return measures.unpaired(of_markups(fixed_node), of_markups(moving_node))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Landmark errors in mm, (N,) each; table, summary_table and lines are nodes in the scene.
