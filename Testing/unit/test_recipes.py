@@ -1,5 +1,6 @@
 """The recipes of CONTRIBUTING.md, followed from outside: one entry, and everything knows it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,8 +77,9 @@ def test_a_method_a_descriptor_a_data_set_and_an_output_from_outside(tmp_path):
         [sys.executable, "-c", paths + "import toy; toy.main()"],
         cwd=tmp_path,
         capture_output=True,
-        text=True,
-        timeout=120,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUTF8": "1"},
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "length.nrrd").exists() and (tmp_path / "t.h5").exists()

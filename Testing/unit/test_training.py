@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import Level  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
@@ -23,7 +24,9 @@ from training_pairs import CONFIG, SHIFT, patient, prepared  # noqa: E402
 def level_of(spacing=4.0, size=(5, 6, 7), origin=(10.0, 20.0, 30.0)):
     features = torch.zeros(12, *(2 * n for n in size))
     distance = torch.full(size, -1.0)
-    return Level.of(features, features, distance, distance, spacing, origin)
+    return Level.of(
+        features, features, distance, distance, Grid(size[::-1], (spacing,) * 3, origin)
+    )
 
 
 def constant(vector, level):

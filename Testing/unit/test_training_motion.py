@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import Level, sample_points  # noqa: E402
 from L2ORegistrationLib.training.motion import Blobs, moved_further  # noqa: E402
 
@@ -20,7 +21,8 @@ def level():
     coarse = [torch.arange(n // 2) * 12.0 + 3.0 for n in size]
     z, y, x = torch.meshgrid(*coarse, indexing="ij")
     distance = ((x - 120) ** 2 + (y - 108) ** 2 + (z - 96) ** 2).sqrt() - 70
-    return Level.of(bumps, bumps.clone(), distance, distance.clone(), SPACING, ORIGIN)
+    lattice = Grid((20, 18, 16), (SPACING,) * 3, ORIGIN)
+    return Level.of(bumps, bumps.clone(), distance, distance.clone(), lattice)
 
 
 def blobs():

@@ -4,6 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import Level  # noqa: E402
 from L2ORegistrationLib.engine.field.sampling import OFFSETS  # noqa: E402
 from L2ORegistrationLib.engine.optimise.falta2022 import HALF_WIDTH, UNIT_PER_VOXEL, PaperOptimiser  # noqa: E402
@@ -113,7 +114,7 @@ def test_the_papers_optimiser_replaces_the_field_relative_to_its_start():
     size = (9, 10, 11)
     features = torch.rand(12, *size, generator=torch.Generator().manual_seed(0))
     distance = torch.full(size, -5.0)
-    level = Level.of(features, features, distance, distance, 3.0, (0.0, 0.0, 0.0))
+    level = Level.of(features, features, distance, distance, Grid(size[::-1], (3.0,) * 3))
     start = torch.ones(3, *size)
     network = Fixed()
     with torch.no_grad():

@@ -86,6 +86,7 @@ def test_devices_and_models_are_listed_when_advanced_is_opened(panel, monkeypatc
     assert len(asked) == 1 and asked[0] is not threading.main_thread()
     texts = [panel.ui.deviceComboBox.itemText(i) for i in range(panel.ui.deviceComboBox.count)]
     assert texts == ["Automatic", "A GPU \u00b7 8000 MB free", "CPU"]
+    panel.ui.methodComboBox.setCurrentText("L2O")  # which has weights
     panel.ui.deviceComboBox.setCurrentIndex(1)
     panel.ui.modelComboBox.setCurrentIndex(1)
     settings = panel._settings()

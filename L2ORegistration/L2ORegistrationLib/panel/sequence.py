@@ -40,14 +40,16 @@ class SequencePanel:
         self.browserSelector.noneEnabled = True
         self.browserSelector.setMRMLScene(slicer.mrmlScene)
         self.browserSelector.setToolTip(_("The sequence browser that shows the phases of a breath"))
+        narrow = qt.QSizePolicy.Ignored  # the dock is as wide as its widest part
+        self.browserSelector.setSizePolicy(narrow, qt.QSizePolicy.Fixed)
         form.addRow(_("4DCT:"), self.browserSelector)
         self.referenceBox = qt.QSpinBox()
         self.referenceBox.setToolTip(
             _("Number of the phase that the others are brought to, from 0")
         )
         form.addRow(_("Reference phase:"), self.referenceBox)
-        self.meanBox = qt.QCheckBox(_("Mean position of the breath instead of a phase"))
-        form.addRow("", self.meanBox)
+        self.meanBox = qt.QCheckBox(_("Mean position instead of a phase"))
+        form.addRow(self.meanBox)
         self.button = qt.QPushButton(_("Register all phases"))
         form.addRow(self.button)
         self.progressBar = qt.QProgressBar()
