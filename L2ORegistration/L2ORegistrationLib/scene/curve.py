@@ -84,7 +84,10 @@ class Curve:
 
     def remove(self) -> None:
         """Take all nodes of the curve out of the scene."""
-        nodes.remove(*(self.history.browser.GetNodeReference(PREFIX + role) for role in _ROLES))
+        browser, scene = self.history.browser, slicer.mrmlScene
+        # By their IDs, because a browser that was deleted finds no nodes any longer.
+        wanted = [browser.GetNodeReferenceID(PREFIX + role) for role in _ROLES]
+        nodes.remove(*(scene.GetNodeByID(node_id) for node_id in wanted if node_id))
 
     def _draw(self, metrics: list[str]) -> None:
         chart = self.chart

@@ -184,7 +184,7 @@ class SequenceRegistration:
                 "software": f"L2ORegistration {__version__}",
                 "method": "gauss-newton, phase by phase",
                 "reference": "mean position" if reference is None else reference,
-                "iterations": ", ".join(f"level {level}: {n}" for level, n in ITERATIONS),
+                "iterations": ", ".join(f"level {k}: {n}" for k, n in enumerate(ITERATIONS)),
                 "smoothness in time": SMOOTHNESS if self._smooth else 0,
                 **{k: v for k, v in self._options.items() if k != "method" and v is not None},
                 "seconds": round(self._seconds, 2),
