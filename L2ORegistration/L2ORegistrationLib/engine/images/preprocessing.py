@@ -128,7 +128,9 @@ def averaged(volume: Volume, spacing: float) -> Volume:
     return Volume.of_image(sitk.BinShrink(image, shrink)) if max(shrink) > 1 else volume
 
 
-def intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
+def intensity(
+    volume: Volume, grid: Grid, transform: sitk.Transform, interpolator: int = sitk.sitkBSpline2
+) -> np.ndarray:
     """HU on the working grid, 1 is 1000 HU."""
     offset = np.float32(stored_offset(volume.array))
     volume = _seen_part(volume, grid, transform)
@@ -136,6 +138,7 @@ def intensity(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarr
     # pattern in each image; a spline hardly does. Clamped first, or metal would ripple into lungs.
     hounsfield = np.clip(volume.array.astype(np.float32) - offset, *HU_RANGE)
     volume = Volume(hounsfield, volume.grid)
-    spline = min(volume.grid.size) >= SPLINE_VOXELS
-    values = resample(volume, grid, transform, sitk.sitkBSpline2 if spline else sitk.sitkLinear)
+    if min(volume.grid.size) < SPLINE_VOXELS:
+        interpolator = sitk.sitkLinear
+    values = resample(volume, grid, transform, interpolator)
     return np.clip(values, *HU_RANGE) / np.float32(1000)

@@ -7,7 +7,7 @@ the surfaces stretches the healthy lung. So the images decide between the candid
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,6 +21,7 @@ from ..images.preprocessing import averaged, intensity, resample
 from .search import discrete_search, first_pass
 
 ALIKE = 1.02  # mismatches closer than this say nothing
+CONVINCING = 0.045  # mismatches below this, as even noisy lungs reach them, need no further start
 COARSER = 2  # the images' spacing against the working grid's: the coarsest level needs no finer
 
 
@@ -30,13 +31,15 @@ class Start:
 
     name: of the candidate; transform: fixed point -> moving point, LPS mm; field: (3, d, h, w),
     mm, what the search found beyond it, on the coarsest field grid; mismatch: the median
-    dissimilarity of the fixed lungs there; the median, because disease can fill up to half of them.
+    dissimilarity of the fixed lungs there; the median, because disease can fill up to half of them;
+    level: the coarse features that were compared, None once the search from it has ended.
     """
 
     name: str
     transform: sitk.Transform
     field: torch.Tensor
     mismatch: float
+    level: Level | None = None
 
 
 class Comparison:
@@ -64,13 +67,12 @@ class Comparison:
         """What the first pass of a search finds from a start (fixed -> moving point, LPS mm)."""
         level = self._level(transform, 2)
         field = first_pass(level)
-        return Start(name, transform, field, mismatch(level, field))
+        return Start(name, transform, field, mismatch(level, field), level)
 
     def finished(self, start: Start) -> Start:
         """The start after the whole search."""
-        level = self._level(start.transform, 2)
-        field = discrete_search(level, start.field)
-        return Start(start.name, start.transform, field, mismatch(level, field))
+        field = discrete_search(start.level, start.field)
+        return replace(start, field=field, mismatch=mismatch(start.level, field), level=None)
 
     def rough(self, transform: sitk.Transform) -> float:
         """The median dissimilarity of the fixed lungs at a start, features of twice the spacing."""
@@ -87,7 +89,9 @@ class Comparison:
 
     def _prepared(self, side: int, transform: sitk.Transform, factor: int):
         """MIND and lung distances of one image, the features at `factor` times the spacing."""
-        image = torch.from_numpy(intensity(self._images[side], self._grid, transform))
+        # Linear: the spline that keeps fine detail costs more than all the rest and finds the same.
+        image = intensity(self._images[side], self._grid, transform, sitk.sitkLinear)
+        image = torch.from_numpy(image)
         lungs = torch.from_numpy(resample(self._distances[side], self._grid, transform))
         features = feature_map(image.to(self._device), factor)
         return features, pool(lungs.to(self._device)[None], 4)[0]
@@ -99,12 +103,17 @@ def best_start(
     """Search from each candidate (name, transform); what the images say orders them, best first.
 
     The first are the safest: one of them wins unless a later one matches clearly better. The first
-    pass tells them apart; only the best is searched from to the end.
+    pass tells them apart; only the best is searched from to the end. From the third on, a candidate
+    is for pairs that no earlier one brings together.
     """
-    starts = [comparison.searched(name, transform) for name, transform in candidates]
-    best = min(start.mismatch for start in starts)
+    starts = []
+    for name, transform in candidates:
+        starts.append(comparison.searched(name, transform))
+        best = min(start.mismatch for start in starts)
+        if len(starts) > 1 and best < CONVINCING:
+            break
     starts.sort(key=lambda start: start.mismatch if start.mismatch > ALIKE * best else 0.0)
-    return [comparison.finished(starts[0]), *starts[1:]]
+    return [comparison.finished(starts[0]), *(replace(s, level=None) for s in starts[1:])]
 
 
 def mismatch(level: Level, field: torch.Tensor) -> float:
