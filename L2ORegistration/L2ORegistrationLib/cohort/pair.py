@@ -21,7 +21,7 @@ from ..core.files import read_landmarks, read_volume, write_volume
 from ..core.geometry import Volume
 from ..core.paths import atomic
 from ..reporting.measures import check_landmarks_inside, match_landmarks
-from ..reporting.tables import Pairs, table
+from ..reporting.tables import LandmarkPairs, table
 from .table import Row
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _landmarks(row: Row, fixed: Volume, moving: Volume) -> Pairs | None:
+def _landmarks(row: Row, fixed: Volume, moving: Volume) -> LandmarkPairs | None:
     if not (row.fixed_landmarks or row.moving_landmarks):
         return None
     if not (row.fixed_landmarks and row.moving_landmarks):
@@ -223,7 +223,7 @@ def _landmarks(row: Row, fixed: Volume, moving: Volume) -> Pairs | None:
     return found[0].points, found[1].points
 
 
-def _measures(result: Result, landmarks: Pairs | None) -> dict[str, float]:
+def _measures(result: Result, landmarks: LandmarkPairs | None) -> dict[str, float]:
     rows = table({"result": result}, landmarks)
     jacobian = rows["result"]["jacobian"]
     found = {
@@ -241,7 +241,7 @@ def _measures(result: Result, landmarks: Pairs | None) -> dict[str, float]:
     return found
 
 
-def _pictures(row: Row, home: Path, result: Result, landmarks: Pairs | None) -> None:
+def _pictures(row: Row, home: Path, result: Result, landmarks: LandmarkPairs | None) -> None:
     """The report, and two small overlays for the page of all pairs."""
     from ..reporting import pictures  # matplotlib takes a second to import
     from ..reporting.html import write_report

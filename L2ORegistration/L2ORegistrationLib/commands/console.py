@@ -25,7 +25,7 @@ from ..reporting.measures import (
     target_registration_error,
     unpaired,
 )
-from ..reporting.tables import Pairs
+from ..reporting.tables import LandmarkPairs
 
 if TYPE_CHECKING:
     from ..engine.registration import Registration, Result
@@ -65,7 +65,7 @@ def made(folder: Path) -> Path:
 
 def read_pairs(
     fixed: Path | None, moving: Path | None, fixed_grid: Grid | None, moving_grid: Grid | None
-) -> Pairs | None:
+) -> LandmarkPairs | None:
     """Landmark pairs, points (N, 3) LPS mm, of two files; None without files.
 
     Points without a partner are named on stderr. Raises InputError for one file alone, for what
@@ -88,7 +88,9 @@ def read_pairs(
     return of_fixed.points, of_moving.points
 
 
-def follow(registration: Registration, pairs: Pairs | None = None, *, shown: bool = True) -> Result:
+def follow(
+    registration: Registration, pairs: LandmarkPairs | None = None, *, shown: bool = True
+) -> Result:
     """Run a registration to its end, or to Ctrl-C, with a line per iteration on stderr.
 
     After Ctrl-C the result (the best field so far) has `cancelled` set; before the first step

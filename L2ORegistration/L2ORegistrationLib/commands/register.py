@@ -22,7 +22,7 @@ from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..outputs.registry import OUTPUTS, named
 from ..reporting import tables
 from ..reporting.measures import opposite_direction
-from ..reporting.tables import Pairs
+from ..reporting.tables import LandmarkPairs
 from .console import (
     checked_file,
     checked_folder,
@@ -253,7 +253,7 @@ def _mask(path: Path | None, labels: str | None) -> Path | Volume | None:
     return read_mask(path, chosen)
 
 
-def _warnings(result: Result, start: Start | None, pairs: Pairs | None) -> tuple[str, ...]:
+def _warnings(result: Result, start: Start | None, pairs: LandmarkPairs | None) -> tuple[str, ...]:
     """What the user should know of this result, a sentence each."""
     found = []
     if result.cancelled:

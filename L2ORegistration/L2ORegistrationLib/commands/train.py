@@ -12,9 +12,9 @@ from ..core.errors import InputError
 from . import options
 from .console import checked_folder, messages, print_json
 from .console import output as out
+from .cross_validation import cross_validate
 from .data import read_datasets
 from .experiment import Experiment, one_voice
-from .folds import cross_validate
 
 _DATA = ("4dct", "copd", "empire10", "learn2reg", "pairs")
 _PHANTOMS = 120  # where there is no other data
@@ -48,7 +48,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of phantoms and training.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="pyramid, paper, paper-cpu, or a TOML file.")
+        str | None, typer.Option(help="l2o, falta2022, falta2022-cpu, or a TOML file.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the exported weights.")] = "trained",
     licence: Annotated[str | None, typer.Option(help="Licence of the exported weights.")] = None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..core.geometry import Grid
 from ..core.paths import atomic, check_writable
-from .tables import Pairs, table
+from .tables import LandmarkPairs, table
 
 if TYPE_CHECKING:
     from ..engine.registration import Result
@@ -89,7 +89,7 @@ _TRE_LEGEND = (
 def write_report(
     results: dict[str, Result],
     folder: str | Path,
-    pairs: Pairs | None = None,
+    pairs: LandmarkPairs | None = None,
     *,
     title: str = "Lung CT registration",
     details: dict[str, str] | None = None,

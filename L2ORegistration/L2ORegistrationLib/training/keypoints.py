@@ -16,8 +16,8 @@ from scipy import ndimage
 from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..engine.catalogue import METHODS
-from ..engine.field.levels import Scans, sample_points
-from ..engine.images.preprocessing import make_pair
+from ..engine.field.levels import FeaturePyramid, sample_points
+from ..engine.images.preprocessing import working_pair
 from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
 from ..engine.start.alignment import distance_map, lung_alignment
 from ..engine.start.search import discrete_search
@@ -84,9 +84,9 @@ class _Matcher:
     def __init__(self, fixed: Volume, moving: Volume, fixed_mask: Volume, moving_mask: Volume):
         distances = distance_map(fixed_mask), distance_map(moving_mask)
         start = lung_alignment(*distances, fixed.grid, moving.grid)
-        self.pair = make_pair(fixed, moving, *distances, start)
+        self.pair = working_pair(fixed, moving, *distances, start)
         with torch.inference_mode():
-            self._level, self._field = _motion(Scans(self.pair))
+            self._level, self._field = _motion(FeaturePyramid(self.pair))
 
     def interest_points(self, count: int) -> np.ndarray:
         """The `count` most distinctive points (N, 3) of the fixed lung, LPS mm."""
@@ -104,13 +104,13 @@ class _Matcher:
         return np.array([self.pair.start.TransformPoint(p) for p in moved.tolist()])
 
 
-def _motion(scans: Scans):
+def _motion(pyramid: FeaturePyramid):
     """The last level and the field (3, d, h, w) in mm on it."""
     _, fine, last = METHODS["gauss-newton"].plan()
-    level = scans.mind_level(4)
+    level = pyramid.mind_level(4)
     field = _descended(level, discrete_search(level), *COARSE)
-    field = _descended(scans.mind_level(2), field, fine.iterations, fine.settings["stiffness"])
-    level = scans.contrast_level(field)
+    field = _descended(pyramid.mind_level(2), field, fine.iterations, fine.settings["stiffness"])
+    level = pyramid.contrast_level(field)
     return level, _descended(level, field, last.iterations, last.settings["stiffness"])
 
 

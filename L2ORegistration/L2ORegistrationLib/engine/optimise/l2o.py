@@ -11,23 +11,23 @@ from collections.abc import Iterator
 
 import torch
 
-from ..field.levels import Level
+from ..field.levels import MindLevel
 from .gauss_newton import gauss_newton_step
-from .networks import PyramidNetwork
+from .networks import L2ONetwork
 
 STIFFNESS = 1e-3  # of the Gauss-Newton step at 6 mm field spacing, see gauss_newton.py
 DISPLACEMENT_SCALE = 0.25  # brings displacements of a few field voxels to the size of the costs
 COST_SCALE = 10.0
 
 
-class LearnedOptimiser:
-    """Steps of one level by a `PyramidNetwork`, which can serve several levels."""
+class L2OOptimiser:
+    """Steps of one level by a `L2ONetwork`, which can serve several levels."""
 
-    def __init__(self, network: PyramidNetwork):
+    def __init__(self, network: L2ONetwork):
         self.network = network
 
     def iterate(
-        self, level: Level, field: torch.Tensor, iterations: int
+        self, level: MindLevel, field: torch.Tensor, iterations: int
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm on the level's field grid.
 
@@ -46,7 +46,7 @@ class LearnedOptimiser:
 
 
 def observe(
-    level: Level, field: torch.Tensor, hidden: torch.Tensor
+    level: MindLevel, field: torch.Tensor, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """The network's input for a field (3, d, h, w) in mm.
 
@@ -58,18 +58,18 @@ def observe(
         # A finer field can bend over fewer millimetres, so its bends must cost more.
         stiffness = STIFFNESS * (6.0 / level.spacing) ** 2
         step = gauss_newton_step(level, field, system, stiffness) / level.spacing
-        step.clamp_(-PyramidNetwork.MAX_STEP, PyramidNetwork.MAX_STEP)
+        step.clamp_(-L2ONetwork.MAX_STEP, L2ONetwork.MAX_STEP)
         stacked = costs.new_zeros((level.distance.numel(), 73))
-        stacked[level.blocks, :64] = costs.flatten(1)
-        stacked[level.blocks, 64:72] = costs.mean(dim=1)
+        stacked[level.active_nodes, :64] = costs.flatten(1)
+        stacked[level.active_nodes, 64:72] = costs.mean(dim=1)
         stacked[:, :72] *= COST_SCALE
-        stacked[level.blocks, 72] = 1.0
+        stacked[level.active_nodes, 72] = 1.0
         observed = torch.cat(
             (
                 stacked.T.view(73, *level.shape),
                 step,
                 field / level.spacing * DISPLACEMENT_SCALE,
-                level.surface_pull(field),
+                level.surface_force(field),
                 level.distance / 15.0,
             )
         )
