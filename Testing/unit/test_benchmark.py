@@ -60,7 +60,7 @@ def result(errors, *, steps=(), **more):
         "tre": list(errors),
         "snapped": list(errors),
         "near": [True] + [False] * (len(errors) - 1),
-        "jacobian": {"sdlogj": 0.1, "folding": 0.001, "min": 0.5},
+        "jacobian": {"sdlogj": 0.1, "sdlogj_learn2reg": 0.02, "folding": 0.001, "min": 0.5},
         "seconds": 2.0,
         "seconds_process": 4.0,
         "peak_gb": 1.0,
@@ -168,7 +168,7 @@ def test_a_registration_is_measured_alone(tmp_path):
     assert held.nbytes / 2**30 > done.result["peak_gb"] > 0.02
     assert done.result["seconds"] < 0.5 < done.result["seconds_process"] + 0.5
     np.testing.assert_allclose(done.result["tre"], np.linalg.norm(SHIFT), atol=1e-6)
-    assert done.result["jacobian"] == {"sdlogj": 0, "folding": 0, "min": 1}
+    assert done.result["jacobian"] == {"sdlogj": 0, "sdlogj_learn2reg": 0, "folding": 0, "min": 1}
     assert not done.result["steps"] and done.points == "landmarks"
 
 

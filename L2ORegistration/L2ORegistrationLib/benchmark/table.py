@@ -22,6 +22,7 @@ COLUMNS = {
     "snapped": ("snapped_mean", ".2f", 1),
     "near pleura": ("pleura_mean", ".2f", 1),
     "SDlogJ": ("sdlogj", ".3f", 1),
+    "SDlogJ (Learn2Reg)": ("sdlogj_learn2reg", ".3f", 1),
     "folding %": ("folding", ".3f", 100),
     "seconds": ("seconds", ".1f", 1),
     "GB": ("peak_gb", ".2f", 1),
@@ -95,26 +96,32 @@ def stages(runs: list[Measurement]) -> dict[str, dict[str, dict[str, float]]]:
     Of methods with steps. Preparation: masks, affine, resampling, the first features; every other
     stage includes the features that it needs.
     """
-    found: dict = {}
+    cases: dict = {}
     for run in runs:
-        parts, before = {}, 0.0
-        for step in run.result.get("steps", ()):
-            name = f"{step['stage']}, level {step['level'] + 1}"
-            name = {"initial": "preparation", "start": "start"}.get(step["stage"], name)
-            parts[name] = parts.get(name, 0.0) + step["seconds"] - before
-            before = step["seconds"]
-        if parts:
-            found.setdefault(run.dataset, {}).setdefault(run.method, []).append(parts)
+        if parts := _seconds_by_stage(run):
+            cases.setdefault(run.dataset, {}).setdefault(run.method, []).append(parts)
     return {
-        dataset: {
-            method: {
-                name: float(np.mean([parts.get(name, 0.0) for parts in cases]))
-                for name in dict.fromkeys(name for parts in cases for name in parts)
-            }
-            for method, cases in methods.items()
-        }
-        for dataset, methods in found.items()
+        dataset: {method: _averages(parts) for method, parts in methods.items()}
+        for dataset, methods in cases.items()
     }
+
+
+def _seconds_by_stage(run: Measurement) -> dict[str, float]:
+    """{stage: seconds} of one registration, in order; empty without steps."""
+    found: dict[str, float] = {}
+    before = 0.0
+    for step in run.result.get("steps", ()):
+        name = f"{step['stage']}, level {step['level'] + 1}"
+        name = {"initial": "preparation", "start": "start"}.get(step["stage"], name)
+        found[name] = found.get(name, 0.0) + step["seconds"] - before
+        before = step["seconds"]
+    return found
+
+
+def _averages(cases: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each entry; a case without it counts as 0."""
+    names = dict.fromkeys(name for case in cases for name in case)
+    return {name: float(np.mean([case.get(name, 0.0) for case in cases])) for name in names}
 
 
 def cells(measures: dict[str, float]) -> list[str]:

@@ -45,22 +45,13 @@ def checked_file(path: Path, suffixes: tuple[str, ...], what: str) -> Path:
 def checked_folder(path: Path) -> Path:
     """The path of a folder that exists, or that can be made in one that exists, and be written to.
 
-    Raises InputError if not; the folder is made only by `made`.
+    Raises InputError if not; the folder is made only by `paths.made`.
     """
     path = path.expanduser()
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: give the name of a folder.")
     check_writable(path if path.exists() else path.absolute().parent)
     return path
-
-
-def made(folder: Path) -> Path:
-    """The folder, made if it was missing. Raises InputError when that fails."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be made ({error.strerror}).") from error
-    return folder
 
 
 def read_pairs(
@@ -122,6 +113,7 @@ def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) ->
         **({f"TRE {key}": ("tre", key) for key in ("mean", "median", "p95")} if tre else {}),
         "folding %": ("jacobian", "folding"),
         "SDlogJ": ("jacobian", "sdlogj"),
+        "(Learn2Reg)": ("jacobian", "sdlogj_learn2reg"),
         "seconds": ("seconds", None),
     }
     present = {

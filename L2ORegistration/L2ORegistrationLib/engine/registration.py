@@ -110,17 +110,7 @@ class Result:
 
     def warped(self) -> Volume:
         """Moving in the geometry of fixed, linear; its lowest value beyond the moving image."""
-        image = self.moving.to_image()
-        lowest = float(self.moving.array.min())
-        warped = sitk.Resample(
-            image,
-            self.fixed.to_image(),
-            self.field.to_transform(),
-            sitk.sitkLinear,
-            lowest,
-            image.GetPixelID(),
-        )
-        return Volume(sitk.GetArrayFromImage(warped), self.fixed.grid)
+        return self.field.warp(self.moving, self.fixed.grid)
 
 
 class Registration:

@@ -152,7 +152,7 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError("The training setting 'iterations' needs the fewest, then the most.")
     if config.variant == "l2o" and config.iterations[0] < 2:
         raise InputError(
-            "The training setting 'iterations' needs at least 2: the first only fills the memory."
+            "The training setting 'iterations' needs at least 2: the first one learns nothing."
         )
     if config.extra_motion > 1:
         raise InputError("The training setting 'extra_motion' is a share, from 0 to 1.")

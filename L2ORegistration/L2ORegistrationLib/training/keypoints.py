@@ -2,7 +2,8 @@
 
 Interest points (Foerstner) are carried by a coarse-to-fine motion field: discrete search, then
 Gauss-Newton steps on MIND and on local contrast, as a registration does them. No network takes
-part, because keypoints are there to teach it. Pairs that do not find their way back are dropped.
+part, because keypoints are there to teach it. Pairs with a large forward-backward error are
+dropped.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from ..engine.start.search import discrete_search
 COUNT = 3000
 DEPTH_MM = 2.0  # interest points are at least this far inside the lung
 APART = 1  # working voxels in which only the most distinctive point is kept
-TOLERANCE_MM = 2.0  # a pair whose way back misses by more is dropped
+TOLERANCE_MM = 2.0  # a pair with a larger forward-backward error is dropped
 COARSE = (6, 3e-4)  # Gauss-Newton steps after the search and their stiffness, on fields of 12 mm
 
 
 @dataclass(frozen=True)
 class Matches:
-    """fixed, moving: corresponding points (N, 3), LPS mm; miss: (N,) mm of the way back.
+    """fixed, moving: corresponding points (N, 3), LPS mm; miss: (N,) forward-backward error, mm.
 
-    kept: (N,) bool, those whose way back misses by no more than the tolerance.
+    kept: (N,) bool, those whose forward-backward error is within the tolerance.
     """
 
     fixed: np.ndarray

@@ -14,6 +14,7 @@ import torch
 
 from ..core.errors import InputError
 from ..core.files import atomic
+from ..engine.field.levels import MindLevel
 from ..engine.optimise.falta2022 import Falta2022Optimiser
 from ..engine.optimise.l2o import L2OOptimiser
 from ..engine.optimise.networks import Falta2022Network, L2ONetwork
@@ -22,6 +23,8 @@ from .loss import inside, keypoint_loss
 from .prepared import PreparedPair
 from .starts import falta2022_start, l2o_start
 from .workers import Workers
+
+OPTIMISERS = {"l2o": L2OOptimiser, "falta2022": Falta2022Optimiser}
 
 
 @dataclass(frozen=True)
@@ -162,39 +165,64 @@ def _schedule(step: int, config: TrainingConfig) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
+@dataclass
+class _Task:
+    """What a rollout starts from and is measured by, on the device.
+
+    number: of the level; field: (3, d, h, w), mm, before the first iteration; points, targets:
+    keypoints (N, 3) and their true displacements, mm, as in `PreparedPair`.
+    """
+
+    number: int
+    level: MindLevel
+    field: torch.Tensor
+    points: torch.Tensor
+    targets: torch.Tensor
+
+    def error(self, field: torch.Tensor) -> float:
+        """The mean keypoint error of a field in mm; NaN without keypoints."""
+        if not len(self.points):
+            return math.nan
+        with torch.no_grad():
+            loss = keypoint_loss([field], self.level, self.points, self.targets)
+        return float(loss) * self.level.spacing
+
+
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
     if config.mixed_precision and torch.device(device).type == "cuda":
         network = _InBfloat16(network)
-    pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
-    if config.variant == "falta2022":
-        kind, optimiser = 0, Falta2022Optimiser(network)
-        level, field = falta2022_start(pair, config, rng)
-        targets = pair.targets
-    else:
-        kind = int(rng.choice(2, p=config.level_shares))
-        optimiser = L2OOptimiser(network)
-        level, field, targets = l2o_start(network, pair, kind, config, rng, device)
-    points = pair.points
-    keep = inside(level, points).nonzero().squeeze(1)
-    keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
-    points, targets = points[keep].to(device), targets[keep].to(device)
+    task = _drawn_task(network, pairs, config, rng, device)
     fewest, most = config.iterations
     iterations = fewest if step < config.short_steps else int(rng.integers(fewest, most + 1))
     burn_in = max(0, int(rng.integers(-config.burn_in, config.burn_in + 1)))
-    level, field = level.to(device), field.to(device)
-    steps = optimiser.iterate(level, field, burn_in + iterations)
-    arrived = field
+    optimiser = OPTIMISERS[config.variant](network)
+    arrived, fields = _unrolled(optimiser, task, burn_in, iterations)
+    loss = keypoint_loss(fields, task.level, task.points, task.targets, arrived)
+    return loss, task.number, task.error(task.field), task.error(fields[-1])
+
+
+def _drawn_task(network, pairs, config: TrainingConfig, rng, device) -> _Task:
+    """A pair, a level of it, a start and keypoints, all by chance."""
+    pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
+    if config.variant == "falta2022":
+        number = 0
+        level, field = falta2022_start(pair, config, rng)
+        targets = pair.targets
+    else:
+        number = int(rng.choice(2, p=config.level_shares))
+        level, field, targets = l2o_start(network, pair, number, config, rng, device)
+    keep = inside(level, pair.points).nonzero().squeeze(1)
+    keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
+    tensors = field, pair.points[keep], targets[keep]
+    return _Task(number, level.to(device), *(tensor.to(device) for tensor in tensors))
+
+
+def _unrolled(optimiser, task: _Task, burn_in: int, iterations: int):
+    """The field after the burn-in, which has no gradient, and those of the iterations after it."""
+    steps = optimiser.iterate(task.level, task.field, burn_in + iterations)
+    arrived = task.field
     with torch.no_grad():
         for arrived, _ in islice(steps, burn_in):  # noqa: B007
             pass
-    fields = [f for f, _ in steps]
-    loss = keypoint_loss(fields, level, points, targets, arrived)
-    with torch.no_grad():
-        before, after = (
-            float(keypoint_loss([f], level, points, targets)) * level.spacing
-            if len(points)
-            else math.nan
-            for f in (field, fields[-1])
-        )
-    return loss, kind, before, after
+    return arrived, [field for field, _ in steps]

@@ -27,7 +27,9 @@ from .sampling import (
 )
 
 ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
-OUTLIER = 2.0  # times the median dissimilarity of the lungs: what matches worse is hardly believed
+# Robust weights 1 / (1 + (m / (OUTLIER median))^4): a half at twice the median. They, and what the
+# next two say, were chosen on the stress pairs of "A sound step" in Testing/experiments.md.
+OUTLIER = 2.0
 LEAST_SHARED = 0.4  # share of a block's gradients that noise alone, or a wrong place, leaves
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat

@@ -13,10 +13,12 @@ from ..optimise.networks import smooth
 from .levels import MindLevel
 
 START_SPACING_MM = 6.0
-START_MARGIN_MM = 60.0
+START_MARGIN_MM = 60.0  # around the working grid: the largest displacements met, of deep breaths
 SPREADING = 12  # voxels of twice the finest field's spacing: further than any point from the lungs
 _CUT_OFF = (sitk.sitkDisplacementField, sitk.sitkBSplineTransform)  # zero beyond their grid
-TRUSTED_MM = 10.0  # within this distance of the lungs the optimiser's field is used as it is
+# Within this distance of the lungs the field is used as it is: dissimilarities reach ACTIVE_MM and
+# half a voxel of the finest field beyond them, 9 mm.
+TRUSTED_MM = 10.0
 
 
 class WholeField:

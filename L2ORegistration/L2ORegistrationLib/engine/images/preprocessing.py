@@ -20,7 +20,7 @@ MARGIN_MM = 12.0
 BLOCK = 8  # the coarsest field voxel is 8 working voxels wide
 HU_RANGE = (-1000.0, 300.0)
 SPLINE_VOXELS = 4  # ITK fits no spline through fewer
-TAIL_VOXELS = 12  # from a voxel on a spline has forgotten its value
+TAIL_VOXELS = 12  # a voxel's influence on a spline is negligible beyond this
 
 
 @dataclass(frozen=True)

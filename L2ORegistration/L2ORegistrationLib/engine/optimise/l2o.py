@@ -38,8 +38,8 @@ class L2OOptimiser:
         for number in range(iterations):
             inputs, classical, dissimilarity = observe(level, field.detach(), hidden)
             correction, hidden = (output[0] for output in self.network(inputs[None]))
-            # With nothing remembered, the network moves to find out, which looks worse at first:
-            # the first iteration takes the classical step and only fills the memory.
+            # With an empty hidden state the network explores, which first raises the error: the
+            # first iteration takes the Gauss-Newton step alone and only fills the hidden state.
             step = classical + correction if number else classical
             field = field + step * level.spacing
             yield field, dissimilarity
@@ -50,8 +50,9 @@ def observe(
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """The network's input for a field (3, d, h, w) in mm.
 
-    Returns the input (99, d, h, w), the Gauss-Newton step (3, d, h, w) in field voxels, at most
-    MAX_STEP each way, and the mean dissimilarity. No gradient flows through what is observed.
+    Returns the input (C, d, h, w), channels as `L2ONetwork` names them, the Gauss-Newton step
+    (3, d, h, w) in field voxels, at most MAX_STEP each way, and the mean dissimilarity. No gradient
+    flows through what is observed.
     """
     with torch.no_grad():
         costs, (_, system) = level.sample_costs(field), level.normal_equations(field)
@@ -59,14 +60,13 @@ def observe(
         stiffness = STIFFNESS * (6.0 / level.spacing) ** 2
         step = gauss_newton_step(level, field, system, stiffness) / level.spacing
         step.clamp_(-L2ONetwork.MAX_STEP, L2ONetwork.MAX_STEP)
-        stacked = costs.new_zeros((level.distance.numel(), 73))
-        stacked[level.active_nodes, :64] = costs.flatten(1)
-        stacked[level.active_nodes, 64:72] = costs.mean(dim=1)
-        stacked[:, :72] *= COST_SCALE
-        stacked[level.active_nodes, 72] = 1.0
+        seen = torch.cat((costs.flatten(1), costs.mean(dim=1)), dim=1) * COST_SCALE
+        seen = torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)
+        dense = seen.new_zeros((level.distance.numel(), seen.shape[1]))
+        dense[level.active_nodes] = seen
         observed = torch.cat(
             (
-                stacked.T.view(73, *level.shape),
+                dense.T.view(-1, *level.shape),
                 step,
                 field / level.spacing * DISPLACEMENT_SCALE,
                 level.surface_force(field),
