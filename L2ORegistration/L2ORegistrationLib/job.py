@@ -56,11 +56,6 @@ class Progress:
     elapsed: float
     remaining: float | None
 
-    @property
-    def fraction(self) -> float:
-        """0 to 1."""
-        return self.done / self.total if self.total else 0.0
-
 
 class RegistrationJob:
     """One registration under way: ``poll()`` until a Finished or Failed comes.

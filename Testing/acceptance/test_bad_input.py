@@ -252,7 +252,7 @@ def test_cuda_where_there_is_none(pair):
 
 def test_options_that_nothing_would_use(pair):
     refused("used by the start 'landmarks' only", pair.fixed, pair.moving, landmarks=(P, P))
-    refused("'adam' has no weights", pair.fixed, pair.moving, method="adam", model="pyramid")
+    refused("'adam' has no weights", pair.fixed, pair.moving, method="adam", model="l2o")
 
 
 @pytest.mark.parametrize("slices, pattern", [(2, "12 mm"), (5, "at most")])

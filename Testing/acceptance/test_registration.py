@@ -13,7 +13,7 @@ import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.core.files import write_transform  # noqa: E402
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
-from L2ORegistrationLib.engine.optimise.networks import PaperNetwork  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import Falta2022Network  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 from L2ORegistrationLib.reporting.measures import (  # noqa: E402
     jacobian_summary,
@@ -409,9 +409,9 @@ def test_iterations_and_refinement_are_chosen(pair):
 
 def test_the_papers_network_walks_the_same_road(pair, tmp_path):
     torch.manual_seed(0)
-    network = PaperNetwork()
+    network = Falta2022Network()
     torch.nn.init.normal_(network.last[-2].weight)
-    path = tmp_path / "paper.pt"
+    path = tmp_path / "mine.pt"
     export_model(
         network,
         path,
@@ -422,7 +422,7 @@ def test_the_papers_network_walks_the_same_road(pair, tmp_path):
     )
     result = register(pair, model=path)
     assert [s.stage for s in result.steps] == ["initial", "start", "l2o", "l2o"]
-    assert result.provenance["model"] == "paper 0"
+    assert result.provenance["model"] == "mine 0"
     assert result.provenance["method"] == "falta2022"
     assert result.best == 1  # its random steps only make things worse, and that is noticed
     assert all(np.isfinite(step.field.array).all() for step in result.steps)

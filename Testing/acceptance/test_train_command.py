@@ -92,7 +92,7 @@ def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
         (("--data", "copd=nowhere"), "does not exist"),
         (("--name", "checkpoint"), "cannot be called 'checkpoint'"),
         (("--name", "../mine"), "cannot be called '../mine'"),
-        (("--config", "papers"), "packaged are paper, paper-cpu, pyramid"),
+        (("--config", "papers"), "packaged are falta2022, falta2022-cpu, l2o"),
         (("--device", "tpu"), "not available here"),
     ],
 )

@@ -69,7 +69,7 @@ class TestRegister:
             [1, 0.8, 0.6, 0.4, 0.2]
         )
         assert outcome.browser.GetNumberOfItems() == 5
-        assert set(outcome.quality) == {"sdlogj", "folding", "min"}
+        assert set(outcome.quality) == {"sdlogj", "sdlogj_learn2reg", "folding", "min"}
         assert not outcome.cancelled
 
     def test_every_iteration_keeps_its_own_measures(self, logic, nodes):
@@ -148,10 +148,28 @@ class TestRegister:
         assert scene.GetNumberOfNodes() == count
         assert History.of(first.transform).browser is second.browser
 
-    def test_stopped_by_its_caller_it_keeps_the_best_so_far(self, logic, nodes):
-        outcome = logic.register(*nodes, onStep=lambda step: step.index < 2)
-        assert outcome.cancelled or len(outcome.metrics) == 5
-        assert len(outcome.metrics) >= 3
+    def test_stopped_by_its_caller_it_keeps_the_best_so_far(self, nodes, kit, monkeypatch):
+        """The registration makes no step before the caller has seen the one before."""
+        seen = []
+
+        class InStep(kit.Trial):
+            def __iter__(self):
+                for step in super().__iter__():
+                    yield step
+                    while len(seen) <= step.index:
+                        if self.others["cancelled"]():
+                            return
+                        time.sleep(0.001)
+
+        def until_the_second(step):
+            if step.index == 2:
+                return False
+            seen.append(step)
+
+        monkeypatch.setattr(run, "RegistrationJob", partial(_job, InStep))
+        outcome = SceneLogic().register(*nodes, onStep=until_the_second)
+        assert outcome.cancelled and len(outcome.metrics) == 3
+        assert [step.index for step in outcome.result.steps] == [0, 1, 2]
 
     def test_an_error_of_its_caller_puts_the_scene_back(self, logic, nodes, scene):
         before = listing(scene)
@@ -291,11 +309,8 @@ class TestIterations:
         session.select(0)
         logic.updateOutputs(outcome.transform, out, jacobian)
         assert (slicer.util.arrayFromVolume(jacobian) == 1).all()
-        zero = volumes.warp(
-            volumes.to_volume(nodes[1]),
-            outcome.result.field.scaled(0),
-            volumes.grid_of(nodes[0]),
-        )
+        still = outcome.result.field.scaled(0)
+        zero = still.warp(volumes.to_volume(nodes[1]), volumes.grid_of(nodes[0]))
         np.testing.assert_array_equal(slicer.util.arrayFromVolume(out), zero.array)
         session.close()
 

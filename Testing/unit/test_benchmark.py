@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from L2ORegistrationLib import cli
 from L2ORegistrationLib.benchmark import figure, measure, methods, peers, table
-from L2ORegistrationLib.benchmark.run import Run, run
+from L2ORegistrationLib.benchmark.run import Measurement, run
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import Grid, Volume
 from L2ORegistrationLib.datasets.registry import load_dataset
@@ -60,7 +60,7 @@ def result(errors, *, steps=(), **more):
         "tre": list(errors),
         "snapped": list(errors),
         "near": [True] + [False] * (len(errors) - 1),
-        "jacobian": {"sdlogj": 0.1, "folding": 0.001, "min": 0.5},
+        "jacobian": {"sdlogj": 0.1, "sdlogj_learn2reg": 0.02, "folding": 0.001, "min": 0.5},
         "seconds": 2.0,
         "seconds_process": 4.0,
         "peak_gb": 1.0,
@@ -73,11 +73,13 @@ def result(errors, *, steps=(), **more):
 
 
 RUNS = [
-    Run("A", "1", "initial", "landmarks", result([3.0, 5.0, 4.0, 4.0])),
-    Run("A", "1", "l2o-search", "landmarks", result([1.0, 3.0], steps=(4.0, 3.0, 2.0))),
-    Run("A", "2", "initial", "landmarks", result([6.0, 10.0])),
-    Run("A", "2", "l2o-search", "landmarks", result([0.0, 2.0], steps=(8.0, 5.0, 1.5, 1.0))),
-    Run("B", "x", "initial", "", {"error": "Case x: x.img is missing."}),
+    Measurement("A", "1", "initial", "landmarks", result([3.0, 5.0, 4.0, 4.0])),
+    Measurement("A", "1", "l2o-search", "landmarks", result([1.0, 3.0], steps=(4.0, 3.0, 2.0))),
+    Measurement("A", "2", "initial", "landmarks", result([6.0, 10.0])),
+    Measurement(
+        "A", "2", "l2o-search", "landmarks", result([0.0, 2.0], steps=(8.0, 5.0, 1.5, 1.0))
+    ),
+    Measurement("B", "x", "initial", "", {"error": "Case x: x.img is missing."}),
 ]
 
 
@@ -124,8 +126,8 @@ def test_where_the_time_goes(tmp_path):
 
     first = timed(("initial", 0, 1.0), ("start", 0, 3.0), ("l2o", 0, 3.5), ("l2o", 0, 4.5))
     second = timed(("initial", 0, 2.0), ("start", 0, 2.5), ("l2o", 0, 4.0), ("refine", 1, 5.0))
-    runs = [Run("A", str(i), "l2o-search", "", r) for i, r in enumerate((first, second))]
-    runs.append(Run("A", "0", "elastix", "", {"seconds": 1.0}))
+    runs = [Measurement("A", str(i), "l2o-search", "", r) for i, r in enumerate((first, second))]
+    runs.append(Measurement("A", "0", "elastix", "", {"seconds": 1.0}))
     names = ("preparation", "start", "l2o, level 1", "refine, level 2")
     seconds = dict(zip(names, (1.5, 1.25, 1.5, 0.5), strict=True))
     assert table.stages(runs) == {"A": {"l2o-search": seconds}}
@@ -166,7 +168,7 @@ def test_a_registration_is_measured_alone(tmp_path):
     assert held.nbytes / 2**30 > done.result["peak_gb"] > 0.02
     assert done.result["seconds"] < 0.5 < done.result["seconds_process"] + 0.5
     np.testing.assert_allclose(done.result["tre"], np.linalg.norm(SHIFT), atol=1e-6)
-    assert done.result["jacobian"] == {"sdlogj": 0, "folding": 0, "min": 1}
+    assert done.result["jacobian"] == {"sdlogj": 0, "sdlogj_learn2reg": 0, "folding": 0, "min": 1}
     assert not done.result["steps"] and done.points == "landmarks"
 
 

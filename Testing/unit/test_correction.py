@@ -53,7 +53,7 @@ class _Level:
         self.grid = Grid((9, 8, 7), (6.0, 6.0, 6.0))
         self.shape = self.grid.shape
         self.distance = torch.zeros((1, *self.shape))
-        self.blocks = torch.arange(self.distance.numel())
+        self.active_nodes = torch.arange(self.distance.numel())
 
 
 def test_a_pin_holds_the_field_at_zero():
@@ -62,7 +62,7 @@ def test_a_pin_holds_the_field_at_zero():
     pin = level.grid.to_world(np.array([[4.0, 4.0, 3.0]]))
     field = torch.zeros((3, *level.shape))
     for _ in range(6):
-        system = torch.zeros((len(level.blocks), 9))
+        system = torch.zeros((len(level.active_nodes), 9))
         system[:, :3] = 0.01
         system[:, 6] = 0.01 * (3 - field[0].flatten())
         gauss_newton._pin(level, field, system, pin)

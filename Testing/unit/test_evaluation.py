@@ -70,12 +70,19 @@ def test_jacobian_summary_counts_folds_in_the_mask_only():
     # A mask twice as fine, shifted, and cut: its nearest voxels cover the nodes x = 0, 1, 2.
     fine = Grid((6, 8, 8), (0.5, 0.5, 0.5), (0.1, 0.1, 0.1))
     inside = jacobian_summary(field, Volume(np.ones(fine.shape, bool), fine))
-    assert inside == {"sdlogj": 0.0, "folding": 0.0, "min": 1.0}
+    assert inside == {"sdlogj": 0.0, "sdlogj_learn2reg": 0.0, "folding": 0.0, "min": 1.0}
 
 
 def test_sdlogj_clamps_folds_at_1e_9():
     values = np.log([1.0] * 3 + [1e-9] * 5)
     assert jacobian_summary(folded_half())["sdlogj"] == pytest.approx(values.std(), rel=1e-6)
+
+
+def test_sdlogj_of_learn2reg_adds_3_to_the_determinant():
+    """Its determinants along x: 1, 1, 1, 0, -1, -1, -1, -1."""
+    values = np.log([4.0] * 3 + [3.0] + [2.0] * 4)
+    found = jacobian_summary(folded_half())
+    assert found["sdlogj_learn2reg"] == pytest.approx(values.std(), rel=1e-6)
 
 
 def test_a_mask_beside_the_field_is_refused():

@@ -13,22 +13,22 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import (  # noqa: E402
-    Level,
-    Scans,
+    FeaturePyramid,
+    MindLevel,
     active_voxels,
     chessboard,
     sample,
     sample_points,
 )
-from L2ORegistrationLib.engine.images.preprocessing import Pair  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
 from L2ORegistrationLib.engine.optimise.adam import AdamOptimiser  # noqa: E402
 from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
     GaussNewtonOptimiser,
     gauss_newton_step,
     laplacian,
 )
-from L2ORegistrationLib.engine.optimise.l2o import LearnedOptimiser, observe  # noqa: E402
-from L2ORegistrationLib.engine.optimise.networks import PyramidNetwork, smooth  # noqa: E402
+from L2ORegistrationLib.engine.optimise.l2o import L2OOptimiser, observe  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import L2ONetwork, smooth  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 GRID = Grid((64, 48, 48), (1.5, 1.5, 1.5), (-40.0, 12.0, 100.0))
@@ -58,7 +58,7 @@ def scans(motion):
     z, y, x = np.indices(GRID.shape)
     box = [np.abs(i - (n - 1) / 2) * 1.5 - 0.28 * n * 1.5 for i, n in zip((z, y, x), GRID.shape)]
     distance = np.maximum.reduce(box).astype(np.float32)
-    pair = Pair(
+    pair = WorkingPair(
         image(points),
         image(back),
         distance < 0,
@@ -67,7 +67,7 @@ def scans(motion):
         GRID,
         sitk.Transform(3, sitk.sitkIdentity),
     )
-    return Scans(pair)
+    return FeaturePyramid(pair)
 
 
 def shift(points):
@@ -81,9 +81,9 @@ def stretch(points):
 
 
 def error(level, field, motion):
-    """Mean distance (mm) of a field from the truth at the active blocks."""
-    truth = motion(level.grid.points()).reshape(-1, 3)[level.blocks]
-    found = field.flatten(1).T.numpy()[level.blocks]
+    """Mean distance (mm) of a field from the truth at the active nodes."""
+    truth = motion(level.grid.points()).reshape(-1, 3)[level.active_nodes]
+    found = field.flatten(1).T.numpy()[level.active_nodes]
     return np.linalg.norm(found - truth, axis=1).mean()
 
 
@@ -139,7 +139,7 @@ def test_the_step_solves_its_linear_system():
     bend = torch.eye(count).view(count, *level.shape)
     bend = stiffness * laplacian(laplacian(bend)).reshape(count, count).double()
     dense = torch.zeros(count, 9).double()
-    dense[level.blocks] = system.double()
+    dense[level.active_nodes] = system.double()
     rows = ((0, 3, 4), (3, 1, 5), (4, 5, 2))
     matrix = torch.cat(
         [
@@ -150,8 +150,8 @@ def test_the_step_solves_its_linear_system():
     right = dense[:, 6:].T.reshape(-1) - torch.cat([bend @ u.flatten().double() for u in field])
     expected = torch.linalg.lstsq(matrix, right[:, None]).solution.view(3, count)
     for found, part in ((step, 0.01), (usual, 0.5)):  # the usual number stops on the way
-        miss = (found.flatten(1).double() - expected)[:, level.blocks]
-        assert miss.norm() < part * expected[:, level.blocks].norm()
+        miss = (found.flatten(1).double() - expected)[:, level.active_nodes]
+        assert miss.norm() < part * expected[:, level.active_nodes].norm()
 
 
 @pytest.mark.parametrize("motion", [shift, stretch])
@@ -203,14 +203,14 @@ def test_adam_finds_the_shift():
 def test_an_untrained_network_takes_the_classical_step():
     level = scans(shift).mind_level(4)
     torch.manual_seed(0)
-    network = PyramidNetwork(8).eval()
+    network = L2ONetwork(8).eval()
     field = torch.zeros((3, *level.shape))
     with torch.no_grad():
-        after, seen = next(LearnedOptimiser(network).iterate(level, field, 1))
+        after, seen = next(L2OOptimiser(network).iterate(level, field, 1))
         hidden = torch.zeros((network.hidden, *level.shape))
         inputs, step, dissimilarity = observe(level, field, hidden)
-    assert inputs.shape == (PyramidNetwork.inputs, *level.shape)
-    assert step.abs().max() <= PyramidNetwork.MAX_STEP
+    assert inputs.shape == (L2ONetwork.inputs, *level.shape)
+    assert step.abs().max() <= L2ONetwork.MAX_STEP
     assert seen == dissimilarity > 0
     torch.testing.assert_close(after, step * level.spacing)
 
@@ -235,8 +235,8 @@ def test_a_shift_by_a_voxel_and_by_half_of_one_is_found(voxels):
     optimiser = GaussNewtonOptimiser(4e-3)
     for field, _ in optimiser.iterate(level, level.sample_field(field), 8):  # noqa: B007, B020
         pass
-    inside = level.distance.flatten()[level.blocks] < -6
-    found = field.flatten(1)[:, level.blocks[inside]].T.numpy()
+    inside = level.distance.flatten()[level.active_nodes] < -6
+    found = field.flatten(1)[:, level.active_nodes[inside]].T.numpy()
     assert np.abs(found.mean(axis=0) - way).max() < 0.02 * GRID.spacing[0]
     assert np.linalg.norm(found - way, axis=1).mean() < 0.06 * GRID.spacing[0]
 
@@ -244,7 +244,7 @@ def test_a_shift_by_a_voxel_and_by_half_of_one_is_found(voxels):
 def test_a_step_along_a_line_by_hand():
     """Two voxels, one of them seen with slope 2 and residual 1: 4 d = -2, the other follows."""
     level = scans(shift).mind_level(2)
-    level = replace(level, distance=torch.zeros(1, 1, 1, 2), blocks=torch.tensor([0]))
+    level = replace(level, distance=torch.zeros(1, 1, 1, 2), active_nodes=torch.tensor([0]))
     system = torch.tensor([[4.0, 1.0, 1.0, 0.0, 0.0, 0.0, -2.0, 0.0, 0.0]])
     step = gauss_newton_step(level, torch.zeros(3, 1, 1, 2), system, 1.0, 50)
     expected = torch.tensor([-0.5, -0.5, 0, 0, 0, 0]).view(3, 1, 1, 2)
@@ -277,7 +277,7 @@ def test_displacements_of_the_active_blocks_are_the_fields_own():
     level = scans(shift).mind_level(2)
     field = torch.from_numpy(np.moveaxis(stretch(level.grid.points()), -1, 0)).float()
     found = level.displacements(field).view(-1, 8, 3)
-    inner = (level.blocks == (4 * level.shape[1] + 5) * level.shape[2] + 6).nonzero().item()
+    inner = (level.active_nodes == (4 * level.shape[1] + 5) * level.shape[2] + 6).nonzero().item()
     centre = level.grid.to_world((6, 5, 4))
     corner = np.array([[x, y, z] for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)])
     expected = stretch(centre + corner * level.spacing / 4) / 3.0
@@ -291,11 +291,11 @@ def test_displacements_are_those_of_interpolating_everything(ratio):
     level = made.mind_level(2) if ratio == 2 else made.contrast_level(STILL)
     everywhere = torch.full_like(level.distance[0], -1.0)
     size = [level.ratio * n for n in level.shape]
-    blocks, voxels = active_voxels(everywhere, size, 0.0)
+    active_nodes, voxels = active_voxels(everywhere, size, 0.0)
     field = random(3, *level.shape)
     fine = F.interpolate(field[None], size=size, mode="trilinear", align_corners=False)[0]
     expected = fine.flatten(1)[:, voxels.flatten()].T * level.ratio / level.spacing
-    found = replace(level, blocks=blocks, voxels=voxels).displacements(field)
+    found = replace(level, active_nodes=active_nodes, voxels=voxels).displacements(field)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
@@ -306,7 +306,7 @@ def test_a_wall_that_matches_worse_than_the_lung_counts_less():
     """
     level = scans(shift).mind_level(2)
     distance = torch.tensor([-2.0, -3.0, -4.0, -20.0, 1.0, 1.0, 1.0, -1.0]).view(1, 2, 2, 2)
-    level = replace(level, distance=distance, blocks=torch.arange(8))
+    level = replace(level, distance=distance, active_nodes=torch.arange(8))
     weights = level.weights(torch.tensor([0.0, 0.1, 0.1, 0.2, 0.1, 0.2, 0.0, 0.4]))
     expected = [1, 16 / 17, 16 / 17, 1 / 2, 1 / 2, 1 / 17, 1, 1 / 17]
     torch.testing.assert_close(weights, torch.tensor(expected))
@@ -328,7 +328,7 @@ def test_a_lung_slides_along_a_wall_that_stays(monkeypatch):
         return float((field[2] - 4)[beside].abs().mean())
 
     sliding = missed()
-    monkeypatch.setattr(Level, "weights", lambda self, mismatch: torch.ones_like(mismatch))
+    monkeypatch.setattr(MindLevel, "weights", lambda self, mismatch: torch.ones_like(mismatch))
     assert sliding < 0.85 * missed()
 
 
@@ -373,30 +373,30 @@ def test_a_cropped_level_sees_the_same():
     costs, inner = level.sample_costs(field), field[(slice(None), *crop)]
     some, (_, its) = part.sample_costs(inner), part.normal_equations(inner)
     dense = torch.zeros(level.distance.numel(), 8, 8)
-    dense[level.blocks] = costs
+    dense[level.active_nodes] = costs
     expected = dense.view(*level.shape, 8, 8)[crop].flatten(0, 2)
     # beside the crop's edge the field continues differently
     kept = torch.zeros(part.shape, dtype=torch.bool)
     kept[1:-1, 1:-1, 1:-1] = True
-    rows = kept.flatten()[part.blocks]
-    torch.testing.assert_close(some[rows], expected[part.blocks][rows])
-    assert its.shape == (len(part.blocks), 9)
+    rows = kept.flatten()[part.active_nodes]
+    torch.testing.assert_close(some[rows], expected[part.active_nodes][rows])
+    assert its.shape == (len(part.active_nodes), 9)
 
 
-def test_the_surface_pulls_towards_equal_distances():
-    """Two parallel surfaces 4 mm apart along x: every voxel near them is pulled by 4 mm."""
+def test_the_surface_force_leads_to_equal_distances():
+    """Two parallel surfaces 4 mm apart along x: every voxel near them is to move by 4 mm."""
     level = scans(shift).mind_level(2)
     x = torch.from_numpy(level.grid.points()[..., 0].astype(np.float32))
     middle = float(x.mean())
     moved = x - middle - 4
     surface = torch.stack((moved, torch.ones_like(x), 0 * x, 0 * x))
     level = replace(level, distance=(x - middle)[None], surface=surface)
-    pull = level.surface_pull(torch.zeros(3, *level.shape))
-    expected = torch.tensor([4 / level.spacing, 0, 0]).view(3, 1, 1, 1).expand_as(pull)
-    torch.testing.assert_close(pull, expected)
+    force = level.surface_force(torch.zeros(3, *level.shape))
+    expected = torch.tensor([4 / level.spacing, 0, 0]).view(3, 1, 1, 1).expand_as(force)
+    torch.testing.assert_close(force, expected)
     arrived = torch.zeros(3, *level.shape)
     arrived[0] = 4.0
-    assert level.surface_pull(arrived)[:, :, :, 1:-1].abs().max() < 1e-4
+    assert level.surface_force(arrived)[:, :, :, 1:-1].abs().max() < 1e-4
 
 
 def test_sampling_points_and_grids_agree():

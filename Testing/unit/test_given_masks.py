@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
-from L2ORegistrationLib.engine.inputs import as_mask  # noqa: E402
+from L2ORegistrationLib.engine.arguments import as_mask  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
 

@@ -15,7 +15,7 @@ from L2ORegistrationLib.engine.models import (  # noqa: E402
     export_model,
     load_model,
 )
-from L2ORegistrationLib.engine.optimise.networks import PaperNetwork, PyramidNetwork  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import Falta2022Network, L2ONetwork  # noqa: E402
 
 CARD = {
     "version": "3",
@@ -29,7 +29,7 @@ CARD = {
 @pytest.fixture
 def exported(tmp_path):
     torch.manual_seed(0)
-    network = PyramidNetwork(4)
+    network = L2ONetwork(4)
     path = tmp_path / "tiny.pt"
     export_model(network, path, **CARD)
     return network, path
@@ -45,7 +45,7 @@ def changed(path, **entries):
 def test_what_is_exported_loads_again(exported):
     network, path = exported
     card, loaded = load_model(path)
-    assert (card.name, card.variant, card.width, card.version) == ("tiny", "pyramid", 4, "3")
+    assert (card.name, card.variant, card.width, card.version) == ("tiny", "l2o", 4, "3")
     assert card.iterations == (2, 3) and card.trained_iterations == (2, 4)
     assert card.parameters == sum(p.numel() for p in network.parameters())
     assert card.facts == {"data": "phantoms"}
@@ -60,10 +60,12 @@ def test_the_same_network_has_the_same_checksum(exported, tmp_path):
 
 
 def test_the_papers_network_likewise(tmp_path):
-    path = tmp_path / "paper.pt"
-    export_model(PaperNetwork(), path, **{**CARD, "iterations": (8,)})
+    path = tmp_path / "falta.pt"
+    export_model(Falta2022Network(), path, **{**CARD, "iterations": (8,)})
     card, network = load_model(path)
-    assert card.variant == "paper" and card.width is None and isinstance(network, PaperNetwork)
+    assert (
+        card.variant == "falta2022" and card.width is None and isinstance(network, Falta2022Network)
+    )
     assert card.parameters == 254_493
 
 
@@ -96,10 +98,10 @@ def test_weights_cut_short_are_noticed(exported):
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ({"variant": "paper"}, "don't fit the 'paper' network: give"),
-        ({"width": 8}, "don't fit the 'pyramid' network: give"),
-        ({"width": None}, "don't fit the 'pyramid' network: give"),
-        ({"width": "wide"}, "don't fit the 'pyramid' network: give"),
+        ({"variant": "falta2022"}, "don't fit the 'falta2022' network: give"),
+        ({"width": 8}, "don't fit the 'l2o' network: give"),
+        ({"width": None}, "don't fit the 'l2o' network: give"),
+        ({"width": "wide"}, "don't fit the 'l2o' network: give"),
         ({"variant": "transformer"}, "unknown network: transformer"),
         ({"colour": "blue"}, "damaged"),  # of a later version
         ({"licence": ...}, "damaged"),  # of an earlier one
@@ -149,8 +151,18 @@ def test_a_damaged_card(exported, content):
 
 @pytest.mark.parametrize("name", ["nothing", "folder/nothing.pt", ""])
 def test_unknown_names_list_what_there_is(name):
-    with pytest.raises(InputError, match="packaged are .*pyramid.*give a .pt file"):
+    with pytest.raises(InputError, match="packaged are .*l2o.*give a .pt file"):
         load_model(name)
+
+
+@pytest.mark.parametrize(("old", "name"), [("pyramid", "l2o"), ("paper", "falta2022")])
+def test_packaged_weights_and_cards_under_their_earlier_names(exported, old, name):
+    assert load_model(old)[0] == load_model(name)[0]
+    assert load_model(name)[0].name == load_model(name)[0].variant == name
+    if name == "l2o":  # a card that an earlier version wrote
+        _, path = exported
+        changed(path, variant=old)
+        assert isinstance(load_model(path)[1], L2ONetwork)
 
 
 def test_models_are_listed_by_name(exported, tmp_path):

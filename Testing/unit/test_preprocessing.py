@@ -9,14 +9,14 @@ import SimpleITK as sitk  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import Scans  # noqa: E402
-from L2ORegistrationLib.engine.field.whole import World, continued, start_grid  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
+from L2ORegistrationLib.engine.field.whole import WholeField, continued, start_grid  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import (  # noqa: E402
     BLOCK,
     MARGIN_MM,
-    make_pair,
     resample,
     working_grid,
+    working_pair,
 )
 from L2ORegistrationLib.engine.start.alignment import affine, distance_map  # noqa: E402
 
@@ -36,7 +36,7 @@ def ball(grid, centre=(0, 0, 0), radius=35.0):
 
 def pair_of(image, mask, start=IDENTITY, spacing=3.0):
     distance = distance_map(mask)
-    return make_pair(image, image, distance, distance, start, spacing)
+    return working_pair(image, image, distance, distance, start, spacing)
 
 
 @settings(max_examples=12, deadline=None)
@@ -79,7 +79,7 @@ def test_a_scan_stored_with_an_offset_looks_the_same(kind):
     image = Volume(np.round(image.array).astype(np.int16), GRID)
     distance = distance_map(mask)
     stored = Volume((image.array + 1024).astype(kind), GRID)
-    pair = make_pair(image, stored, distance, distance, IDENTITY, 3.0)
+    pair = working_pair(image, stored, distance, distance, IDENTITY, 3.0)
     np.testing.assert_allclose(pair.moving, pair.fixed, atol=1e-5)
 
 
@@ -175,8 +175,8 @@ def test_fine_images_are_averaged_against_aliasing():
 def world_of(start, grid=GRID):
     image, mask = ball(grid)
     pair = pair_of(image, mask, start)
-    finest = Scans(pair).mind_level(2)
-    return World(pair, finest, grid), finest
+    finest = FeaturePyramid(pair).mind_level(2)
+    return WholeField(pair, finest, grid), finest
 
 
 def test_the_worlds_field_is_the_start_and_the_motion_on_top():
@@ -221,7 +221,7 @@ def test_before_the_start_nothing_has_moved(angle):
     c, s = np.cos(turn), np.sin(turn)
     start = affine(1.1 * np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]), (0, 0, 0), (5, 4, 12))
     world, finest = world_of(start)
-    undone = np.moveaxis(world.before().numpy(), 0, -1) + finest.grid.points()
+    undone = np.moveaxis(world.undo_start().numpy(), 0, -1) + finest.grid.points()
     back = np.array([start.TransformPoint(p) for p in undone.reshape(-1, 3).tolist()])
     np.testing.assert_allclose(back, finest.grid.points().reshape(-1, 3), atol=1e-3)
 
@@ -232,7 +232,7 @@ def test_before_a_displacement_field_nothing_has_moved():
     motion = np.stack([4 * np.sin(z / 30), 3 * np.cos(x / 25), 20 + 5 * np.sin(y / 35)], axis=-1)
     start = DisplacementField(motion.astype(np.float32), lattice)
     world, finest = world_of(start.to_transform())
-    undone = np.moveaxis(world.before().numpy(), 0, -1) + finest.grid.points()
+    undone = np.moveaxis(world.undo_start().numpy(), 0, -1) + finest.grid.points()
     np.testing.assert_allclose(start.transform_points(undone), finest.grid.points(), atol=0.05)
 
 

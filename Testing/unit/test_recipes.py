@@ -33,8 +33,8 @@ class Shift:
             field[0] += self.mm
             yield field, 0.0
 
-def own_mind(scans, field):
-    return scans.mind_level(4)
+def own_mind(pyramid, field):
+    return pyramid.mind_level(4)
 
 def main():
     catalogue.DESCRIPTORS["own"] = "toy:own_mind"

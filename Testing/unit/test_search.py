@@ -7,8 +7,8 @@ torch = pytest.importorskip("torch")
 
 import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import Scans  # noqa: E402
-from L2ORegistrationLib.engine.images.preprocessing import Pair  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
 from L2ORegistrationLib.engine.start.search import _box, discrete_search  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
@@ -36,11 +36,13 @@ def level_of(motion):
     distance = np.maximum.reduce(box).astype(np.float32)
     images = (image(where).astype(np.float32) for where in (points, back))
     identity = sitk.Transform(3, sitk.sitkIdentity)
-    return Scans(Pair(*images, distance < 0, distance, distance, GRID, identity)).mind_level(4)
+    return FeaturePyramid(
+        WorkingPair(*images, distance < 0, distance, distance, GRID, identity)
+    ).mind_level(4)
 
 
-def at_blocks(level, field):
-    return field.flatten(1).T[level.blocks].numpy()
+def at_nodes(level, field):
+    return field.flatten(1).T[level.active_nodes].numpy()
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 20), (0, 0, -20), (-14, 0, 0), (5, -18, 10), (0, 0, 0)])
@@ -48,15 +50,15 @@ def test_a_far_shift_is_found_to_a_feature_voxel(shift):
     level = level_of(lambda points: np.broadcast_to(np.array(shift, float), points.shape))
     field = discrete_search(level)
     assert field.shape == (3, *level.shape) and field.isfinite().all()
-    inner = level.distance.flatten()[level.blocks] < 0
-    found = at_blocks(level, field)[inner.numpy()]
+    inner = level.distance.flatten()[level.active_nodes] < 0
+    found = at_nodes(level, field)[inner.numpy()]
     assert np.abs(np.median(found, axis=0) - shift).max() < 3
     assert np.linalg.norm(found - shift, axis=1).mean() < 5
 
 
 def test_nothing_moves_where_nothing_moved():
     level = level_of(lambda points: 0 * points)
-    assert np.abs(at_blocks(level, discrete_search(level))).max() < 1e-3
+    assert np.abs(at_nodes(level, discrete_search(level))).max() < 1e-3
 
 
 def test_the_search_repeats_bit_for_bit():

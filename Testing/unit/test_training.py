@@ -8,10 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import Level  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
-from L2ORegistrationLib.engine.optimise.networks import PaperNetwork, PyramidNetwork  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import Falta2022Network, L2ONetwork  # noqa: E402
 from L2ORegistrationLib.engine.start.alignment import distance_map  # noqa: E402
 from L2ORegistrationLib.training import loop  # noqa: E402
 from L2ORegistrationLib.training.loop import train  # noqa: E402
@@ -24,7 +24,7 @@ from training_pairs import CONFIG, SHIFT, patient, prepared  # noqa: E402
 def level_of(spacing=4.0, size=(5, 6, 7), origin=(10.0, 20.0, 30.0)):
     features = torch.zeros(12, *(2 * n for n in size))
     distance = torch.full(size, -1.0)
-    return Level.of(
+    return MindLevel.of(
         features, features, distance, distance, Grid(size[::-1], (spacing,) * 3, origin)
     )
 
@@ -111,7 +111,7 @@ def test_levels_and_points_share_a_frame():
     """The ball's middle, found by the level's distances and by the keypoints alike."""
     pair = prepared()
     middle = pair.points.mean(dim=0).numpy()
-    for level in (pair.level(0), pair.level(1), pair.fine_level(3 * (slice(4, 28),))):
+    for level in (pair.level(0), pair.level(1)):
         weight = (-level.distance[0]).clamp(min=0).numpy()
         found = (level.grid.points() * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
         np.testing.assert_allclose(found, middle, atol=2.0)
@@ -121,22 +121,24 @@ def test_levels_and_points_share_a_frame():
 
 
 def test_stored_levels_are_those_of_a_registration():
-    from L2ORegistrationLib.engine.field.levels import Scans
-    from L2ORegistrationLib.engine.images.preprocessing import make_pair
+    from L2ORegistrationLib.engine.field.levels import FeaturePyramid
+    from L2ORegistrationLib.engine.images.preprocessing import working_pair
     from L2ORegistrationLib.engine.start.alignment import lung_alignment
 
     pair = prepared()
     (fixed, fixed_mask), (moving, moving_mask) = patient((0, 0, 0)), patient(SHIFT)
     distances = distance_map(fixed_mask), distance_map(moving_mask)
     start = lung_alignment(*distances, fixed.grid, moving.grid)
-    scans = Scans(make_pair(fixed, moving, *distances, start))
-    whole = 3 * (slice(0, scans.grid.size[0] // 2),)
-    stored = (pair.level(0), pair.level(1), pair.paper_level(whole))
+    pyramid = FeaturePyramid(working_pair(fixed, moving, *distances, start))
+    whole = 3 * (slice(0, pyramid.grid.size[0] // 2),)
+    stored = (pair.level(0), pair.level(1), pair.masked_mind_level(whole))
     for mine, theirs in zip(
-        stored, (scans.mind_level(4), scans.mind_level(2), scans.paper_level())
+        stored, (pyramid.mind_level(4), pyramid.mind_level(2), pyramid.masked_mind_level())
     ):
         assert mine.shape == theirs.shape and mine.spacing == theirs.spacing
-        np.testing.assert_allclose(np.add(mine.origin, scans.grid.origin), theirs.origin, atol=1e-6)
+        np.testing.assert_allclose(
+            np.add(mine.origin, pyramid.grid.origin), theirs.origin, atol=1e-6
+        )
         assert (mine.fixed - theirs.fixed).abs().mean() < 0.003
         assert (mine.moving - theirs.moving).abs().mean() < 0.003
         torch.testing.assert_close(mine.distance, theirs.distance, atol=0.05, rtol=0)
@@ -158,7 +160,7 @@ def test_scattered_keypoints_give_their_field_back():
     torch.testing.assert_close(field, constant((2.0, -1.0, 5.0), level), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("variant", ["pyramid", "paper"])
+@pytest.mark.parametrize("variant", ["l2o", "falta2022"])
 def test_a_few_steps_stay_finite_and_change_the_weights(pairs, tmp_path, variant):
     config = replace(CONFIG, variant=variant)
     torch.manual_seed(config.seed)
@@ -202,8 +204,8 @@ def test_training_on_one_pair_learns_it(pairs, tmp_path):
         CONFIG,
         steps=25,
         learning_rate=5e-3,
-        rates=(1, 0, 0),
-        further=0.0,
+        level_shares=(1, 0),
+        extra_motion=0.0,
         iterations=(2, 2),
         accumulate=1,
     )
@@ -241,7 +243,7 @@ def test_a_crop_without_keypoints_teaches_nothing(pairs, tmp_path):
     pair.points = pair.points + 1000
     pair.save(tmp_path / "far.pt")
     far = [tmp_path / "far.pt"]
-    found = list(train(far, tmp_path / "run.pt", replace(CONFIG, steps=1, rates=(1, 0, 0))))
+    found = list(train(far, tmp_path / "run.pt", replace(CONFIG, steps=1, level_shares=(1, 0))))
     assert [p.loss for p in found] == [0, 0] and np.isnan([p.after for p in found]).all()
     network = torch.load(tmp_path / "run.pt", weights_only=True)["network"]
     assert all(value.isfinite().all() for value in network.values())
@@ -249,7 +251,7 @@ def test_a_crop_without_keypoints_teaches_nothing(pairs, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("variant", ["pyramid", "paper"])
+@pytest.mark.parametrize("variant", ["l2o", "falta2022"])
 def test_mixed_precision_stays_close_to_float32(pairs, tmp_path, variant):
     """The first loss differs by bfloat16's digits only, and what is stored is float32."""
     losses = []
@@ -276,38 +278,40 @@ def test_iterations_ahead_are_run_but_teach_nothing(pairs, tmp_path, monkeypatch
     taught = []
 
     def noting(config):
-        network = PyramidNetwork(config.width)
+        network = L2ONetwork(config.width)
         network.register_forward_hook(lambda *_: taught.append(torch.is_grad_enabled()))
         return network
 
     monkeypatch.setattr(loop, "new_network", noting)
-    config = replace(CONFIG, accumulate=1, rates=(1, 0, 0), iterations=(2, 3), ahead=2, steps=1)
-    ahead = set()
+    config = replace(
+        CONFIG, accumulate=1, level_shares=(1, 0), iterations=(2, 3), burn_in=2, steps=1
+    )
+    burned_in = set()
     for seed in range(12):
         taught.clear()
         list(train(pairs, tmp_path / f"{seed}.pt", replace(config, seed=seed)))
         count = taught.count(False)
         assert taught == [False] * count + [True] * (len(taught) - count)
         assert len(taught) - count in (2, 3)
-        ahead.add(count)
-    assert ahead == {0, 1, 2} and config.longest == 5
+        burned_in.add(count)
+    assert burned_in == {0, 1, 2} and config.longest == 5
 
 
 def test_the_first_steps_can_be_short(pairs, tmp_path, monkeypatch):
     looks = []
 
     def counting(config):
-        network = PyramidNetwork(config.width)
+        network = L2ONetwork(config.width)
         network.register_forward_hook(lambda *_: looks.append(1))
         return network
 
     monkeypatch.setattr(loop, "new_network", counting)
-    config = replace(CONFIG, accumulate=1, rates=(1, 0, 0), iterations=(2, 5), ahead=0)
+    config = replace(CONFIG, accumulate=1, level_shares=(1, 0), iterations=(2, 5), burn_in=0)
     lengths = {"short": set(), "usual": set()}
     for seed in range(8):
         for name, short in (("short", 1), ("usual", 0)):
             looks.clear()
-            run = replace(config, seed=seed, short=short, steps=1)
+            run = replace(config, seed=seed, short_steps=short, steps=1)
             list(train(pairs, tmp_path / f"{name}{seed}.pt", run))
             lengths[name].add(len(looks))
     assert lengths["short"] == {2} and max(lengths["usual"]) > 2
@@ -315,7 +319,7 @@ def test_the_first_steps_can_be_short(pairs, tmp_path, monkeypatch):
 
 def test_what_was_trained_can_be_exported_and_used(pairs, tmp_path):
     list(train(pairs, tmp_path / "run.pt", replace(CONFIG, steps=1)))
-    network = PyramidNetwork(CONFIG.width)
+    network = L2ONetwork(CONFIG.width)
     network.load_state_dict(torch.load(tmp_path / "run.pt", weights_only=True)["network"])
     export_model(
         network,
@@ -341,5 +345,5 @@ def test_random_crops_lie_within_the_image(size):
 
 
 def test_variants_make_their_networks():
-    assert isinstance(loop.new_network(replace(CONFIG, variant="paper")), PaperNetwork)
+    assert isinstance(loop.new_network(replace(CONFIG, variant="falta2022")), Falta2022Network)
     assert loop.new_network(CONFIG).width == CONFIG.width

@@ -10,25 +10,28 @@ from L2ORegistrationLib.training.config import (
     changed,
     experiments,
     read_config,
+    renamed,
 )
 
 
 def test_the_packaged_settings():
-    assert experiments() == ["paper", "paper-cpu", "pyramid"]
-    assert read_config("pyramid") == read_config(None) == TrainingConfig()
-    paper = read_config("paper", seed=3)
-    assert (paper.variant, paper.iterations, paper.seed) == ("paper", (8, 8), 3)
+    assert experiments() == ["falta2022", "falta2022-cpu", "l2o"]
+    assert read_config("l2o") == read_config(None) == TrainingConfig()
+    paper = read_config("falta2022", seed=3)
+    assert (paper.variant, paper.iterations, paper.seed) == ("falta2022", (8, 8), 3)
     assert paper.steps * paper.accumulate == 24_000
     assert paper.halve_every * paper.accumulate == 3_000
 
 
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text("steps = 7\nlearning_rate = 1\nrates = [1, 0, 0]\n")
+    path.write_text("steps = 7\nlearning_rate = 1\nlevel_shares = [1, 0]\n")
     config = read_config(path, steps=9)
-    assert (config.steps, config.learning_rate, config.rates) == (9, 1.0, (1, 0, 0))
+    assert (config.steps, config.learning_rate, config.level_shares) == (9, 1.0, (1, 0))
     assert isinstance(config.learning_rate, float)
-    with pytest.raises(InputError, match="configuration 'mine': packaged are paper, paper-cpu, p"):
+    with pytest.raises(
+        InputError, match="configuration 'mine': packaged are falta2022, falta2022-cpu, l"
+    ):
         read_config("mine")
     with pytest.raises(InputError, match="nowhere.toml does not exist"):
         read_config(tmp_path / "nowhere.toml")
@@ -42,12 +45,13 @@ def test_a_file_of_ones_own(tmp_path):
         ("width", 2.5, "must be like 24"),
         ("seed", True, "must be like 0"),
         ("mixed_precision", 1, "must be like True"),
-        ("rates", (0.5, 0.5, 0.5), "sum to 1"),
-        ("rates", (1.5, -0.5, 0), "zero or more"),
-        ("further", 1.5, "from 0 to 1"),
+        ("level_shares", (0.5, 0.6), "sum to 1"),
+        ("level_shares", (1.5, -0.5), "zero or more"),
+        ("rates", (0.3, 0.5, 0.2), "needs 2 numbers"),
+        ("extra_motion", 1.5, "from 0 to 1"),
         ("iterations", (1, 4), "at least 2"),
         ("iterations", (8, 4), "fewest, then the most"),
-        ("variant", "other", "no variant 'other': use pyramid or paper"),
+        ("variant", "other", "no variant 'other': use l2o or falta2022"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(field, value, told):
@@ -60,5 +64,24 @@ def test_what_may_change_when_a_run_is_continued():
     made_with = asdict(TrainingConfig())
     assert changed(config, made_with) is None
     assert changed(config, made_with | {"seed": 1}) == "seed"
-    del made_with["ahead"]  # a checkpoint from before there was such a field
-    assert changed(config, made_with) == "ahead"
+    del made_with["burn_in"]  # a checkpoint from before there was such a field
+    assert changed(config, made_with) == "burn_in"
+
+
+def test_files_and_checkpoints_of_earlier_versions_are_still_read(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text(
+        'variant = "paper"\nahead = 3\nfurther = 0.5\nshort = 2\nrates = [0.5, 0.5, 0.0]\n'
+    )
+    config = read_config(path)
+    assert (config.variant, config.burn_in, config.extra_motion) == ("falta2022", 3, 0.5)
+    assert (config.short_steps, config.level_shares) == (2, (0.5, 0.5))
+    assert read_config("pyramid") == read_config("l2o")
+    assert read_config("paper-cpu") == read_config("falta2022-cpu")
+
+    settings = asdict(read_config(None))
+    settings |= {"variant": "pyramid", "rates": (1.0, 0.0, 0.0)}
+    for old, new in (("ahead", "burn_in"), ("further", "extra_motion"), ("short", "short_steps")):
+        settings[old] = settings.pop(new)
+    del settings["level_shares"]
+    assert changed(TrainingConfig(), renamed(settings)) is None

@@ -10,7 +10,7 @@ import pytest
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.training import card, log
 from L2ORegistrationLib.training.log import TrainingLog, read_log, recent_errors
-from L2ORegistrationLib.training.loop import Progress
+from L2ORegistrationLib.training.loop import Rollout
 from L2ORegistrationLib.training.run import export, run
 from L2ORegistrationLib.training.workers import Workers
 from training_pairs import CONFIG
@@ -19,7 +19,7 @@ NUMBERS = ("step", "level", "error_before_mm", "error_after_mm", "loss", "learni
 
 
 def rollouts(*steps):
-    return [Progress(s, s % 2, 3.0 + s, 1 / s, 0.1 * s, 1e-3 / 3, float(s)) for s in steps]
+    return [Rollout(s, s % 2, 3.0 + s, 1 / s, 0.1 * s, 1e-3 / 3, float(s)) for s in steps]
 
 
 def write(folder, step, found):

@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import Level, sample_points  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import MindLevel, sample_points  # noqa: E402
 from L2ORegistrationLib.training.motion import Blobs, moved_further  # noqa: E402
 
 ORIGIN, SPACING = (5.0, -20.0, 30.0), 12.0
@@ -22,7 +22,7 @@ def level():
     z, y, x = torch.meshgrid(*coarse, indexing="ij")
     distance = ((x - 120) ** 2 + (y - 108) ** 2 + (z - 96) ** 2).sqrt() - 70
     lattice = Grid((20, 18, 16), (SPACING,) * 3, ORIGIN)
-    return Level.of(bumps, bumps.clone(), distance, distance.clone(), lattice)
+    return MindLevel.of(bumps, bumps.clone(), distance, distance.clone(), lattice)
 
 
 def blobs():

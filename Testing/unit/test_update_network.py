@@ -5,12 +5,16 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import Level  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
 from L2ORegistrationLib.engine.field.sampling import OFFSETS  # noqa: E402
-from L2ORegistrationLib.engine.optimise.falta2022 import HALF_WIDTH, UNIT_PER_VOXEL, PaperOptimiser  # noqa: E402
+from L2ORegistrationLib.engine.optimise.falta2022 import (  # noqa: E402
+    HALF_WIDTH,
+    UNIT_PER_VOXEL,
+    Falta2022Optimiser,
+)
 from L2ORegistrationLib.engine.optimise.networks import (  # noqa: E402
-    PaperNetwork,
-    PyramidNetwork,
+    Falta2022Network,
+    L2ONetwork,
     smooth,
 )
 
@@ -25,12 +29,12 @@ def seeded(make):
 
 
 def test_the_papers_network_has_its_size():
-    network = PaperNetwork()
+    network = Falta2022Network()
     assert sum(p.numel() for p in network.parameters()) == 254_493
     assert network.inputs == 45 == 3 + 24 + 8 + network.hidden and network.hidden == 10
 
 
-@pytest.mark.parametrize("make", [PaperNetwork, lambda: PyramidNetwork(8)])
+@pytest.mark.parametrize("make", [Falta2022Network, lambda: L2ONetwork(8)])
 @pytest.mark.parametrize("size", [(16, 16, 16), (13, 9, 18), (5, 7, 6), (8, 8, 8), (1, 2, 3)])
 def test_every_size_goes_in_and_comes_out(make, size):
     network = seeded(make)
@@ -42,7 +46,7 @@ def test_every_size_goes_in_and_comes_out(make, size):
 
 def test_a_single_voxel_takes_the_same_network_as_many_equal_ones():
     """A constant image is normalised to zero; so is the one voxel that is left of it."""
-    network = seeded(lambda: PyramidNetwork(8))
+    network = seeded(lambda: L2ONetwork(8))
     column = random(1, network.inputs, 1, 1, 1)
     with torch.no_grad():
         unit = network.stem
@@ -52,14 +56,14 @@ def test_a_single_voxel_takes_the_same_network_as_many_equal_ones():
 
 
 def test_the_papers_output_is_within_one():
-    network = seeded(PaperNetwork)
+    network = seeded(Falta2022Network)
     with torch.no_grad():
         motion, _ = network(100 * random(1, 45, 8, 8, 8))
     assert motion.abs().max() <= 1
 
 
 def test_an_untrained_correction_is_zero_but_its_memory_is_not():
-    network = seeded(PyramidNetwork)
+    network = seeded(L2ONetwork)
     with torch.no_grad():
         correction, hidden = network(random(1, network.inputs, 8, 8, 8))
     assert torch.equal(correction, torch.zeros_like(correction))
@@ -67,15 +71,15 @@ def test_an_untrained_correction_is_zero_but_its_memory_is_not():
 
 
 def test_a_correction_is_limited():
-    network = seeded(lambda: PyramidNetwork(8))
+    network = seeded(lambda: L2ONetwork(8))
     torch.nn.init.normal_(network.head.weight, std=50)
     with torch.no_grad():
         correction, _ = network(random(1, network.inputs, 8, 8, 8))
-    assert 0.5 < correction.abs().max() <= PyramidNetwork.MAX_STEP
+    assert 0.5 < correction.abs().max() <= L2ONetwork.MAX_STEP
 
 
 def test_memory_and_correction_learn():
-    network = seeded(lambda: PyramidNetwork(8)).train()
+    network = seeded(lambda: L2ONetwork(8)).train()
     correction, hidden = network(random(1, network.inputs, 16, 16, 16))
     (correction.sum() + hidden.square().sum()).backward()
     for name, parameter in network.named_parameters():
@@ -114,11 +118,11 @@ def test_the_papers_optimiser_replaces_the_field_relative_to_its_start():
     size = (9, 10, 11)
     features = torch.rand(12, *size, generator=torch.Generator().manual_seed(0))
     distance = torch.full(size, -5.0)
-    level = Level.of(features, features, distance, distance, Grid(size[::-1], (3.0,) * 3))
+    level = MindLevel.of(features, features, distance, distance, Grid(size[::-1], (3.0,) * 3))
     start = torch.ones(3, *size)
     network = Fixed()
     with torch.no_grad():
-        fields = [field for field, _ in PaperOptimiser(network).iterate(level, start, 3)]
+        fields = [field for field, _ in Falta2022Optimiser(network).iterate(level, start, 3)]
     inner = (slice(3, -3),) * 3
     for field in fields:
         moved = field[(slice(None), *inner)]
@@ -135,13 +139,13 @@ def test_the_papers_optimiser_replaces_the_field_relative_to_its_start():
 
 
 def test_the_untrained_paper_network_moves_nothing():
-    displacement, hidden = PaperNetwork()(torch.randn(1, 45, 8, 8, 8))
+    displacement, hidden = Falta2022Network()(torch.randn(1, 45, 8, 8, 8))
     assert displacement.abs().max() == 0 and hidden.abs().max() > 0
 
 
 def test_the_untrained_paper_network_tells_dissimilarities_apart():
     """A slope of 20 % of the mean, as near a match, weighs like the mean itself."""
-    weight = seeded(PaperNetwork).down[0][0].weight[:, -8:].sum(dim=(2, 3, 4))
+    weight = seeded(Falta2022Network).down[0][0].weight[:, -8:].sum(dim=(2, 3, 4))
     signs = torch.tensor(OFFSETS, dtype=torch.float32)
     means = (weight @ torch.full((8,), 0.05)).square().mean()
     for slope in signs.T:

@@ -7,8 +7,8 @@ torch = pytest.importorskip("torch")
 
 import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import Scans  # noqa: E402
-from L2ORegistrationLib.engine.images.preprocessing import Pair  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
 from L2ORegistrationLib.engine.match import Match, match  # noqa: E402
 from L2ORegistrationLib.engine.verdict import judge  # noqa: E402
 from scipy import ndimage  # noqa: E402
@@ -70,7 +70,9 @@ def level():
     centre = GRID.to_world(np.full(3, 31.5))
     distance = (np.linalg.norm(GRID.points() - centre, axis=-1) - 36).astype(np.float32)
     identity = sitk.Transform(3, sitk.sitkIdentity)
-    return Scans(Pair(*images, distance < 0, distance, distance, GRID, identity)).mind_level(2)
+    return FeaturePyramid(
+        WorkingPair(*images, distance < 0, distance, distance, GRID, identity)
+    ).mind_level(2)
 
 
 def test_where_the_field_is_right_the_lungs_match_and_elsewhere_not(level):

@@ -13,11 +13,11 @@ CONFIG = TrainingConfig(
     crop=6,
     keypoints=50,
     iterations=(2, 3),
-    ahead=2,
+    burn_in=2,
     accumulate=2,
     warmup=1,
     checkpoint_every=1,
-    rates=(0.4, 0.3, 0.3),
+    level_shares=(0.5, 0.5),
 )
 
 

@@ -56,12 +56,18 @@ def test_methods_and_starts_are_those_of_the_console_with_the_same_defaults(pane
 
 
 def test_weights_are_chosen_only_for_methods_that_have_some(panel, phantom):
-    panel._parameterNode.model = "pyramid"
+    panel._parameterNode.model = "l2o"
     process_events()
     assert not panel.ui.modelComboBox.enabled and panel._settings().model is None
     panel.ui.methodComboBox.setCurrentText("L2O")
     process_events()
-    assert panel.ui.modelComboBox.enabled and panel._settings().model == "pyramid"
+    assert panel.ui.modelComboBox.enabled and panel._settings().model == "l2o"
+
+
+def test_weights_in_a_scene_of_an_earlier_version_are_shown_under_their_new_name(panel):
+    panel._parameterNode.model = "pyramid"
+    process_events()
+    assert panel.ui.modelComboBox.currentText == "l2o"
 
 
 def test_volumes_and_landmarks_are_picked_by_name(panel, phantom):

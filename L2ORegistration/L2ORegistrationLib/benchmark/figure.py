@@ -9,7 +9,7 @@ import numpy as np
 from ..core.files import atomic
 from ..engine import catalogue
 from .methods import METHODS
-from .run import Run
+from .run import Measurement
 
 _LINES = {"affine": "--", "search": "-", "keypoints": ":"}
 
@@ -20,7 +20,7 @@ def _style(row: str) -> tuple[str, str]:
     return catalogue.METHODS[method].colour, _LINES[start]
 
 
-def curves(runs: list[Run]) -> dict[str, dict[str, np.ndarray]]:
+def curves(runs: list[Measurement]) -> dict[str, dict[str, np.ndarray]]:
     """{data set: {method: mean TRE (mm) after each iteration, from the start on, (steps,)}}.
 
     The average over the cases with points, up to the shortest of them.
@@ -39,7 +39,7 @@ def curves(runs: list[Run]) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def draw(runs: list[Run], path: Path) -> bool:
+def draw(runs: list[Measurement], path: Path) -> bool:
     """Write the picture, a panel for each data set. False where no run has iterations."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ _SIDES = ("fixed", "moving")
 
 
 @dataclass(frozen=True)
-class Run:
+class Measurement:
     """What one method did on one case; result: see `measure.measure`, or {"error": sentence}.
 
     points: what the errors were measured at, "landmarks", "keypoints" or "" (nothing).
@@ -40,11 +40,11 @@ class Run:
 
 def run(
     datasets: dict[str, list[Case]], methods: list[str], options: dict[str, Any]
-) -> Iterator[Run]:
+) -> Iterator[Measurement]:
     """Measure every method on every case; datasets: cases by the name of their column.
 
     options: model, device and threads. A case that cannot be read, or a method that fails, yields
-    a Run with an error, and the others go on.
+    a Measurement with an error, and the others go on.
     """
     for dataset, cases in datasets.items():
         for case in cases:
@@ -57,7 +57,7 @@ def run(
                     problem = {"error": str(error)}
                 for method in methods:
                     result = problem or _measured(Path(folder), method, options)
-                    yield Run(dataset, case.name, method, points, result)
+                    yield Measurement(dataset, case.name, method, points, result)
 
 
 def write_scan(case: Case, folder: Path) -> None:

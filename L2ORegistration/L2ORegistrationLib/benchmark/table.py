@@ -11,7 +11,7 @@ import numpy as np
 from ..core.files import atomic
 from ..reporting.measures import summarise
 from .methods import METHODS
-from .run import Run
+from .run import Measurement
 
 # Column of the table -> (key of a case's row, format, factor)
 COLUMNS = {
@@ -22,13 +22,14 @@ COLUMNS = {
     "snapped": ("snapped_mean", ".2f", 1),
     "near pleura": ("pleura_mean", ".2f", 1),
     "SDlogJ": ("sdlogj", ".3f", 1),
+    "SDlogJ (Learn2Reg)": ("sdlogj_learn2reg", ".3f", 1),
     "folding %": ("folding", ".3f", 100),
     "seconds": ("seconds", ".1f", 1),
     "GB": ("peak_gb", ".2f", 1),
 }
 
 
-def case_row(run: Run) -> dict:
+def case_row(run: Measurement) -> dict:
     """All that was measured of one run, flat; without what could not be measured."""
     result = run.result
     row = {**_of(run), "points": run.points, "error": result.get("error", "")}
@@ -50,7 +51,7 @@ def case_row(run: Run) -> dict:
     return row
 
 
-def point_rows(run: Run) -> list[dict]:
+def point_rows(run: Measurement) -> list[dict]:
     """The error (mm) at each landmark, numbered from 0 as in its file: a wrong one shows itself."""
     columns = ("tre", "snapped", "near")
     errors = zip(*(run.result.get(key, ()) for key in columns), strict=True)
@@ -60,7 +61,7 @@ def point_rows(run: Run) -> list[dict]:
     ]
 
 
-def summary(runs: list[Run]) -> dict[str, dict[str, dict[str, float]]]:
+def summary(runs: list[Measurement]) -> dict[str, dict[str, dict[str, float]]]:
     """{data set: {method: measures}}: the average over the cases that the method registered.
 
     Every case weighs the same. The SD is that of all landmark errors about this average. "cases"
@@ -89,32 +90,38 @@ def _average(rows: list[dict]) -> dict[str, float]:
     return result
 
 
-def stages(runs: list[Run]) -> dict[str, dict[str, dict[str, float]]]:
+def stages(runs: list[Measurement]) -> dict[str, dict[str, dict[str, float]]]:
     """{data set: {method: {stage: seconds}}}: where the time goes, the average over the cases.
 
     Of methods with steps. Preparation: masks, affine, resampling, the first features; every other
     stage includes the features that it needs.
     """
-    found: dict = {}
+    cases: dict = {}
     for run in runs:
-        parts, before = {}, 0.0
-        for step in run.result.get("steps", ()):
-            name = f"{step['stage']}, level {step['level'] + 1}"
-            name = {"initial": "preparation", "start": "start"}.get(step["stage"], name)
-            parts[name] = parts.get(name, 0.0) + step["seconds"] - before
-            before = step["seconds"]
-        if parts:
-            found.setdefault(run.dataset, {}).setdefault(run.method, []).append(parts)
+        if parts := _seconds_by_stage(run):
+            cases.setdefault(run.dataset, {}).setdefault(run.method, []).append(parts)
     return {
-        dataset: {
-            method: {
-                name: float(np.mean([parts.get(name, 0.0) for parts in cases]))
-                for name in dict.fromkeys(name for parts in cases for name in parts)
-            }
-            for method, cases in methods.items()
-        }
-        for dataset, methods in found.items()
+        dataset: {method: _averages(parts) for method, parts in methods.items()}
+        for dataset, methods in cases.items()
     }
+
+
+def _seconds_by_stage(run: Measurement) -> dict[str, float]:
+    """{stage: seconds} of one registration, in order; empty without steps."""
+    found: dict[str, float] = {}
+    before = 0.0
+    for step in run.result.get("steps", ()):
+        name = f"{step['stage']}, level {step['level'] + 1}"
+        name = {"initial": "preparation", "start": "start"}.get(step["stage"], name)
+        found[name] = found.get(name, 0.0) + step["seconds"] - before
+        before = step["seconds"]
+    return found
+
+
+def _averages(cases: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each entry; a case without it counts as 0."""
+    names = dict.fromkeys(name for case in cases for name in case)
+    return {name: float(np.mean([case.get(name, 0.0) for case in cases])) for name in names}
 
 
 def cells(measures: dict[str, float]) -> list[str]:
@@ -131,7 +138,7 @@ def title(method: str, measures: dict[str, float]) -> str:
     return METHODS[method].title + failed
 
 
-def markdown(runs: list[Run]) -> str:
+def markdown(runs: list[Measurement]) -> str:
     """The paper's table (mean and SD of the TRE in mm), then each data set in detail."""
     found, seconds = summary(runs), stages(runs)
     methods = [m for m in METHODS if any(m in rows for rows in found.values())]
@@ -153,7 +160,7 @@ def markdown(runs: list[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by_case(runs: list[Run]) -> list[str]:
+def _by_case(runs: list[Measurement]) -> list[str]:
     """Mean TRE of each case, where there are several: a single hard one can drive the average."""
     rows: dict = {}
     for run in runs:
@@ -181,7 +188,7 @@ def _mean_sd(measures: dict[str, float]) -> str:
     return f"{measures['tre_mean']:.2f} ± {measures['tre_sd']:.2f}"
 
 
-def write(runs: list[Run], folder: Path) -> None:
+def write(runs: list[Measurement], folder: Path) -> None:
     """cases.csv, points.csv, iterations.csv and table.md, replaced as a whole."""
     _write_csv([case_row(run) for run in runs], folder / "cases.csv")
     _write_csv([row for run in runs for row in point_rows(run)], folder / "points.csv")
@@ -191,7 +198,7 @@ def write(runs: list[Run], folder: Path) -> None:
         temporary.write_text(markdown(runs), encoding="utf-8")
 
 
-def _of(run: Run) -> dict:
+def _of(run: Measurement) -> dict:
     return {"dataset": run.dataset, "case": run.case, "method": run.method}
 
 

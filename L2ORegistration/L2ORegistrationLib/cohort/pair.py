@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..core.errors import InputError
-from ..core.files import read_landmarks, read_volume, write_volume
+from ..core.files import read_landmarks, read_volume
 from ..core.geometry import Volume
 from ..core.paths import atomic
+from ..reporting.case import CaseFiles
 from ..reporting.measures import check_landmarks_inside, match_landmarks
-from ..reporting.tables import Pairs, table
+from ..reporting.tables import LandmarkPairs, table
 from .table import Row
 
 if TYPE_CHECKING:
@@ -191,9 +192,10 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
         pass
     result = registration.result()
     memory = _peak_mb()
-    result.save(home / "transform.h5")
-    write_volume(result.warped(), home / "warped.nii.gz")
-    _pictures(row, home, result, landmarks)
+    files = CaseFiles(home / "transform.h5", home / "warped.nii.gz", report=home)
+    name = result.provenance["method"]
+    files.write({name: result}, landmarks, title=row.name, details=row.inputs)
+    _thumbnails(home, result)
     return {
         "name": row.name,
         "verdict": getattr(result, "verdict", "done"),
@@ -209,7 +211,7 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _landmarks(row: Row, fixed: Volume, moving: Volume) -> Pairs | None:
+def _landmarks(row: Row, fixed: Volume, moving: Volume) -> LandmarkPairs | None:
     if not (row.fixed_landmarks or row.moving_landmarks):
         return None
     if not (row.fixed_landmarks and row.moving_landmarks):
@@ -223,7 +225,7 @@ def _landmarks(row: Row, fixed: Volume, moving: Volume) -> Pairs | None:
     return found[0].points, found[1].points
 
 
-def _measures(result: Result, landmarks: Pairs | None) -> dict[str, float]:
+def _measures(result: Result, landmarks: LandmarkPairs | None) -> dict[str, float]:
     rows = table({"result": result}, landmarks)
     jacobian = rows["result"]["jacobian"]
     found = {
@@ -232,6 +234,7 @@ def _measures(result: Result, landmarks: Pairs | None) -> dict[str, float]:
         "folding_percent": round(100 * jacobian["folding"], 4),
         "min_jacobian": round(jacobian["min"], 4),
         "sdlogj": round(jacobian["sdlogj"], 4),
+        "sdlogj_learn2reg": round(jacobian["sdlogj_learn2reg"], 4),
     }
     if landmarks is not None:
         found["error_before_mm"] = round(rows["Initial"]["tre"]["mean"], 3)
@@ -241,13 +244,10 @@ def _measures(result: Result, landmarks: Pairs | None) -> dict[str, float]:
     return found
 
 
-def _pictures(row: Row, home: Path, result: Result, landmarks: Pairs | None) -> None:
-    """The report, and two small overlays for the page of all pairs."""
+def _thumbnails(home: Path, result: Result) -> None:
+    """Two small overlays for the page of all pairs."""
     from ..reporting import pictures  # matplotlib takes a second to import
-    from ..reporting.html import write_report
 
-    name = result.provenance["method"]
-    write_report({name: result}, home, landmarks, title=row.name, details=row.inputs)
     for state, content in zip(("before", "after"), pictures.thumbnails(result), strict=True):
         with atomic(home / f"{state}.png") as temporary:
             temporary.write_bytes(content)

@@ -28,6 +28,7 @@ COLUMNS = (
     "folding_percent",
     "min_jacobian",
     "sdlogj",
+    "sdlogj_learn2reg",
     "seconds",
     "memory_mb",
     "software",

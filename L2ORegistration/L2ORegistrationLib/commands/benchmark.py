@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from ..core.errors import InputError
+from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
 from . import options
-from .console import checked_folder, made, messages, print_json
+from .console import checked_folder, messages, print_json
 from .console import output as out
 from .data import read_datasets
 

@@ -25,7 +25,7 @@ from ..reporting.measures import (
     target_registration_error,
     unpaired,
 )
-from ..reporting.tables import Pairs
+from ..reporting.tables import LandmarkPairs
 
 if TYPE_CHECKING:
     from ..engine.registration import Registration, Result
@@ -45,7 +45,7 @@ def checked_file(path: Path, suffixes: tuple[str, ...], what: str) -> Path:
 def checked_folder(path: Path) -> Path:
     """The path of a folder that exists, or that can be made in one that exists, and be written to.
 
-    Raises InputError if not; the folder is made only by `made`.
+    Raises InputError if not; the folder is made only by `paths.made`.
     """
     path = path.expanduser()
     if path.exists() and not path.is_dir():
@@ -54,18 +54,9 @@ def checked_folder(path: Path) -> Path:
     return path
 
 
-def made(folder: Path) -> Path:
-    """The folder, made if it was missing. Raises InputError when that fails."""
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be made ({error.strerror}).") from error
-    return folder
-
-
 def read_pairs(
     fixed: Path | None, moving: Path | None, fixed_grid: Grid | None, moving_grid: Grid | None
-) -> Pairs | None:
+) -> LandmarkPairs | None:
     """Landmark pairs, points (N, 3) LPS mm, of two files; None without files.
 
     Points without a partner are named on stderr. Raises InputError for one file alone, for what
@@ -88,7 +79,9 @@ def read_pairs(
     return of_fixed.points, of_moving.points
 
 
-def follow(registration: Registration, pairs: Pairs | None = None, *, shown: bool = True) -> Result:
+def follow(
+    registration: Registration, pairs: LandmarkPairs | None = None, *, shown: bool = True
+) -> Result:
     """Run a registration to its end, or to Ctrl-C, with a line per iteration on stderr.
 
     After Ctrl-C the result (the best field so far) has `cancelled` set; before the first step
@@ -120,6 +113,7 @@ def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) ->
         **({f"TRE {key}": ("tre", key) for key in ("mean", "median", "p95")} if tre else {}),
         "folding %": ("jacobian", "folding"),
         "SDlogJ": ("jacobian", "sdlogj"),
+        "(Learn2Reg)": ("jacobian", "sdlogj_learn2reg"),
         "seconds": ("seconds", None),
     }
     present = {

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from ..core.files import Landmarks, write_landmarks, write_volume
+from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
 from ..phantom.pair import make_pair
 from ..reporting import tables
+from ..reporting.case import CaseFiles
 from .console import (
     checked_folder,
     follow,
-    made,
     measures_table,
     messages,
     print_json,
@@ -69,15 +70,9 @@ def demo(
             messages.print("The demo was stopped: run it again for the whole of it.")
             raise typer.Exit(130)
 
-    best = results[METHODS[DEFAULT].title]
-    best.save(folder / "transform.h5")
-    write_volume(best.warped(), folder / "warped.nii.gz")
-
-    from ..reporting.html import write_report  # matplotlib takes a second
-
-    written = write_report(
-        dict(reversed(results.items())),
-        folder,
+    files = CaseFiles(folder / "transform.h5", folder / "warped.nii.gz", report=folder)
+    written = files.write(
+        dict(reversed(results.items())),  # the default first: its field is written
         pairs,
         title="Breathing phantom",
         details={"phantom seed": str(seed)},
@@ -96,7 +91,7 @@ def demo(
         return
     out.print()
     out.print(measures_table(rows, f"TRE in mm at {len(pairs[0])} vessel branches"))
-    tell_written(folder / "transform.h5", folder / "warped.nii.gz", *written)
+    tell_written(*written)
 
 
 def _points(folder: Path, role: str) -> Path:

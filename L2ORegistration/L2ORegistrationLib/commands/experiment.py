@@ -16,7 +16,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..core.errors import InputError
-from .console import made, messages
+from ..core.paths import made
+from .console import messages
 from .console import output as out
 from .data import warn
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.files import WRITABLE_TRANSFORMS, write_transform
-from .console import checked_file, checked_folder, made
+from ..core.paths import made
+from .console import checked_file, checked_folder
 
 if TYPE_CHECKING:
     from ..engine.registration import Result

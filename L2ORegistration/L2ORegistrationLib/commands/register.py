@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,19 +16,18 @@ from ..core.files import (
     read_mask,
     read_transform,
     read_volume,
-    write_volume,
 )
-from ..core.geometry import Volume
+from ..core.geometry import Grid, Volume
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..outputs.registry import OUTPUTS, named
 from ..reporting import tables
+from ..reporting.case import CaseFiles
 from ..reporting.measures import opposite_direction
-from ..reporting.tables import Pairs
+from ..reporting.tables import LandmarkPairs
 from .console import (
     checked_file,
     checked_folder,
     follow,
-    made,
     measures_table,
     messages,
     note,
@@ -37,7 +37,7 @@ from .console import (
     tell_written,
 )
 from .console import output as out
-from .following import Following
+from .following import Following, Written
 from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Threads
 
 if TYPE_CHECKING:
@@ -125,114 +125,51 @@ def register(
     """
     if quiet and verbose:
         raise InputError("--quiet and --verbose exclude each other: leave one out.")
-    output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
-    if warped:
-        warped = checked_file(warped, WRITABLE_IMAGES, "an image")
-    images = [
-        (name, checked_file(Path(path), WRITABLE_IMAGES, "an image"))
-        for name, path in map(named, image or ())
-    ]
-    history, report = (folder and checked_folder(folder) for folder in (history, report))
+    files = _checked_files(output, warped, image or (), history, report)
     following = Following(fixed, moving, inverse, dicom, ventilation)
-    if start and initial_transform:
-        raise InputError("--start and --initial-transform exclude each other: leave one out.")
-    if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
-        raise InputError("--start landmarks needs --fixed-landmarks and --moving-landmarks.")
+    landmarks = bool(fixed_landmarks and moving_landmarks)
+    _check_start(start, initial_transform is not None, landmarks, pull)
     if mask_labels and not (fixed_mask or moving_mask):
         raise InputError("--mask-labels needs --fixed-mask or --moving-mask.")
-    if pull and not (initial_transform and fixed_landmarks and moving_landmarks):
-        raise InputError(
-            "--pull needs --initial-transform, --fixed-landmarks and --moving-landmarks."
-        )
 
-    fixed_volume, moving_volume = read_volume(fixed), read_volume(moving)
-    pairs = read_pairs(fixed_landmarks, moving_landmarks, fixed_volume.grid, moving_volume.grid)
-    initial = read_transform(initial_transform) if initial_transform else None
-    if initial and pairs and (turned := opposite_direction(initial, *pairs, "The start")):
-        note(turned)
+    images = read_volume(fixed), read_volume(moving)
+    pairs = read_pairs(fixed_landmarks, moving_landmarks, *(one.grid for one in images))
     options = {
         "fixed_mask": _mask(fixed_mask, mask_labels),
         "moving_mask": _mask(moving_mask, mask_labels),
-        "initial_transform": initial,
-        "landmarks": pairs if start is Start.landmarks else None,
         "method": method and method.value,
         "model": model,
         "iterations": iterations,
         "device": device,
         "threads": threads,
+        **({"spacing": spacing} if spacing is not None else {}),
+        **_start(start, initial_transform, pairs, images[0].grid, pull),
     }
-    if pull:
-        from ..outputs.correction import corrected
-        from ..outputs.inverse import as_field
-
-        earlier = as_field(read_transform(initial_transform), fixed_volume.grid)
-        options["initial_transform"] = corrected(earlier, *pairs)
-        options |= {"pinned": pairs[0], "method": "gauss-newton"}
-    if start:
-        options["start"] = start.value
-    if spacing is not None:
-        options["spacing"] = spacing
-
     from ..engine.registration import Registration  # imports torch, which takes seconds
 
-    registration = Registration(fixed_volume, moving_volume, **options)
-    result = follow(registration, pairs, shown=not quiet)
-
+    result = follow(Registration(*images, **options), pairs, shown=not quiet)
     name = METHODS[result.provenance["method"]].title
-    warnings = _warnings(result, start, pairs)
-    if pull:
-        name = "Gauss-Newton"
-        warnings += ("The landmarks pulled the result: the error at them says nothing.",)
-    result.save(output)
-    written = [output]
-    if warped:
-        write_volume(result.warped(), warped)
-        written.append(warped)
-    for output_name, path in images:
-        write_volume(OUTPUTS[output_name].compute(result), path)
-        written.append(path)
-    if history:
-        written.append(tables.write_history(result, made(history), pairs)[-1])  # the table
+    warnings = _warnings(result, start, pairs, pull)
+    written = files.write(
+        {name: result},
+        pairs,
+        title=f"{fixed.name} and {moving.name}",
+        details={"fixed image": str(fixed), "moving image": str(moving)},
+        warnings=warnings,
+    )
     more = following.write(result)
-    written += more.paths
-    if report:
-        from ..reporting.html import write_report
-
-        details = {"fixed image": str(fixed), "moving image": str(moving)}
-        page, _ = write_report(
-            {name: result},
-            made(report),
-            pairs,
-            title=f"{fixed.name} and {moving.name}",
-            details=details,
-            warnings=warnings,
-        )
-        written.append(page)
+    more.paths[:0] = written
     rows = tables.table({name: result}, pairs)
     for warning in warnings:
         note(warning)
     if as_json:
-        print_json(
-            {
-                "output": str(output),
-                "written": [str(path) for path in written],
-                "cancelled": result.cancelled,
-                "seconds": result.seconds,
-                "best": result.best,
-                "verdict": result.verdict,
-                "reasons": list(result.reasons),
-                "measures": rows,
-                "steps": tables.by_step(result, pairs, regularity=False),
-                "provenance": result.provenance,
-                **more.measures,
-            }
-        )
+        print_json({"output": str(files.transform), **_document(result, rows, pairs, more)})
     else:
         out.print(measures_table(rows))
         tell_verdict(result.verdict, result.reasons)
         for sentence in more.sentences:
             out.print(sentence, markup=False, soft_wrap=True)
-        tell_written(*written)
+        tell_written(*more.paths)
     if verbose:
         for key, value in result.provenance.items():
             messages.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
@@ -240,6 +177,83 @@ def register(
         raise typer.Exit(130)
     if result.verdict == "failed":
         raise typer.Exit(3)
+
+
+def _checked_files(
+    output: Path,
+    warped: Path | None,
+    images: Iterable[str],
+    history: Path | None,
+    report: Path | None,
+) -> CaseFiles:
+    """Where to write, all of it possible. Raises InputError, before the registration, if not."""
+    return CaseFiles(
+        checked_file(output, WRITABLE_TRANSFORMS, "a transform"),
+        warped and checked_file(warped, WRITABLE_IMAGES, "an image"),
+        tuple(
+            (name, checked_file(Path(path), WRITABLE_IMAGES, "an image"))
+            for name, path in map(named, images)
+        ),
+        history and checked_folder(history),
+        report and checked_folder(report),
+    )
+
+
+def _check_start(start: Start | None, initial: bool, landmarks: bool, pull: bool) -> None:
+    """Raise InputError for options of the start that do not go together."""
+    if start and initial:
+        raise InputError("--start and --initial-transform exclude each other: leave one out.")
+    if start is Start.landmarks and not landmarks:
+        raise InputError("--start landmarks needs --fixed-landmarks and --moving-landmarks.")
+    if pull and not (initial and landmarks):
+        raise InputError(
+            "--pull needs --initial-transform, --fixed-landmarks and --moving-landmarks."
+        )
+
+
+def _start(
+    start: Start | None,
+    initial_transform: Path | None,
+    pairs: LandmarkPairs | None,
+    fixed_grid: Grid,
+    pull: bool,
+) -> dict[str, Any]:
+    """The arguments of a Registration that say where it starts from."""
+    if initial_transform is None:
+        landmarks = {"landmarks": pairs} if start is Start.landmarks else {}
+        return {"start": start.value, **landmarks} if start else {}
+    initial = read_transform(initial_transform)
+    if pairs and (turned := opposite_direction(initial, *pairs, "The start")):
+        note(turned)
+    if not pull:
+        return {"initial_transform": initial}
+    from ..outputs.correction import corrected
+    from ..outputs.inverse import as_field
+
+    corrected_by_landmarks = corrected(as_field(initial, fixed_grid), *pairs)
+    return {
+        "initial_transform": corrected_by_landmarks,
+        "pinned": pairs[0],
+        "method": "gauss-newton",
+    }
+
+
+def _document(
+    result: Result, rows: dict[str, dict], pairs: LandmarkPairs | None, more: Written
+) -> dict[str, Any]:
+    """The JSON document of a registration."""
+    return {
+        "written": [str(path) for path in more.paths],
+        "cancelled": result.cancelled,
+        "seconds": result.seconds,
+        "best": result.best,
+        "verdict": result.verdict,
+        "reasons": list(result.reasons),
+        "measures": rows,
+        "steps": tables.by_step(result, pairs, regularity=False),
+        "provenance": result.provenance,
+        **more.measures,
+    }
 
 
 def _mask(path: Path | None, labels: str | None) -> Path | Volume | None:
@@ -253,7 +267,9 @@ def _mask(path: Path | None, labels: str | None) -> Path | Volume | None:
     return read_mask(path, chosen)
 
 
-def _warnings(result: Result, start: Start | None, pairs: Pairs | None) -> tuple[str, ...]:
+def _warnings(
+    result: Result, start: Start | None, pairs: LandmarkPairs | None, pull: bool
+) -> tuple[str, ...]:
     """What the user should know of this result, a sentence each."""
     found = []
     if result.cancelled:
@@ -264,4 +280,6 @@ def _warnings(result: Result, start: Start | None, pairs: Pairs | None) -> tuple
         found.append("The start was fitted to the same landmarks that the error is measured at.")
     elif pairs is not None and (turned := opposite_direction(result.field, *pairs)):
         found.append(turned)
+    if pull:
+        found.append("The landmarks pulled the result: the error at them says nothing.")
     return tuple(found)

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
-from .console import checked_folder, made, messages, print_json, tell_written
+from ..core.paths import made
+from .console import checked_folder, messages, print_json, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet, Threads
 

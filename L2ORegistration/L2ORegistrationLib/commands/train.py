@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +11,12 @@ from ..core.errors import InputError
 from . import options
 from .console import checked_folder, messages, print_json
 from .console import output as out
+from .cross_validation import cross_validate
 from .data import read_datasets
 from .experiment import Experiment, one_voice
-from .folds import cross_validate
+
+if TYPE_CHECKING:
+    from ..training.config import TrainingConfig
 
 _DATA = ("4dct", "copd", "empire10", "learn2reg", "pairs")
 _PHANTOMS = 120  # where there is no other data
@@ -48,7 +50,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of phantoms and training.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="pyramid, paper, paper-cpu, or a TOML file.")
+        str | None, typer.Option(help="l2o, falta2022, falta2022-cpu, or a TOML file.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the exported weights.")] = "trained",
     licence: Annotated[str | None, typer.Option(help="Licence of the exported weights.")] = None,
@@ -62,23 +64,20 @@ def train(
     Use the weights with `register --model FOLDER/NAME.pt`. Started by torchrun, several processes
     train together. Prepared pairs are kept in FOLDER/pairs: delete them when the scans change.
     """
-    import torch
-
-    from ..training.config import read_config
     from ..training.workers import device_of, joined
 
     if threads is not None:
+        import torch
+
         torch.set_num_threads(threads)
+    cross = folds or fold is not None
     with one_voice(), joined() as workers:
-        folder = checked_folder(folder)
-        if name == "checkpoint" or Path(name).name != name:
-            raise InputError(f"The weights cannot be called '{name}': choose another --name.")
-        overrides = {"steps": steps, "seed": seed}
-        training = read_config(config, **{k: v for k, v in overrides.items() if v is not None})
-        datasets, phantoms = _material(data, cases, skip, phantoms, folds or fold is not None)
+        _check_name(name)
+        settings = _settings(config, steps, seed)
+        datasets, phantoms = _material(data, cases, skip, phantoms, cross)
         experiment = Experiment(
-            folder=folder,
-            config=training,
+            folder=checked_folder(folder),
+            config=settings,
             phantoms=phantoms,
             skip=skip,
             device=str(device_of(device, workers)),
@@ -87,18 +86,37 @@ def train(
             shown=workers.first and not quiet,
         )
         try:
-            if folds or fold is not None:
-                measuring = {"device": device, "threads": threads}
-                runs = cross_validate(datasets, fold, experiment, measuring)
-                show = partial(_show_runs, runs)
+            if cross:
+                runs = cross_validate(
+                    datasets, fold, experiment, {"device": device, "threads": threads}
+                )
             else:
-                card = experiment.train(datasets, folder, name)
-                show = partial(_show_weights, card)
+                card = experiment.train(datasets, experiment.folder, name)
         except KeyboardInterrupt:
-            messages.print(f"Stopped: the same command continues from {folder}.", markup=False)
+            messages.print(
+                f"Stopped: the same command continues from {experiment.folder}.", markup=False
+            )
             raise typer.Exit(130) from None
-    if workers.first:
-        show(folder, as_json)
+    if not workers.first:
+        return
+    if cross:
+        _show_runs(runs, experiment.folder, as_json)
+    else:
+        _show_weights(card, experiment.folder, as_json)
+
+
+def _check_name(name: str) -> None:
+    """Raise InputError for a name that weights cannot have."""
+    if name == "checkpoint" or Path(name).name != name:
+        raise InputError(f"The weights cannot be called '{name}': choose another --name.")
+
+
+def _settings(config: str | None, steps: int | None, seed: int | None) -> TrainingConfig:
+    """The configuration, with what the command line says instead. Raises InputError."""
+    from ..training.config import read_config
+
+    given = {"steps": steps, "seed": seed}
+    return read_config(config, **{k: v for k, v in given.items() if v is not None})
 
 
 def _material(

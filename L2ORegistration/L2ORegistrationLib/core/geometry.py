@@ -236,6 +236,15 @@ class DisplacementField:
         """The same motion on another lattice (linear; the edge value beyond this one)."""
         return DisplacementField(self.sample(grid.points()).astype(np.float32), grid)
 
+    def warp(self, moving: Volume, grid: Grid) -> Volume:
+        """The moving image seen on `grid` of the fixed one: linear; its lowest value beyond it."""
+        image = moving.to_image()
+        geometry = grid.size, self.to_transform(), sitk.sitkLinear
+        frame = grid.origin, grid.spacing, grid.direction
+        lowest = float(moving.array.min())
+        warped = sitk.Resample(image, *geometry, *frame, lowest, image.GetPixelID())
+        return Volume(sitk.GetArrayFromImage(warped), grid)
+
     def scaled(self, strength: float) -> DisplacementField:
         """The motion multiplied by `strength` (0: identity, 1: itself)."""
         return DisplacementField((self.array * np.float32(strength)), self.grid)

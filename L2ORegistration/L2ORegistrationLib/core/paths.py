@@ -54,6 +54,15 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"The folder {folder} cannot be written to: choose another one.")
 
 
+def made(folder: Path) -> Path:
+    """The folder, made if it was missing. Raises InputError when that fails."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be made ({error.strerror}).") from error
+    return folder
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, with its suffix, that takes its place on success.

@@ -76,7 +76,7 @@ class Method:
         return stages
 
 
-# What the stages compare: the place of a function (scans, field in mm) -> level.
+# What the stages compare: the place of a function (pyramid, field in mm) -> level.
 DESCRIPTORS = {
     "mind, coarse": ".field.descriptors:coarse_mind",
     "mind, fine": ".field.descriptors:fine_mind",
@@ -110,23 +110,23 @@ METHODS: dict[str, Method] = {
         "L2O",
         "#1b6ca8",
         (
-            _learned(0, "mind, coarse", ".optimise.l2o:LearnedOptimiser"),
-            _learned(1, "mind, fine", ".optimise.l2o:LearnedOptimiser"),
+            _learned(0, "mind, coarse", ".optimise.l2o:L2OOptimiser"),
+            _learned(1, "mind, fine", ".optimise.l2o:L2OOptimiser"),
             _descent("refine", 1, closing=True),
             _descent("refine", 2, closing=True),
         ),
-        weights="pyramid",
-        variant="pyramid",
-        network=".optimise.networks:PyramidNetwork",
+        weights="l2o",
+        variant="l2o",
+        network=".optimise.networks:L2ONetwork",
     ),
     "falta2022": Method(
         "Falta 2022",
         "#7570b3",
-        (_learned(0, "mind within masks", ".optimise.falta2022:PaperOptimiser"),),
+        (_learned(0, "mind within masks", ".optimise.falta2022:Falta2022Optimiser"),),
         finest="mind within masks",
-        weights="paper",
-        variant="paper",
-        network=".optimise.networks:PaperNetwork",
+        weights="falta2022",
+        variant="falta2022",
+        network=".optimise.networks:Falta2022Network",
     ),
     "adam": Method(
         "Adam",
@@ -138,6 +138,9 @@ METHODS: dict[str, Method] = {
     ),
 }
 DEFAULT = "gauss-newton"
+
+# What networks and packaged weights were called before; users' files and scripts still say so.
+OLD_NAMES = {"pyramid": "l2o", "paper": "falta2022"}
 
 # What happens before the first iteration, with its title in lists.
 STARTS = {
@@ -165,6 +168,7 @@ def checked_method(name: str) -> str:
 
 def of_variant(variant: str) -> str:
     """The name of the method whose network a model card calls so. Raises InputError for none."""
+    variant = OLD_NAMES.get(variant, variant)
     for name, method in METHODS.items():
         if method.variant and method.variant == variant:
             return name

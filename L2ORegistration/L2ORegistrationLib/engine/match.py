@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..core.geometry import Volume
-from .field.levels import Level
+from .field.levels import MindLevel
 from .field.sampling import dissimilarity
 
 BESIDE_MM = 9.0
@@ -40,9 +40,9 @@ class Match:
     inside: float
 
 
-def match(level: Level, field: torch.Tensor, inside: float) -> Match:
+def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
     """The match of a field (3, d, h, w), mm, on a MIND level; inside: see `Match`."""
-    lungs = level.distance.flatten()[level.blocks] < 0
+    lungs = level.distance.flatten()[level.active_nodes] < 0
     chosen = lungs.nonzero().squeeze(1)
     chosen = chosen[:: max(1, len(chosen) // BLOCKS)]
     if not len(chosen):
@@ -61,7 +61,7 @@ def match(level: Level, field: torch.Tensor, inside: float) -> Match:
     here = costs((0, 0, 0))
     ratio = here / (sum(costs(way) for way in _WAYS) / len(_WAYS)).clamp(min=1e-9)
     found = ratio < CLEARLY
-    across = level.blocks[chosen] % level.shape[2]  # LPS: x grows towards the patient's left
+    across = level.active_nodes[chosen] % level.shape[2]  # LPS: x grows towards the patient's left
     right = across < across.double().mean()
     halves = (
         float(found[h].double().mean()) if h.sum() >= FEWEST else None for h in (right, ~right)

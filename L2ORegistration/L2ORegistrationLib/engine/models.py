@@ -13,7 +13,7 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..core.paths import atomic
-from .catalogue import METHODS, load, of_variant
+from .catalogue import METHODS, OLD_NAMES, load, of_variant
 
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Models"
@@ -45,14 +45,14 @@ def available_models(folder: Path = FOLDER) -> list[ModelCard]:
     return [_card(path) for path in sorted(folder.glob("*.json"))]
 
 
-def load_model(name: str | Path = "pyramid") -> tuple[ModelCard, nn.Module]:
+def load_model(name: str | Path = "l2o") -> tuple[ModelCard, nn.Module]:
     """The card and the network (on the CPU, evaluation mode) of packaged weights or of a .pt file.
 
     InputError: no such weights, damaged weights (checksum), or weights of another network.
     """
     path = Path(name)
     if path.suffix != ".pt":
-        path = FOLDER / f"{name}.pt"
+        path = FOLDER / f"{OLD_NAMES.get(str(name), name)}.pt"
     if not path.exists():
         names = ", ".join(card.name for card in available_models()) or "none"
         raise InputError(

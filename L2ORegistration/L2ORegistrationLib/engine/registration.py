@@ -19,6 +19,14 @@ from ..core.errors import InputError
 from ..core.files import write_transform
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.jacobian import jacobian_determinant
+from .arguments import (
+    as_landmarks,
+    as_mask,
+    as_transform,
+    as_volume,
+    check_thickness,
+    checked_count,
+)
 from .catalogue import (
     DEFAULT,
     DESCRIPTORS,
@@ -30,20 +38,12 @@ from .catalogue import (
     of_variant,
 )
 from .devices import check_memory, choose_device
-from .field.levels import Level, Scans, sample_points
+from .field.levels import FeaturePyramid, MindLevel, sample_points
 from .field.sampling import dissimilarity, voxel_positions
-from .field.whole import World, continued, start_grid
+from .field.whole import WholeField, continued, start_grid
 from .images.lungs import lung_mask
 from .images.plausibility import implausible
-from .images.preprocessing import WORKING_SPACING_MM, Pair, averaged, pair_on, working_grid
-from .inputs import (
-    as_landmarks,
-    as_mask,
-    as_transform,
-    as_volume,
-    check_thickness,
-    checked_count,
-)
+from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pair_on, working_grid
 from .match import match, share_inside
 from .models import load_model
 from .start.alignment import box_alignment, distance_map, landmark_alignment, lung_alignment
@@ -110,17 +110,7 @@ class Result:
 
     def warped(self) -> Volume:
         """Moving in the geometry of fixed, linear; its lowest value beyond the moving image."""
-        image = self.moving.to_image()
-        lowest = float(self.moving.array.min())
-        warped = sitk.Resample(
-            image,
-            self.fixed.to_image(),
-            self.field.to_transform(),
-            sitk.sitkLinear,
-            lowest,
-            image.GetPixelID(),
-        )
-        return Volume(sitk.GetArrayFromImage(warped), self.fixed.grid)
+        return self.field.warp(self.moving, self.fixed.grid)
 
 
 class Registration:
@@ -288,15 +278,15 @@ class Registration:
         begin = time.monotonic()
         pair, start = self._prepare()
         self._check_cancelled()
-        scans = Scans(pair, self._device)
-        finest = _level(self._method.finest, scans, None)
+        pyramid = FeaturePyramid(pair, self._device)
+        finest = _level(self._method.finest, pyramid, None)
         self._check_cancelled()
-        world = World(pair, finest, self._fixed.grid)
+        whole_field = WholeField(pair, finest, self._fixed.grid)
         monitor = _Monitor(finest)
 
         def step(index, stage, level, field):
-            whole = world.identity() if field is None else world.field(field)
-            field = world.before() if field is None else field
+            whole = whole_field.identity() if field is None else whole_field.field(field)
+            field = whole_field.undo_start() if field is None else field
             self._fields.append(field)
             seconds = time.monotonic() - begin
             return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
@@ -314,7 +304,7 @@ class Registration:
             if stage.compares == self._method.finest:
                 level = replace(finest)  # without what it keeps for later, which is large
             else:
-                level = _level(stage.compares, scans, field)
+                level = _level(stage.compares, pyramid, field)
             begun = level.sample_field(field)
             for field, _ in self._optimiser(stage).iterate(level, begun, stage.iterations):
                 index += 1
@@ -335,7 +325,7 @@ class Registration:
     def _searching(self) -> bool:
         return self._start_name == "search" and self._given is None
 
-    def _prepare(self) -> tuple[Pair, torch.Tensor | None]:
+    def _prepare(self) -> tuple[WorkingPair, torch.Tensor | None]:
         """Masks, start and both images on the working grid; what a search found, if any, in mm."""
         if self._fixed_mask is None:
             self._fixed_mask = lung_mask(self._fixed)
@@ -454,8 +444,8 @@ def register(
     return registration.result()
 
 
-def _level(descriptor: str, scans: Scans, field: torch.Tensor | None):
-    return load(DESCRIPTORS[descriptor])(scans, field)
+def _level(descriptor: str, pyramid: FeaturePyramid, field: torch.Tensor | None):
+    return load(DESCRIPTORS[descriptor])(pyramid, field)
 
 
 class _Cancelled(Exception):
@@ -467,8 +457,8 @@ class _Monitor:
 
     COUNT = 10000
 
-    def __init__(self, finest: Level):
-        inside = finest.distance.flatten()[finest.blocks] < 0
+    def __init__(self, finest: MindLevel):
+        inside = finest.distance.flatten()[finest.active_nodes] < 0
         voxels = finest.voxels[inside].flatten()
         stride = max(1, len(voxels) // self.COUNT)
         self._voxels = voxels[::stride]
@@ -476,7 +466,7 @@ class _Monitor:
         self._fixed = finest.fixed.flatten(0, 2)[self._voxels]
         self._position = (index + 0.5) / finest.ratio - 0.5
 
-    def __call__(self, finest: Level, field: torch.Tensor) -> float:
+    def __call__(self, finest: MindLevel, field: torch.Tensor) -> float:
         displacement = sample_points(field, self._position) / (finest.spacing / finest.ratio)
         costs = dissimilarity(self._fixed, finest.moving, displacement, self._voxels)
         return float(costs.mean())

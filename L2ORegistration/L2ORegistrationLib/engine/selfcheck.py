@@ -13,11 +13,11 @@ import SimpleITK as sitk
 import torch
 
 from ..core.geometry import Grid
-from .field.levels import Scans, sample_points
-from .images.preprocessing import WORKING_SPACING_MM, Pair
+from .field.levels import FeaturePyramid, sample_points
+from .images.preprocessing import WORKING_SPACING_MM, WorkingPair
 from .optimise.gauss_newton import gauss_newton_step
 from .optimise.l2o import observe
-from .optimise.networks import PyramidNetwork
+from .optimise.networks import L2ONetwork
 from .start.search import discrete_search
 
 SIZE = 32  # voxels of the tiny pair along each axis
@@ -50,8 +50,10 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     centre = grid.to_world(np.full(3, (SIZE - 1) / 2))
     distance = (np.linalg.norm(grid.points() - centre, axis=-1) - 20).astype(np.float32)
     identity = sitk.Transform(3, sitk.sitkIdentity)
-    scans = Scans(Pair(*images, distance < 0, distance, distance, grid, identity), device)
-    level = scans.mind_level(4)
+    pyramid = FeaturePyramid(
+        WorkingPair(*images, distance < 0, distance, distance, grid, identity), device
+    )
+    level = pyramid.mind_level(4)
     yield from (level.fixed, level.moving, level.surface)
     # Which of two equally good displacements it takes may differ: that it runs is what counts.
     yield 0 * discrete_search(level) + 1
@@ -59,16 +61,18 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     yield level.sample_field(field[:, ::2, ::2, ::2])
     yield level.sample_costs(field)
     yield from level.normal_equations(field)
-    yield gauss_newton_step(level, field, _constant(_bowls(rng, len(level.blocks)), device), 1e-3)
+    yield gauss_newton_step(
+        level, field, _constant(_bowls(rng, len(level.active_nodes)), device), 1e-3
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = PyramidNetwork(4)
+        network = L2ONetwork(4)
     for value in network.state_dict().values():  # parts of it begin with zero, which hides much
         value.copy_(_constant(rng.normal(0, 0.3, value.shape), "cpu"))
     inputs, step, _ = observe(level, field, field.new_zeros((network.hidden, *level.shape)))
     yield step
     yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
-    contrast = scans.contrast_level(field[:, :1, :1, :1])
+    contrast = pyramid.contrast_level(field[:, :1, :1, :1])
     yield contrast.moving
     yield from contrast.normal_equations(contrast.sample_field(field), every_second=True)
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))

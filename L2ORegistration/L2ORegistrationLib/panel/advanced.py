@@ -3,6 +3,7 @@
 import qt
 from slicer.i18n import tr as _
 
+from ..engine.catalogue import OLD_NAMES
 from ..job import Call
 from .messages import errors_shown
 
@@ -34,7 +35,8 @@ class AdvancedPanel:
             return
         devices = [("auto", _("Automatic")), *self._found[0]]
         _fill(self.ui.deviceComboBox, devices, parameters.device)
-        _fill(self.ui.modelComboBox, [("", _("Default")), *self._found[1]], parameters.model)
+        model = OLD_NAMES.get(parameters.model, parameters.model)  # a scene may be of last year
+        _fill(self.ui.modelComboBox, [("", _("Default")), *self._found[1]], model)
 
     def stop(self):
         """Wait no longer for the answer."""

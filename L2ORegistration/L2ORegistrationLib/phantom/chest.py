@@ -136,6 +136,7 @@ class Shapes:
 
     def _normalised(self, value):
         """An implicit function as a distance near its surface."""
+        # Clipped where a function is flat (its middle) or steep (its seams), far from its surface.
         slope = np.sqrt(sum(g**2 for g in np.gradient(value, *self.lattice.spacing[::-1])))
         return value / np.clip(slope, 0.3, 3)
 

@@ -17,7 +17,7 @@ from ..core.geometry import DisplacementField, Grid, Volume
 from .anatomy import Anatomy, make_anatomy
 from .splines import interpolate, lattice_over, smooth_noise
 
-__all__ = ["Anatomy", "PhantomPair", "make_anatomy", "make_pair", "random_motion"]
+__all__ = ["Anatomy", "PhantomPair", "make_anatomy", "make_pair"]
 
 _LATTICE = 6.0  # mm between the nodes on which motion is drawn
 _TOLERANCE = 0.003  # mm, of inverted fields
@@ -109,20 +109,12 @@ def make_pair(
     )
 
 
-def random_motion(
-    rng: np.random.Generator, grid: Grid, lungs: Volume, amplitude_mm: float = 30.0
-) -> np.ndarray:
-    """Displacements (z, y, x, 3), LPS mm, from expiration to inspiration on an upright grid.
+def _draw_motion(rng, lattice: Grid, lungs: Volume, amplitude: float) -> np.ndarray:
+    """Displacements (z, y, x, 3), LPS mm, from expiration to inspiration at the lattice nodes.
 
     lungs: 1 right, 2 left (an unlabelled mask breathes as one). Smooth, and invertible: the
     Jacobian determinant is above 0.1 everywhere.
     """
-    lattice = lattice_over(grid, _LATTICE)
-    return _fine(_draw_motion(rng, lattice, lungs, amplitude_mm), lattice, grid)
-
-
-def _draw_motion(rng, lattice: Grid, lungs: Volume, amplitude: float) -> np.ndarray:
-    """Displacements (z, y, x, 3) at the lattice nodes."""
     labels = [label for label in (1, 2) if (lungs.array == label).any()]
     if not labels:
         raise InputError("The phantom's motion needs a lung mask that is not empty.")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..core.geometry import Grid
 from ..core.paths import atomic, check_writable
-from .tables import Pairs, table
+from .tables import LandmarkPairs, table
 
 if TYPE_CHECKING:
     from ..engine.registration import Result
@@ -78,7 +78,8 @@ where the field cannot be inverted.</p>
 
 _LEGEND = (
     "All inside the fixed lung mask. Folding: part of it where the Jacobian determinant is not "
-    "positive; SDlogJ: standard deviation of the determinant's logarithm."
+    "positive; SDlogJ: standard deviation of the determinant's logarithm; (Learn2Reg): the same of "
+    "the determinant plus 3, as that challenge's scripts compute it."
 )
 _TRE_LEGEND = (
     "TRE: distance in mm between where the transform leads the {count} fixed landmarks and their "
@@ -89,7 +90,7 @@ _TRE_LEGEND = (
 def write_report(
     results: dict[str, Result],
     folder: str | Path,
-    pairs: Pairs | None = None,
+    pairs: LandmarkPairs | None = None,
     *,
     title: str = "Lung CT registration",
     details: dict[str, str] | None = None,
@@ -153,7 +154,7 @@ def _summary(results: dict[str, Result], rows: dict[str, dict]) -> str:
 def _numbers(rows: dict[str, dict]) -> str:
     """The table of measures, one row each for the initial state, the start and every method."""
     with_tre = "tre" in rows["Initial"]
-    head = ["", "folding %", "min J", "SDlogJ", "seconds"]
+    head = ["", "folding %", "min J", "SDlogJ", "SDlogJ (Learn2Reg)", "seconds"]
     if with_tre:
         head[1:1] = ["TRE mean", "SD", "median", "p95", "worst 30 %", "max", "snapped mean"]
     lines = []
@@ -163,6 +164,7 @@ def _numbers(rows: dict[str, dict]) -> str:
             f"{100 * jacobian['folding']:.3g}",
             f"{jacobian['min']:.2f}",
             f"{jacobian['sdlogj']:.3f}",
+            f"{jacobian['sdlogj_learn2reg']:.3f}",
             f"{row['seconds']:.1f}" if "seconds" in row else "",
         ]
         if with_tre:

@@ -165,11 +165,13 @@ def summarise(errors: np.ndarray) -> dict[str, float]:
 
 
 def jacobian_summary(field: DisplacementField, mask: Volume | None = None) -> dict[str, float]:
-    """sdlogj, folding (fraction of nodes whose determinant is not positive) and min, in the mask.
+    """sdlogj, sdlogj_learn2reg, folding (share of nodes with J <= 0) and min of J, in the mask.
 
-    sdlogj is the standard deviation of the determinant's logarithm with the determinant clamped at
-    1e-9, as in the Learn2Reg challenge. mask: on any grid, the nearest voxel of it counts at each
-    node of the field; None: all nodes. Raises InputError when the mask holds no node.
+    sdlogj: the standard deviation of log J, J clamped at 1e-9; 0 for any motion that changes all
+    volumes alike. sdlogj_learn2reg: what the scripts of the Learn2Reg challenge call so, the same
+    of log(J + 3), which is many times smaller: to compare with numbers of that challenge only.
+    mask: on any grid, the nearest voxel of it counts at each node of the field; None: all nodes.
+    Raises InputError when the mask holds no node.
     """
     jacobian = jacobian_determinant(field)
     values = jacobian.array.ravel()
@@ -180,6 +182,7 @@ def jacobian_summary(field: DisplacementField, mask: Volume | None = None) -> di
         raise InputError("The mask does not overlap the field: is it the mask of the fixed image?")
     return {
         "sdlogj": float(np.log(np.maximum(values, 1e-9), dtype=np.float64).std()),
+        "sdlogj_learn2reg": float(np.log(np.clip(values + 3, 1e-9, 1e9), dtype=np.float64).std()),
         "folding": float((values <= 0).mean()),
         "min": float(values.min()),
     }

@@ -23,7 +23,7 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, Locator, LogLoca
 from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
 from .measures import jacobian_determinant
-from .tables import Pairs, by_step
+from .tables import LandmarkPairs, by_step
 
 if TYPE_CHECKING:
     from ..engine.registration import Result
@@ -133,7 +133,7 @@ def deformation(result: Result) -> Figure:
     return figure
 
 
-def curves(results: dict[str, Result], pairs: Pairs | None = None) -> Figure:
+def curves(results: dict[str, Result], pairs: LandmarkPairs | None = None) -> Figure:
     """Dissimilarity and, with landmark pairs, mean error over iterations and over seconds."""
     runs = {name: by_step(result, pairs, regularity=False) for name, result in results.items()}
 

@@ -18,11 +18,13 @@ from .measures import jacobian_summary, summarise, target_registration_error
 if TYPE_CHECKING:
     from ..engine.registration import Result
 
-Pairs = tuple[np.ndarray, np.ndarray]  # fixed and moving points (N, 3), LPS mm, row by row
+LandmarkPairs = tuple[np.ndarray, np.ndarray]  # fixed and moving points (N, 3), LPS mm, row by row
 
 
 def landmark_measures(
-    transform: DisplacementField | sitk.Transform, pairs: Pairs | None, snap_to: Grid | None = None
+    transform: DisplacementField | sitk.Transform,
+    pairs: LandmarkPairs | None,
+    snap_to: Grid | None = None,
 ) -> dict[str, dict[str, float]]:
     """Errors at landmark pairs: "tre" and, given the moving grid to snap to, "snapped".
 
@@ -37,7 +39,7 @@ def landmark_measures(
     return found
 
 
-def table(results: dict[str, Result], pairs: Pairs | None = None) -> dict[str, dict]:
+def table(results: dict[str, Result], pairs: LandmarkPairs | None = None) -> dict[str, dict]:
     """The measures of "Initial", "Start" and of the best step of each result, and "seconds" to it.
 
     The results, by the name of their method, are of the same two images. A row's measures are
@@ -54,7 +56,9 @@ def table(results: dict[str, Result], pairs: Pairs | None = None) -> dict[str, d
     return rows
 
 
-def by_step(result: Result, pairs: Pairs | None = None, *, regularity: bool = True) -> list[dict]:
+def by_step(
+    result: Result, pairs: LandmarkPairs | None = None, *, regularity: bool = True
+) -> list[dict]:
     """One dictionary per step: index, stage, level, dissimilarity, seconds, best and its measures.
 
     regularity: all measures, as in `table`; False: only "tre", which is quick on large grids.
@@ -77,7 +81,7 @@ def by_step(result: Result, pairs: Pairs | None = None, *, regularity: bool = Tr
     return rows
 
 
-def write_history(result: Result, folder: Path, pairs: Pairs | None = None) -> list[Path]:
+def write_history(result: Result, folder: Path, pairs: LandmarkPairs | None = None) -> list[Path]:
     """Write each step's field (step-000.nrrd, ...) and the measures (steps.json, steps.csv).
 
     Returns the paths in this order. Raises InputError when the folder cannot be written to.
@@ -99,7 +103,7 @@ def write_history(result: Result, folder: Path, pairs: Pairs | None = None) -> l
     return paths
 
 
-def _measures(result: Result, field: DisplacementField, pairs: Pairs | None) -> dict:
+def _measures(result: Result, field: DisplacementField, pairs: LandmarkPairs | None) -> dict:
     jacobian = jacobian_summary(field, result.fixed_mask)
     return {"jacobian": jacobian, **landmark_measures(field, pairs, result.moving.grid)}
 

@@ -149,7 +149,7 @@ class SceneLogic(SequenceLogic):
         return landmarks.evaluate(transforms.field_of(transform), *pairs, transform, grid)
 
     def quality(self, transform, mask=None) -> dict[str, float]:
-        """sdlogj, folding (fraction) and min of the Jacobian determinant, in a mask of fixed."""
+        """Measures of the Jacobian determinant in a mask of fixed, as `jacobian_summary` says."""
         job.loaded(job.LOADING_SECONDS)
         inside = None if mask is None else volumes.mask_to_volume(mask)
         return measures.jacobian_summary(transforms.field_of(transform), inside)
@@ -169,7 +169,7 @@ class SceneLogic(SequenceLogic):
     def _warped(fixed, moving, transform) -> Volume:
         """The moving volume as the transform shows it, in the fixed geometry."""
         source = volumes.to_volume(moving, below=transform)
-        return volumes.warp(source, transforms.field_of(transform), volumes.grid_of(fixed))
+        return transforms.field_of(transform).warp(source, volumes.grid_of(fixed))
 
     @staticmethod
     def _images(transform) -> tuple:

@@ -233,7 +233,7 @@ def _products(result, moving: Volume, fixed, volume: bool, jacobian: bool) -> di
     except InputError:  # a mask so small that no node of the field lies in it
         pass
     if volume:
-        products["warped"] = volumes.warp(moving, result.field, fixed)
+        products["warped"] = result.field.warp(moving, fixed)
     if jacobian:
         products["jacobian"] = measures.jacobian_determinant(result.field)
     return products

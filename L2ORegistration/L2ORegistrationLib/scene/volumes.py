@@ -7,13 +7,12 @@ the grid; a non-linear parent or a sheared grid raises InputError with the way o
 from __future__ import annotations
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 from vtk.util import numpy_support
 
 from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Grid, Volume
+from ..core.geometry import Grid, Volume
 from . import nodes, transforms
 
 
@@ -129,20 +128,6 @@ def shared_copy(node, name: str, below=None):
     copy.SetAndObserveImageData(image)
     copy.SetIJKToRASMatrix(transforms.matrix_to_vtk(transforms.ijk_to_ras(grid)))
     return copy
-
-
-def warp(moving: Volume, field: DisplacementField, grid: Grid) -> Volume:
-    """The moving image seen on `grid`: linear, moving's smallest value where it does not reach."""
-    image = moving.to_image()
-    resample = sitk.ResampleImageFilter()
-    resample.SetSize(grid.size)
-    resample.SetOutputSpacing(grid.spacing)
-    resample.SetOutputOrigin(grid.origin)
-    resample.SetOutputDirection(grid.direction)
-    resample.SetTransform(field.to_transform())
-    resample.SetInterpolator(sitk.sitkLinear)
-    resample.SetDefaultPixelValue(float(moving.array.min()))
-    return Volume(sitk.GetArrayFromImage(resample.Execute(image)), grid)
 
 
 def _prepare_display(node, window: tuple | None) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core.errors import InputError
 from ..core.paths import existing
+from ..engine.catalogue import OLD_NAMES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,8 +21,16 @@ else:
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
-VARIANTS = ("pyramid", "paper")
-_MAY_BE_ZERO = ("seed", "halve_every", "rates", "further", "ahead", "short")
+VARIANTS = ("l2o", "falta2022")
+# What settings were called before; files and checkpoints of users still say so.
+_OLD_KEYS = {
+    "ahead": "burn_in",
+    "further": "extra_motion",
+    "short": "short_steps",
+    "rates": "level_shares",
+}
+_OLD_EXPERIMENTS = {"pyramid": "l2o", "paper": "falta2022", "paper-cpu": "falta2022-cpu"}
+_MAY_BE_ZERO = ("seed", "halve_every", "level_shares", "extra_motion", "burn_in", "short_steps")
 _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupted training
 
 
@@ -29,19 +38,19 @@ _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupt
 class TrainingConfig:
     """One experiment.
 
-    variant: "pyramid" or "paper" (which has one level and no width); steps: of the optimiser, each
+    variant: "l2o" or "falta2022" (which has one level and no width); steps: of the optimiser, each
     of `accumulate` unrolled crops; warmup: steps until the learning rate is reached; halve_every:
     steps after which it halves, again and again (0: a cosine down to 2 %); width: channels of the
     network; crop: field voxels along each axis; keypoints: at most so many in a crop; iterations:
-    fewest and most that are unrolled; short: steps at the beginning that unroll only the fewest,
-    which is cheap and enough to learn what a step is; ahead: in half of the rollouts, at most so
-    many iterations come before those and teach nothing, so that the network learns to stay where it
-    has arrived; rates: shares of the steps on each level (whole, crop, fine crop); further: share
-    of the whole lungs that get more motion than their pair has;
+    fewest and most that are unrolled; short_steps: steps at the beginning that unroll only the
+    fewest, which is cheap and enough to learn what a step is; burn_in: in half of the rollouts, at
+    most so many iterations run first without gradient, so that the network learns to stay where it
+    has arrived; level_shares: of the rollouts, those of whole lungs at 12 mm and of crops at 6 mm;
+    extra_motion: share of the whole lungs that get more motion than their pair has;
     mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
     """
 
-    variant: str = "pyramid"
+    variant: str = "l2o"
     steps: int = 1200
     learning_rate: float = 1e-3
     warmup: int = 50
@@ -51,10 +60,10 @@ class TrainingConfig:
     crop: int = 32
     keypoints: int = 3000
     iterations: tuple[int, int] = (5, 8)
-    short: int = 0
-    ahead: int = 8
-    rates: tuple[float, float, float] = (1.0, 0.0, 0.0)
-    further: float = 0.7
+    short_steps: int = 0
+    burn_in: int = 8
+    level_shares: tuple[float, float] = (1.0, 0.0)
+    extra_motion: float = 0.7
     accumulate: int = 2
     checkpoint_every: int = 50
     mixed_precision: bool = True
@@ -62,12 +71,12 @@ class TrainingConfig:
     @property
     def longest(self) -> int:
         """The most iterations that a rollout has."""
-        return self.iterations[1] + self.ahead
+        return self.iterations[1] + self.burn_in
 
     @property
     def levels(self) -> int:
         """On how many levels, from the coarsest on, the network learns to work."""
-        return 2 if self.variant == "pyramid" and self.rates[0] < 1 else 1
+        return 2 if self.variant == "l2o" and self.level_shares[0] < 1 else 1
 
 
 def experiments() -> list[str]:
@@ -81,13 +90,28 @@ def read_config(source: str | Path | None, **overrides: Any) -> TrainingConfig:
     overrides: fields that replace those of the file. Raises InputError for files that cannot be
     read, unknown fields and values that make no sense.
     """
-    return _checked({**_content(source), **overrides})
+    return _checked(renamed({**_content(source), **overrides}))
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under today's names, from a file or checkpoint of any version.
+
+    There were three levels once, the third never used: a share of 0 for it is dropped.
+    """
+    settings = {_OLD_KEYS.get(key, key): value for key, value in settings.items()}
+    variant, shares = settings.get("variant"), settings.get("level_shares")
+    if variant in OLD_NAMES:
+        settings["variant"] = OLD_NAMES[variant]
+    if isinstance(shares, list | tuple) and len(shares) == 3 and not shares[2]:
+        settings["level_shares"] = tuple(shares[:2])
+    return settings
 
 
 def changed(config: TrainingConfig, made_with: Mapping[str, Any]) -> str | None:
     """The first field in which a checkpoint was made with other settings; None where it goes on.
 
-    made_with: the checkpoint's settings. One from a version without some field cannot go on.
+    made_with: the checkpoint's settings, `renamed`. One from a version without some
+    field cannot go on.
     """
     return next(
         (k for k, v in asdict(config).items() if k not in _MAY_CHANGE and made_with.get(k) != v),
@@ -98,8 +122,9 @@ def changed(config: TrainingConfig, made_with: Mapping[str, Any]) -> str | None:
 def _content(source: str | Path | None) -> dict[str, Any]:
     if source is None:
         return {}
-    if str(source) in experiments():
-        path = FOLDER / f"{source}.toml"
+    name = _OLD_EXPERIMENTS.get(str(source), str(source))
+    if name in experiments():
+        path = FOLDER / f"{name}.toml"
     elif Path(source).suffix:
         path = existing(source)
     else:
@@ -125,14 +150,14 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError(f"There is no variant '{config.variant}': use {' or '.join(VARIANTS)}.")
     if config.iterations[0] > config.iterations[1]:
         raise InputError("The training setting 'iterations' needs the fewest, then the most.")
-    if config.variant == "pyramid" and config.iterations[0] < 2:
+    if config.variant == "l2o" and config.iterations[0] < 2:
         raise InputError(
-            "The training setting 'iterations' needs at least 2: the first only looks."
+            "The training setting 'iterations' needs at least 2: the first one learns nothing."
         )
-    if config.further > 1:
-        raise InputError("The training setting 'further' is a share, from 0 to 1.")
-    if not math.isclose(sum(config.rates), 1, abs_tol=1e-6):
-        raise InputError("The training setting 'rates' must have three shares that sum to 1.")
+    if config.extra_motion > 1:
+        raise InputError("The training setting 'extra_motion' is a share, from 0 to 1.")
+    if not math.isclose(sum(config.level_shares), 1, abs_tol=1e-6):
+        raise InputError("The training setting 'level_shares' must have two shares that sum to 1.")
     return config
 
 

@@ -2,7 +2,8 @@
 
 Interest points (Foerstner) are carried by a coarse-to-fine motion field: discrete search, then
 Gauss-Newton steps on MIND and on local contrast, as a registration does them. No network takes
-part, because keypoints are there to teach it. Pairs that do not find their way back are dropped.
+part, because keypoints are there to teach it. Pairs with a large forward-backward error are
+dropped.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from scipy import ndimage
 from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..engine.catalogue import METHODS
-from ..engine.field.levels import Scans, sample_points
-from ..engine.images.preprocessing import make_pair
+from ..engine.field.levels import FeaturePyramid, sample_points
+from ..engine.images.preprocessing import working_pair
 from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
 from ..engine.start.alignment import distance_map, lung_alignment
 from ..engine.start.search import discrete_search
@@ -25,15 +26,15 @@ from ..engine.start.search import discrete_search
 COUNT = 3000
 DEPTH_MM = 2.0  # interest points are at least this far inside the lung
 APART = 1  # working voxels in which only the most distinctive point is kept
-TOLERANCE_MM = 2.0  # a pair whose way back misses by more is dropped
+TOLERANCE_MM = 2.0  # a pair with a larger forward-backward error is dropped
 COARSE = (6, 3e-4)  # Gauss-Newton steps after the search and their stiffness, on fields of 12 mm
 
 
 @dataclass(frozen=True)
 class Matches:
-    """fixed, moving: corresponding points (N, 3), LPS mm; miss: (N,) mm of the way back.
+    """fixed, moving: corresponding points (N, 3), LPS mm; miss: (N,) forward-backward error, mm.
 
-    kept: (N,) bool, those whose way back misses by no more than the tolerance.
+    kept: (N,) bool, those whose forward-backward error is within the tolerance.
     """
 
     fixed: np.ndarray
@@ -84,9 +85,9 @@ class _Matcher:
     def __init__(self, fixed: Volume, moving: Volume, fixed_mask: Volume, moving_mask: Volume):
         distances = distance_map(fixed_mask), distance_map(moving_mask)
         start = lung_alignment(*distances, fixed.grid, moving.grid)
-        self.pair = make_pair(fixed, moving, *distances, start)
+        self.pair = working_pair(fixed, moving, *distances, start)
         with torch.inference_mode():
-            self._level, self._field = _motion(Scans(self.pair))
+            self._level, self._field = _motion(FeaturePyramid(self.pair))
 
     def interest_points(self, count: int) -> np.ndarray:
         """The `count` most distinctive points (N, 3) of the fixed lung, LPS mm."""
@@ -104,13 +105,13 @@ class _Matcher:
         return np.array([self.pair.start.TransformPoint(p) for p in moved.tolist()])
 
 
-def _motion(scans: Scans):
+def _motion(pyramid: FeaturePyramid):
     """The last level and the field (3, d, h, w) in mm on it."""
     _, fine, last = METHODS["gauss-newton"].plan()
-    level = scans.mind_level(4)
+    level = pyramid.mind_level(4)
     field = _descended(level, discrete_search(level), *COARSE)
-    field = _descended(scans.mind_level(2), field, fine.iterations, fine.settings["stiffness"])
-    level = scans.contrast_level(field)
+    field = _descended(pyramid.mind_level(2), field, fine.iterations, fine.settings["stiffness"])
+    level = pyramid.contrast_level(field)
     return level, _descended(level, field, last.iterations, last.settings["stiffness"])
 
 

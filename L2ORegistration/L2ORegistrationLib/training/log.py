@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..core.files import atomic
-from .loop import Progress
+from .loop import Rollout
 
 FILE, EVENTS = "log.csv", "tensorboard"
-# Column -> attribute of Progress
+# Column -> attribute of Rollout
 COLUMNS = {
     "step": "step",
     "level": "level",
@@ -43,19 +43,19 @@ class TrainingLog:
         self._rows = csv.writer(self._file)
         self._events = _event_writer(folder / EVENTS, step)
 
-    def add(self, progress: Progress) -> None:
+    def add(self, rollout: Rollout) -> None:
         """Write a line, and its numbers as scalars by level."""
-        self._rows.writerow([getattr(progress, name) for name in COLUMNS.values()])
+        self._rows.writerow([getattr(rollout, name) for name in COLUMNS.values()])
         if self._events is None:
             return
         for tag, value in (
-            ("loss", progress.loss),
-            ("learning_rate", progress.rate),
-            (f"error_before_mm/level_{progress.level}", progress.before),
-            (f"error_after_mm/level_{progress.level}", progress.after),
+            ("loss", rollout.loss),
+            ("learning_rate", rollout.rate),
+            (f"error_before_mm/level_{rollout.level}", rollout.before),
+            (f"error_after_mm/level_{rollout.level}", rollout.after),
         ):
             if math.isfinite(value):
-                self._events.add_scalar(tag, value, progress.step)
+                self._events.add_scalar(tag, value, rollout.step)
         self._events.flush()  # as far as the checkpoint, also when the process is killed
 
     def __enter__(self) -> TrainingLog:

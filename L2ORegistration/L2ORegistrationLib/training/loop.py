@@ -14,18 +14,21 @@ import torch
 
 from ..core.errors import InputError
 from ..core.files import atomic
-from ..engine.optimise.falta2022 import PaperOptimiser
-from ..engine.optimise.l2o import LearnedOptimiser
-from ..engine.optimise.networks import PaperNetwork, PyramidNetwork
-from .config import TrainingConfig, changed
+from ..engine.field.levels import MindLevel
+from ..engine.optimise.falta2022 import Falta2022Optimiser
+from ..engine.optimise.l2o import L2OOptimiser
+from ..engine.optimise.networks import Falta2022Network, L2ONetwork
+from .config import TrainingConfig, changed, renamed
 from .loss import inside, keypoint_loss
 from .prepared import PreparedPair
-from .starts import paper_start, pyramid_start
+from .starts import falta2022_start, l2o_start
 from .workers import Workers
+
+OPTIMISERS = {"l2o": L2OOptimiser, "falta2022": Falta2022Optimiser}
 
 
 @dataclass(frozen=True)
-class Progress:
+class Rollout:
     """What one rollout of an optimiser step did.
 
     before, after: mean keypoint errors in mm, NaN for a crop without keypoints; rate: the step's
@@ -47,7 +50,7 @@ def train(
     config: TrainingConfig,
     device: str | torch.device = "cpu",
     workers: Workers | None = None,
-) -> Iterator[Progress]:
+) -> Iterator[Rollout]:
     """Train the configured network; yields every rollout. Continues where `checkpoint` stopped.
 
     pairs: files of `PreparedPair`s. A step's checkpoint is written when its rollouts have been
@@ -86,14 +89,14 @@ def train(
         step += 1
         seconds = earlier + time.monotonic() - started
         for level, before, after, loss in workers.gathered(rows):
-            yield Progress(step, int(level), before, after, loss, rate, seconds)
+            yield Rollout(step, int(level), before, after, loss, rate, seconds)
         if workers.first and (step % config.checkpoint_every == 0 or step == config.steps):
             save_checkpoint(checkpoint, network, optimiser, step, config, seconds)
 
 
 def new_network(config: TrainingConfig) -> torch.nn.Module:
     """An untrained network of the configured variant."""
-    return PaperNetwork() if config.variant == "paper" else PyramidNetwork(config.width)
+    return Falta2022Network() if config.variant == "falta2022" else L2ONetwork(config.width)
 
 
 def save_checkpoint(
@@ -128,10 +131,11 @@ def check_checkpoint(path: Path, config: TrainingConfig) -> int:
     if not path.exists():
         return 0
     state = load_checkpoint(path)
-    other = changed(config, state["config"])
+    made_with = renamed(state["config"])
+    other = changed(config, made_with)
     if other:
         raise InputError(
-            f"{path} was made with another {other} ({state['config'].get(other, 'unknown')}): "
+            f"{path} was made with another {other} ({made_with.get(other, 'unknown')}): "
             "repeat that setting to continue, or choose another folder."
         )
     return state["step"]
@@ -161,39 +165,64 @@ def _schedule(step: int, config: TrainingConfig) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
 
 
+@dataclass
+class _Task:
+    """What a rollout starts from and is measured by, on the device.
+
+    number: of the level; field: (3, d, h, w), mm, before the first iteration; points, targets:
+    keypoints (N, 3) and their true displacements, mm, as in `PreparedPair`.
+    """
+
+    number: int
+    level: MindLevel
+    field: torch.Tensor
+    points: torch.Tensor
+    targets: torch.Tensor
+
+    def error(self, field: torch.Tensor) -> float:
+        """The mean keypoint error of a field in mm; NaN without keypoints."""
+        if not len(self.points):
+            return math.nan
+        with torch.no_grad():
+            loss = keypoint_loss([field], self.level, self.points, self.targets)
+        return float(loss) * self.level.spacing
+
+
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
     if config.mixed_precision and torch.device(device).type == "cuda":
         network = _InBfloat16(network)
+    task = _drawn_task(network, pairs, config, rng, device)
+    fewest, most = config.iterations
+    iterations = fewest if step < config.short_steps else int(rng.integers(fewest, most + 1))
+    burn_in = max(0, int(rng.integers(-config.burn_in, config.burn_in + 1)))
+    optimiser = OPTIMISERS[config.variant](network)
+    arrived, fields = _unrolled(optimiser, task, burn_in, iterations)
+    loss = keypoint_loss(fields, task.level, task.points, task.targets, arrived)
+    return loss, task.number, task.error(task.field), task.error(fields[-1])
+
+
+def _drawn_task(network, pairs, config: TrainingConfig, rng, device) -> _Task:
+    """A pair, a level of it, a start and keypoints, all by chance."""
     pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
-    if config.variant == "paper":
-        kind, optimiser = 0, PaperOptimiser(network)
-        level, field = paper_start(pair, config, rng)
+    if config.variant == "falta2022":
+        number = 0
+        level, field = falta2022_start(pair, config, rng)
         targets = pair.targets
     else:
-        kind = int(rng.choice(3, p=config.rates))
-        optimiser = LearnedOptimiser(network)
-        level, field, targets = pyramid_start(network, pair, kind, config, rng, device)
-    points = pair.points
-    keep = inside(level, points).nonzero().squeeze(1)
+        number = int(rng.choice(2, p=config.level_shares))
+        level, field, targets = l2o_start(network, pair, number, config, rng, device)
+    keep = inside(level, pair.points).nonzero().squeeze(1)
     keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
-    points, targets = points[keep].to(device), targets[keep].to(device)
-    fewest, most = config.iterations
-    iterations = fewest if step < config.short else int(rng.integers(fewest, most + 1))
-    ahead = max(0, int(rng.integers(-config.ahead, config.ahead + 1)))
-    level, field = level.to(device), field.to(device)
-    steps = optimiser.iterate(level, field, ahead + iterations)
-    arrived = field
+    tensors = field, pair.points[keep], targets[keep]
+    return _Task(number, level.to(device), *(tensor.to(device) for tensor in tensors))
+
+
+def _unrolled(optimiser, task: _Task, burn_in: int, iterations: int):
+    """The field after the burn-in, which has no gradient, and those of the iterations after it."""
+    steps = optimiser.iterate(task.level, task.field, burn_in + iterations)
+    arrived = task.field
     with torch.no_grad():
-        for arrived, _ in islice(steps, ahead):  # noqa: B007
+        for arrived, _ in islice(steps, burn_in):  # noqa: B007
             pass
-    fields = [f for f, _ in steps]
-    loss = keypoint_loss(fields, level, points, targets, arrived)
-    with torch.no_grad():
-        before, after = (
-            float(keypoint_loss([f], level, points, targets)) * level.spacing
-            if len(points)
-            else math.nan
-            for f in (field, fields[-1])
-        )
-    return loss, kind, before, after
+    return arrived, [field for field, _ in steps]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.field.levels import Level, sample_points
+from ..engine.field.levels import MindLevel, sample_points
 
 
 def keypoint_loss(
     fields: list[torch.Tensor],
-    level: Level,
+    level: MindLevel,
     points: torch.Tensor,
     targets: torch.Tensor,
     start: torch.Tensor | None = None,
@@ -33,7 +33,7 @@ def keypoint_loss(
     return loss if start is None else loss + errors.diff().relu().sum()
 
 
-def inside(level: Level, points: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
+def inside(level: MindLevel, points: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
     """Which points (N, 3), mm, lie within the level's field grid, `margin` voxels from its edge."""
     position = (points - points.new_tensor(level.origin)) / level.spacing
     last = points.new_tensor(level.shape[::-1]) - 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..engine.field.levels import Level, sample
+from ..engine.field.levels import MindLevel, sample
 
 BLOBS = (2, 7)  # at least, fewer than
 WIDTHS_MM = (25.0, 60.0)
@@ -30,7 +30,7 @@ class Blobs:
     sizes: torch.Tensor
 
     @classmethod
-    def random(cls, level: Level, rng: np.random.Generator) -> Blobs:
+    def random(cls, level: MindLevel, rng: np.random.Generator) -> Blobs:
         """Some blobs within the level's lungs; points are relative to its first field voxel."""
         inside = (level.distance[0] < 0).nonzero().flip(1).float() * level.spacing
         count = int(rng.integers(*BLOBS))
@@ -65,8 +65,8 @@ class Blobs:
 
 
 def moved_further(
-    level: Level, points: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator
-) -> tuple[Level, torch.Tensor]:
+    level: MindLevel, points: torch.Tensor, targets: torch.Tensor, rng: np.random.Generator
+) -> tuple[MindLevel, torch.Tensor]:
     """The level with its moving image displaced by random blobs, and the targets that follow.
 
     points (N, 3) and their true displacements targets (N, 3), mm, in the frame of level.origin. The

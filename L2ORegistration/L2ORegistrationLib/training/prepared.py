@@ -6,7 +6,7 @@ search) is done here by the same code as in a registration; features are stored 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ import torch
 
 from ..core.files import atomic
 from ..core.geometry import Grid, Volume
-from ..engine.field.levels import Level, feature_map
-from ..engine.images.preprocessing import make_pair
+from ..engine.field.levels import MindLevel, feature_map
+from ..engine.images.preprocessing import working_pair
 from ..engine.start.alignment import distance_map, lung_alignment
 from ..engine.start.search import discrete_search
 
@@ -27,15 +27,13 @@ FACTORS = (4, 2)  # feature spacing of the stored levels, in working voxels (6 a
 class PreparedPair:
     """One pair, ready to train on.
 
-    features: for each factor, fixed and moving MIND as bytes (12, D, H, W); images: fixed and
-    moving at the working spacing, float16, 1 is 1000 HU; distances: fixed and moving signed
-    distance (mm) at 3 mm, float16; search: the discrete search's field (3, d, h, w) in mm on the
-    coarsest field grid; points, targets: keypoints (N, 3) in LPS mm relative to the working grid's
-    first voxel and their true displacement (mm) against the start.
+    features: for each factor, fixed and moving MIND as bytes (12, D, H, W); distances: fixed
+    and moving signed distance (mm) at 3 mm, float16; search: the discrete search's field
+    (3, d, h, w) in mm on the coarsest field grid; points, targets: keypoints (N, 3) in LPS mm
+    relative to the working grid's first voxel and their true displacement (mm) against the start.
     """
 
     features: list[tuple[torch.Tensor, torch.Tensor]]
-    images: tuple[torch.Tensor, torch.Tensor]
     distances: tuple[torch.Tensor, torch.Tensor]
     search: torch.Tensor
     points: torch.Tensor
@@ -49,43 +47,29 @@ class PreparedPair:
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedPair:
-        """Read what `save` wrote; the arrays stay on disk until they are used."""
-        return cls(**torch.load(path, weights_only=True, mmap=True))
+        """Read what `save` wrote; the arrays stay on disk until they are used.
 
-    def level(self, index: int) -> Level:
+        Entries that only earlier versions used are left out.
+        """
+        stored = torch.load(path, weights_only=True, mmap=True)
+        return cls(**{entry.name: stored[entry.name] for entry in fields(cls)})
+
+    def level(self, index: int) -> MindLevel:
         """The stored level `index` (0: coarsest)."""
         factor = FACTORS[index]
         pooled = [
             torch.nn.functional.avg_pool3d(d.float()[None], factor)[0] for d in self.distances
         ]
         features = (unpacked(f) for f in self.features[index])
-        return Level.of(*features, *pooled, self._lattice(pooled[0], 2 * factor, (0, 0, 0)))
+        return MindLevel.of(*features, *pooled, self._lattice(pooled[0], 2 * factor, (0, 0, 0)))
 
-    def paper_level(self, crop: tuple[slice, slice, slice]) -> Level:
+    def masked_mind_level(self, crop: tuple[slice, slice, slice]) -> MindLevel:
         """The paper's level (3 mm features and field) under `crop` voxels."""
         distances = [d[crop].float() for d in self.distances]
         maps = (unpacked(f[(slice(None), *crop)]) for f in self.features[1])
         masked = (m * (d < 0) for m, d in zip(maps, distances))
-        return Level.of(
+        return MindLevel.of(
             *masked, *distances, self._lattice(distances[0], 2, [s.start for s in crop])
-        )
-
-    def fine_level(self, crop: tuple[slice, slice, slice], margin: int = 5) -> Level:
-        """The finest level (features at the working spacing) under `crop` field voxels of 3 mm.
-
-        margin: field voxels around the crop in which the moving image is still seen.
-        """
-        size = self.distances[0].shape
-        wide = tuple(
-            slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(crop, size)
-        )
-        fine = tuple(slice(2 * s.start, 2 * s.stop) for s in wide)
-        maps = [feature_map(image[fine].float(), 1) for image in self.images]
-        distances = [d[wide].float() for d in self.distances]
-        lattice = self._lattice(distances[0], 2, [s.start for s in wide])
-        level = Level.of(*maps, *distances, lattice)
-        return level.cropped(
-            tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(crop, wide))
         )
 
     def _lattice(self, distance: torch.Tensor, factor: int, first) -> Grid:
@@ -115,7 +99,7 @@ def prepare(
     start = lung_alignment(*distances, fixed.grid, moving.grid)
     if jitter is not None:
         start = _disturbed(start, fixed_points.mean(axis=0), jitter)
-    pair = make_pair(fixed, moving, *distances, start)
+    pair = working_pair(fixed, moving, *distances, start)
     images = [torch.from_numpy(a) for a in (pair.fixed, pair.moving)]
     maps = [torch.from_numpy(a) for a in (pair.fixed_distance, pair.moving_distance)]
     pooled = [torch.nn.functional.avg_pool3d(m[None], 2)[0].half() for m in maps]
@@ -127,7 +111,6 @@ def prepare(
     targets = np.array([inverse.TransformPoint(p) for p in moving_points[chosen].tolist()]) - points
     prepared = PreparedPair(
         features,
-        tuple(image.half() for image in images),
         tuple(pooled),
         torch.empty(0),
         torch.from_numpy(points - np.asarray(pair.grid.origin)).float(),

@@ -13,16 +13,16 @@ from ..engine.models import ModelCard, export_model
 from . import card
 from .config import TrainingConfig
 from .log import FILE, TrainingLog, read_log, recent_errors
-from .loop import Progress, check_checkpoint, load_checkpoint, new_network, train
+from .loop import Rollout, check_checkpoint, load_checkpoint, new_network, train
 from .workers import Workers
 
 CHECKPOINT, DATA = "checkpoint.pt", "data.json"
-Pairs = dict[str, list[Path]]  # files of prepared pairs by the title of their data set
+PairFiles = dict[str, list[Path]]  # files of prepared pairs by the title of their data set
 
 
 def run(
-    folder: Path, pairs: Pairs, config: TrainingConfig, device: str, workers: Workers
-) -> Iterator[Progress]:
+    folder: Path, pairs: PairFiles, config: TrainingConfig, device: str, workers: Workers
+) -> Iterator[Rollout]:
     """Train in this folder, which exists, or continue there; yields every rollout.
 
     Raises InputError where the folder's checkpoint was made with other settings or other data.
@@ -35,15 +35,15 @@ def run(
         return
     _record_data(folder / DATA, _names(pairs), continued=step > 0)
     with TrainingLog(folder, step) as log:
-        for progress in steps:
-            log.add(progress)
-            yield progress
+        for rollout in steps:
+            log.add(rollout)
+            yield rollout
 
 
 def export(
     folder: Path,
     name: str,
-    pairs: Pairs,
+    pairs: PairFiles,
     config: TrainingConfig,
     device: str,
     licence: str | None = None,
@@ -74,7 +74,7 @@ def export(
     )
 
 
-def _names(pairs: Pairs) -> dict[str, list[str]]:
+def _names(pairs: PairFiles) -> dict[str, list[str]]:
     return {title: [unquote(path.stem) for path in paths] for title, paths in pairs.items()}
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..engine.field.levels import Level
-from ..engine.optimise.l2o import LearnedOptimiser
+from ..engine.field.levels import MindLevel
+from ..engine.optimise.l2o import L2OOptimiser
 from ..engine.optimise.networks import smooth
 from ..engine.start.search import discrete_search
 from .config import TrainingConfig
@@ -15,14 +15,14 @@ from .motion import moved_further
 from .prepared import PreparedPair
 
 
-def paper_start(pair: PreparedPair, config: TrainingConfig, rng):
+def falta2022_start(pair: PreparedPair, config: TrainingConfig, rng):
     """A crop of the paper's level and the field it starts from: the paper's augmentation.
 
     Nothing, the pre-registration (here the search), half of it, its mean with the truth, and the
     same with noise.
     """
     crop = random_crop(pair.distances[0].float() < 0, config.crop, rng)
-    level = pair.paper_level(crop)
+    level = pair.masked_mind_level(crop)
     whole = pair.level(1)
     search = whole.sample_field(pair.search)
     truth = scattered(whole, pair.points, pair.targets)
@@ -34,29 +34,21 @@ def paper_start(pair: PreparedPair, config: TrainingConfig, rng):
     return level, field + _smooth_noise(rng, level, 1.0) if choice == 4 else field
 
 
-def pyramid_start(network, pair: PreparedPair, kind: int, config: TrainingConfig, rng, device):
-    """A level (0: whole and coarse, 1: crop, 2: fine crop), the start field and the targets."""
+def l2o_start(network, pair: PreparedPair, kind: int, config: TrainingConfig, rng, device):
+    """A level (0: whole and coarse, 1: a finer crop), the start field and the targets."""
     if kind == 0:
         level, targets, search = pair.level(0), pair.targets, pair.search
-        if rng.random() < config.further:
+        if rng.random() < config.extra_motion:
             level, targets = moved_further(level, pair.points, targets, rng)
             search = discrete_search(level)
         return level, _coarse_start(pair.points, targets, search, level, rng), targets
     whole = pair.level(1)
-    if kind == 1:
-        field = _fine_start(network, pair, whole, rng, device)
-        crop = random_crop(whole.distance[0] < 0, config.crop, rng)
-        return whole.cropped(crop), field[(slice(None), *crop)], pair.targets
-    truth = scattered(whole, pair.points, pair.targets)
-    size = pair.distances[0].shape
-    truth = F.interpolate(truth[None], size=size, mode="trilinear", align_corners=False)[0]
-    crop = random_crop(pair.distances[0].float() < 0, config.crop, rng)
-    level = pair.fine_level(crop)
-    field = truth[(slice(None), *crop)]
-    return level, field + _smooth_noise(rng, level, rng.uniform(0.2, 2.0)), pair.targets
+    field = _fine_start(network, pair, whole, rng, device)
+    crop = random_crop(whole.distance[0] < 0, config.crop, rng)
+    return whole.cropped(crop), field[(slice(None), *crop)], pair.targets
 
 
-def _coarse_start(points, targets, search, level: Level, rng) -> torch.Tensor:
+def _coarse_start(points, targets, search, level: MindLevel, rng) -> torch.Tensor:
     """Zero, the search's result, or a noisy mixture with the truth; some with lost regions."""
     choice = rng.random()
     if choice < 0.1:
@@ -73,7 +65,7 @@ def _coarse_start(points, targets, search, level: Level, rng) -> torch.Tensor:
     return field
 
 
-def _lost_region(rng, level: Level) -> torch.Tensor:
+def _lost_region(rng, level: MindLevel) -> torch.Tensor:
     """A blob somewhere in the lungs (3, d, h, w) whose displacement is wrong by centimetres."""
     inside = (level.distance[0] < 0).nonzero()
     centre = inside[rng.integers(len(inside))]
@@ -86,14 +78,14 @@ def _lost_region(rng, level: Level) -> torch.Tensor:
     return wrong.view(3, 1, 1, 1) * blob
 
 
-def _fine_start(network, pair: PreparedPair, level: Level, rng, device) -> torch.Tensor:
+def _fine_start(network, pair: PreparedPair, level: MindLevel, rng, device) -> torch.Tensor:
     """The coarse level's result, the search's, or a mixture with the truth, and smooth noise."""
     choice = rng.random()
     if choice < 0.6:
         coarse = pair.level(0).to(device)
         start = (0 * pair.search if choice < 0.2 else pair.search).to(device)
         with torch.no_grad():
-            for start, _ in LearnedOptimiser(network).iterate(coarse, start, 6):  # noqa: B007, B020
+            for start, _ in L2OOptimiser(network).iterate(coarse, start, 6):  # noqa: B007, B020
                 pass
         field = level.sample_field(start.cpu())
     elif choice < 0.75:
@@ -107,7 +99,7 @@ def _fine_start(network, pair: PreparedPair, level: Level, rng, device) -> torch
     return field
 
 
-def scattered(level: Level, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def scattered(level: MindLevel, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Keypoint displacements spread over the level's field grid, (3, d, h, w) in mm."""
     index = ((points - points.new_tensor(level.origin)) / level.spacing).round().long()
     last = torch.tensor(level.shape[::-1]) - 1
@@ -126,7 +118,7 @@ def scattered(level: Level, points: torch.Tensor, targets: torch.Tensor) -> torc
     return filled[0, :3] / filled[0, 3:].clamp(min=1e-12)
 
 
-def _smooth_noise(rng, level: Level, sd_voxels: float) -> torch.Tensor:
+def _smooth_noise(rng, level: MindLevel, sd_voxels: float) -> torch.Tensor:
     """A smooth random field (3, d, h, w) in mm, sd in field voxels, a few voxels wide."""
     coarse = [max(2, int(np.ceil(n / rng.uniform(3, 8)))) for n in level.shape]
     noise = torch.from_numpy(rng.standard_normal((1, 3, *coarse)).astype(np.float32))

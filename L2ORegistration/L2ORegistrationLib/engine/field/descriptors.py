@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from .levels import ContrastLevel, Level, Scans
+from .levels import ContrastLevel, FeaturePyramid, MindLevel
 
 
-def coarse_mind(scans: Scans, field: torch.Tensor) -> Level:
+def coarse_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
     """MIND at four times the working spacing, field twice as coarse: usually 6 and 12 mm."""
-    return scans.mind_level(4)
+    return pyramid.mind_level(4)
 
 
-def fine_mind(scans: Scans, field: torch.Tensor) -> Level:
+def fine_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
     """MIND at twice the working spacing, field twice as coarse: usually 3 and 6 mm."""
-    return scans.mind_level(2)
+    return pyramid.mind_level(2)
 
 
-def masked_mind(scans: Scans, field: torch.Tensor) -> Level:
+def masked_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
     """MIND within the lungs at twice the working spacing, field on the same grid (Falta 2022)."""
-    return scans.paper_level()
+    return pyramid.masked_mind_level()
 
 
-def contrast(scans: Scans, field: torch.Tensor) -> ContrastLevel:
+def contrast(pyramid: FeaturePyramid, field: torch.Tensor) -> ContrastLevel:
     """Local contrast at the working spacing; the field, in mm, carries the fixed lungs along."""
-    return scans.contrast_level(field)
+    return pyramid.contrast_level(field)

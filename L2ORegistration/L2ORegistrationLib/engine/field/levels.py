@@ -1,4 +1,4 @@
-"""One level of the pyramid: features, lung surfaces and the lattice on which the field lives.
+"""One level of the pyramid: features, lung surfaces and the grid on which the field lives.
 
 A level has features with spacing h (a multiple of the working spacing) and a field with spacing
 r h: each field voxel sits over exactly r x r x r feature voxels (r = 2, and 1 in the paper). Fields
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ...core.geometry import Grid
 from ..images.features import local_contrast, mind_ssc, pool
-from ..images.preprocessing import Pair
+from ..images.preprocessing import WorkingPair
 from .sampling import (
     channel_last,
     sampled_costs,
@@ -27,7 +27,9 @@ from .sampling import (
 )
 
 ACTIVE_MM = 6.0  # dissimilarities are read this far beyond the lung surface
-OUTLIER = 2.0  # times the median dissimilarity of the lungs: what matches worse is hardly believed
+# Robust weights 1 / (1 + (m / (OUTLIER median))^4): a half at twice the median. They, and what the
+# next two say, were chosen on the stress pairs of "A sound step" in Testing/experiments.md.
+OUTLIER = 2.0
 LEAST_SHARED = 0.4  # share of a block's gradients that noise alone, or a wrong place, leaves
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
@@ -37,18 +39,18 @@ DISTANCE_RANGE_MM = (-30.0, 15.0)
 
 
 @dataclass
-class Lattice:
+class Level:
     """Where a level's field lives and which of its voxels are worked on, all on one device.
 
     distance: signed distance (mm) to the fixed lungs at the field voxels, (1, d, h, w); spacing: of
-    the field grid, mm; origin: LPS mm of its first voxel; blocks: (M,) flat indices of the active
-    field voxels; voxels: (M, r^3) flat indices of the feature voxels under each.
+    the field grid, mm; origin: LPS mm of its first voxel; active_nodes: (M,) flat indices of the
+    field voxels that are worked on; voxels: (M, r^3) flat indices of the feature voxels under each.
     """
 
     distance: torch.Tensor
     spacing: float
     origin: tuple[float, float, float]
-    blocks: torch.Tensor
+    active_nodes: torch.Tensor
     voxels: torch.Tensor
 
     @property
@@ -66,7 +68,7 @@ class Lattice:
         """The field grid."""
         return Grid(self.shape[::-1], (self.spacing,) * 3, self.origin)
 
-    def to(self, device: torch.device | str) -> Lattice:
+    def to(self, device: torch.device | str) -> Level:
         """The same on another device."""
         values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         tensors = {k: v for k, v in values.items() if isinstance(v, torch.Tensor)}
@@ -77,14 +79,14 @@ class Lattice:
         return _interpolated(field, self.shape)
 
     def displacements(self, field: torch.Tensor) -> torch.Tensor:
-        """A field in mm at the feature voxels of the active blocks, (M r^3, 3), in those voxels.
+        """A field in mm at the feature voxels of the active nodes, (M r^3, 3), in those voxels.
 
         Linear between field voxels, the edge value beyond the outermost ones: `F.interpolate` for
-        the active blocks alone, each a blend of the 3x3x3 field voxels around it.
+        the active nodes alone, each a blend of the 3x3x3 field voxels around it.
         """
         padded = F.pad(field[None], (1,) * 6, mode="replicate")[0]
         _, height, width = padded.shape[1:]
-        position = voxel_positions(self.blocks, self.shape)
+        position = voxel_positions(self.active_nodes, self.shape)
         strides = torch.tensor((1, width, width * height), device=field.device)
         first = (position * strides).sum(dim=1, keepdim=True)
         steps = torch.arange(3, device=field.device)
@@ -98,7 +100,7 @@ class Lattice:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the images say about a field (3, d, h, w) in mm: how to change it.
 
-        Returns the mean squared feature differences (M,) of the active blocks and their
+        Returns the mean squared feature differences (M,) of the active nodes and their
         Gauss-Newton systems (M, 9) for a step in mm (see `sampled_system`), weighted by how far
         the blocks are believed. every_second: from every second voxel; neighbours show much the
         same.
@@ -111,7 +113,7 @@ class Lattice:
         fixed = fixed.view(count, ratio, -1)[:, seen].flatten(0, 1)
         costs, rows = sampled_system(fixed, moving, displacement, self.voxels[:, seen].flatten())
         costs, rows = costs.view(count, -1), rows.view(count, -1, 10)
-        mismatch, system = self._of_blocks(costs, rows, seen)
+        mismatch, system = self._of_nodes(costs, rows, seen)
         # Noise makes gradients longer, and steps too short, but what both images share does not
         # know it: the matrix counts as far as they share it.
         trace = system[:, :3].sum(dim=1).clamp(min=1e-20)
@@ -126,13 +128,13 @@ def active_voxels(distance: torch.Tensor, size, reach: float) -> tuple[torch.Ten
 
     distance: (d, h, w) mm on the field grid; size: (D, H, W) of the features.
     """
-    blocks = (distance < reach).flatten().nonzero().squeeze(1)
+    active_nodes = (distance < reach).flatten().nonzero().squeeze(1)
     ratio = size[0] // distance.shape[0]
     _, height, width = size
-    x, y, z = (voxel_positions(blocks, distance.shape) * ratio).T
+    x, y, z = (voxel_positions(active_nodes, distance.shape) * ratio).T
     steps = torch.arange(ratio, device=distance.device)
     within = ((steps[:, None, None] * height + steps[:, None]) * width + steps).flatten()
-    return blocks, ((z * height + y) * width + x)[:, None] + within
+    return active_nodes, ((z * height + y) * width + x)[:, None] + within
 
 
 def chessboard(ratio: int) -> torch.Tensor:
@@ -142,8 +144,8 @@ def chessboard(ratio: int) -> torch.Tensor:
 
 
 @dataclass
-class Level(Lattice):
-    """A lattice with MIND, what the optimisers see of a pair at one resolution.
+class MindLevel(Level):
+    """A level with MIND: what the optimisers see of a pair at one resolution.
 
     fixed, moving: features (D, H, W, 12) on the feature grid; surface: signed distance to the
     moving lungs (mm) and its gradient, (4, d, h, w) on the field grid.
@@ -154,7 +156,7 @@ class Level(Lattice):
     surface: torch.Tensor
 
     @classmethod
-    def of(cls, fixed, moving, fixed_distance, moving_distance, lattice: Grid) -> Level:
+    def of(cls, fixed, moving, fixed_distance, moving_distance, lattice: Grid) -> MindLevel:
         """From features (C, D, H, W) on the feature grid and distances on the field grid.
 
         fixed_distance, moving_distance: (d, h, w) mm; lattice: the field grid, one spacing for all
@@ -174,18 +176,20 @@ class Level(Lattice):
             torch.cat((moved[None], gradient)),
         )
 
-    def cropped(self, crop: tuple[slice, slice, slice]) -> Level:
+    def cropped(self, crop: tuple[slice, slice, slice]) -> MindLevel:
         """The part under these field voxels (z, y, x); its field may still point beyond it."""
-        number = torch.full((self.distance.numel(),), -1, device=self.blocks.device)
-        number[self.blocks] = torch.arange(len(self.blocks), device=self.blocks.device)
+        number = torch.full((self.distance.numel(),), -1, device=self.active_nodes.device)
+        number[self.active_nodes] = torch.arange(
+            len(self.active_nodes), device=self.active_nodes.device
+        )
         number = number.view(self.shape)[crop].flatten()
-        blocks = (number >= 0).nonzero().squeeze(1)
-        return Level(
+        active_nodes = (number >= 0).nonzero().squeeze(1)
+        return MindLevel(
             self.distance[(slice(None), *crop)],
             self.spacing,
             tuple(o + s.start * self.spacing for o, s in zip(self.origin, crop[::-1])),
-            blocks,
-            self.voxels[number[blocks]],
+            active_nodes,
+            self.voxels[number[active_nodes]],
             self.fixed,
             self.moving,
             self.surface[(slice(None), *crop)],
@@ -203,12 +207,12 @@ class Level(Lattice):
         return torch.cat(parts, dim=1), with_gradient(self.moving)
 
     def sample_costs(self, field: torch.Tensor) -> torch.Tensor:
-        """Dissimilarities of the active blocks for a field in mm: (M, r^3 voxels, 8 offsets)."""
+        """Dissimilarities of the active nodes for a field in mm: (M, r^3 voxels, 8 offsets)."""
         displacements = self.displacements(field)
         costs = sampled_costs(self.fixed, self.moving, displacements, self.voxels.flatten())
         return costs.view(*self.voxels.shape, 8)
 
-    def _of_blocks(self, costs, rows, seen):
+    def _of_nodes(self, costs, rows, seen):
         mismatch = costs.mean(dim=1)
         return mismatch, rows.mean(dim=1) * self.weights(mismatch)[:, None]
 
@@ -219,7 +223,7 @@ class Level(Lattice):
         lung slides along the chest wall, which then matches worse than the lung beside it does and
         must not hold it back; where it does not slide, what lies outside helps.
         """
-        distance = self.distance.flatten()[self.blocks]
+        distance = self.distance.flatten()[self.active_nodes]
         inside = distance < 0
         beside = mismatch[inside & (distance > -BESIDE_MM)]
         if not len(beside):
@@ -228,16 +232,16 @@ class Level(Lattice):
         usual = torch.where(inside, usual, beside.median()).clamp(min=1e-12)
         return 1 / (1 + (mismatch / usual) ** 4)
 
-    def surface_pull(self, field: torch.Tensor) -> torch.Tensor:
-        """(3, d, h, w): how the moving lung surface asks the field to move, in field voxels."""
+    def surface_force(self, field: torch.Tensor) -> torch.Tensor:
+        """(3, d, h, w): the step that would bring both lung surfaces together, in field voxels."""
         sampled = sample(self.surface, field / self.spacing)
         difference = ((self.distance - sampled[:1]) / self.spacing).clamp(-3, 3)
         return difference * sampled[1:]
 
 
 @dataclass
-class ContrastLevel(Lattice):
-    """A lattice with local contrast and its gradient: one plain sample a voxel, no offsets.
+class ContrastLevel(Level):
+    """A level with local contrast and its gradient: one plain sample a voxel, no offsets.
 
     fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M r^3,)
     """
@@ -251,21 +255,21 @@ class ContrastLevel(Lattice):
         """Contrast and gradients: fixed at the active voxels (M r^3, 4), moving (D, H, W, 4)."""
         return self.fixed.flatten(0, 2)[self.voxels.flatten()], self.moving
 
-    def _of_blocks(self, costs, rows, seen):
+    def _of_nodes(self, costs, rows, seen):
         weight = self.weight.view(self.voxels.shape)[:, seen]
         return (costs * weight).mean(dim=1), (rows * weight[..., None]).mean(dim=1)
 
 
-class Scans:
-    """A `preprocessing.Pair` on a device, from which levels are built one at a time."""
+class FeaturePyramid:
+    """A `preprocessing.WorkingPair` on a device, from which levels are built one at a time."""
 
-    def __init__(self, pair: Pair, device: torch.device | str = "cpu"):
+    def __init__(self, pair: WorkingPair, device: torch.device | str = "cpu"):
         self.grid = pair.grid
         self.images = [torch.from_numpy(a).to(device) for a in (pair.fixed, pair.moving)]
         distances = (pair.fixed_distance, pair.moving_distance)
         self.distances = [torch.from_numpy(a).to(device) for a in distances]
 
-    def mind_level(self, factor: int) -> Level:
+    def mind_level(self, factor: int) -> MindLevel:
         """MIND at `factor` times the working spacing (even factors), field twice as coarse.
 
         MIND is computed at half that spacing and averaged over 2x2x2 voxels, as in the paper.
@@ -286,11 +290,11 @@ class Scans:
             for image, weight in zip(self.images, near)
         )
         distance = pool(self.distances[0][None], factor)
-        blocks, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
+        active_nodes, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
         weight = near[0].flatten()[voxels.flatten()]
         lattice = self.grid.coarsened(factor)
         place = lattice.spacing[0], lattice.origin
-        return ContrastLevel(distance, *place, blocks, voxels, fixed, moving, weight)
+        return ContrastLevel(distance, *place, active_nodes, voxels, fixed, moving, weight)
 
     def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:
         """The fixed lungs' distances (D, H, W) where a field (3, ., ., .), mm, takes them."""
@@ -305,20 +309,18 @@ class Scans:
         # What the motion changes is added to the distances, so that no motion changes nothing.
         return distance + _interpolated(sample(half, back) - half, distance.shape)[0]
 
-    def paper_level(self) -> Level:
+    def masked_mind_level(self) -> MindLevel:
         """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
         masks = ((pool(d[None], 2) < 0) for d in self.distances)
         return self._level([feature_map(i, 2) * m for i, m in zip(self.images, masks)], 2)
 
-    def _level(self, features, factor: int) -> Level:
+    def _level(self, features, factor: int) -> MindLevel:
         distances = (pool(d[None], factor)[0] for d in self.distances)
-        return Level.of(*features, *distances, self.grid.coarsened(factor))
+        return MindLevel.of(*features, *distances, self.grid.coarsened(factor))
 
 
 def feature_map(image: torch.Tensor, factor: int) -> torch.Tensor:
-    """MIND (12, D, H, W) of an image (D, H, W), at `factor` times its spacing."""
-    if factor == 1:
-        return mind_ssc(image, floor=NOISE_FLOOR)
+    """MIND (12, D, H, W) of an image (D, H, W), at `factor` times its spacing; even factors."""
     return mind_ssc(pool(image[None], factor // 2)[0], floor=NOISE_FLOOR, factor=2)
 
 

@@ -8,25 +8,27 @@ import torch
 import torch.nn.functional as F
 
 from ...core.geometry import DisplacementField, Grid, leaves
-from ..images.preprocessing import Pair
+from ..images.preprocessing import WorkingPair
 from ..optimise.networks import smooth
-from .levels import Level
+from .levels import MindLevel
 
 START_SPACING_MM = 6.0
-START_MARGIN_MM = 60.0
+START_MARGIN_MM = 60.0  # around the working grid: the largest displacements met, of deep breaths
 SPREADING = 12  # voxels of twice the finest field's spacing: further than any point from the lungs
 _CUT_OFF = (sitk.sitkDisplacementField, sitk.sitkBSplineTransform)  # zero beyond their grid
-TRUSTED_MM = 10.0  # within this distance of the lungs the optimiser's field is used as it is
+# Within this distance of the lungs the field is used as it is: dissimilarities reach ACTIVE_MM and
+# half a voxel of the finest field beyond them, 9 mm.
+TRUSTED_MM = 10.0
 
 
-class World:
+class WholeField:
     """Turns fields of the finest level into fields fixed -> moving on one grid for all steps.
 
     Outside the lungs the optimiser's field is continued smoothly from the lungs; beyond the
     working grid the displacement of its edge continues, so there is no jump.
     """
 
-    def __init__(self, pair: Pair, finest: Level, fixed: Grid):
+    def __init__(self, pair: WorkingPair, finest: MindLevel, fixed: Grid):
         spacing, self._finest = finest.spacing, finest
         origin = np.asarray(finest.origin)
         corners = (fixed.corners() - origin) / spacing
@@ -55,7 +57,7 @@ class World:
         x, y, z = self._index
         return DisplacementField(np.ascontiguousarray(total[np.ix_(z, y, x)]), self.grid)
 
-    def before(self) -> torch.Tensor:
+    def undo_start(self) -> torch.Tensor:
         """The finest-level field (3, d, h, w), mm, that undoes the start: no motion at all."""
         if self._inverse is not None:
             undo = DisplacementField.of_transform(self._inverse, self._finest.grid).array

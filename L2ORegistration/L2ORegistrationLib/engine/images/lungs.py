@@ -1,7 +1,9 @@
 """Find the lungs in a CT by what they are: large, dark, but not empty, and wrapped in tissue.
 
 The work is done on blocks of voxels of about 2.5 mm, held in the order of the patient's axes, so
-that it costs the same for every scan and does not depend on how the file stores it.
+that it costs the same for every scan and does not depend on how the file stores it. Its limits (HU,
+mm) were chosen on drawn chests; Testing/unit has what they must tell apart: test_lungs.py and
+test_lungs_in_odd_scans.py.
 """
 
 from __future__ import annotations

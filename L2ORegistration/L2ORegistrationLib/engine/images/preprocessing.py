@@ -20,11 +20,11 @@ MARGIN_MM = 12.0
 BLOCK = 8  # the coarsest field voxel is 8 working voxels wide
 HU_RANGE = (-1000.0, 300.0)
 SPLINE_VOXELS = 4  # ITK fits no spline through fewer
-TAIL_VOXELS = 12  # from a voxel on a spline has forgotten its value
+TAIL_VOXELS = 12  # a voxel's influence on a spline is negligible beyond this
 
 
 @dataclass(frozen=True)
-class Pair:
+class WorkingPair:
     """Both images on the working grid; moving is already resampled through the start.
 
     fixed, moving: (z, y, x) float32, HU clamped, 1 is 1000 HU; mask: fixed lungs, bool;
@@ -41,14 +41,14 @@ class Pair:
     start: sitk.Transform
 
 
-def make_pair(
+def working_pair(
     fixed: Volume,
     moving: Volume,
     fixed_distance: Volume,
     moving_distance: Volume,
     start: sitk.Transform,
     spacing: float = WORKING_SPACING_MM,
-) -> Pair:
+) -> WorkingPair:
     """Resample both images and lung distance maps onto the working grid around the fixed lungs."""
     grid = working_grid(fixed_distance, spacing)
     # One after the other, because copies of large images are large.
@@ -63,14 +63,14 @@ def pair_on(
     fixed_distance: Volume,
     moving_distance: Volume,
     start: sitk.Transform,
-) -> Pair:
+) -> WorkingPair:
     """The pair on a working grid, from images that were `averaged` to its spacing."""
     identity = sitk.Transform(3, sitk.sitkIdentity)
     distance = resample(fixed_distance, grid, identity)
     with ThreadPoolExecutor(2) as both:  # ITK fits a spline on one core
         images, through = (fixed, moving), (identity, start)
         fixed_image, moving_image = both.map(intensity, images, (grid, grid), through)
-    return Pair(
+    return WorkingPair(
         fixed=fixed_image,
         moving=moving_image,
         mask=distance < 0,

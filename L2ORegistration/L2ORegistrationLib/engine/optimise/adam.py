@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..field.levels import Level
+from ..field.levels import MindLevel
 from .gauss_newton import laplacian
 from .networks import smooth
 
@@ -24,7 +24,7 @@ class AdamOptimiser:
     """
 
     def iterate(
-        self, level: Level, field: torch.Tensor, iterations: int
+        self, level: MindLevel, field: torch.Tensor, iterations: int
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         start, change = field, torch.zeros_like(field)
@@ -32,7 +32,7 @@ class AdamOptimiser:
         for iteration in range(1, iterations + 1):
             mismatch, system = level.normal_equations(field)
             data = field.new_zeros((level.distance.numel(), 3))
-            data[level.blocks] = -system[:, 6:]
+            data[level.active_nodes] = -system[:, 6:]
             gradient = data.T.reshape(field.shape)
             gradient = gradient + STIFFNESS * laplacian(laplacian(field))
             gradient = _smoothed(gradient)

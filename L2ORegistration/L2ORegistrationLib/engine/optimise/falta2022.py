@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from ..field.levels import Level, sample
+from ..field.levels import MindLevel, sample
 from ..field.sampling import OFFSETS
-from .networks import PaperNetwork
+from .networks import Falta2022Network
 
 # The paper's coordinates run from -1 to 1 over about 96 voxels; ours mean the same length on any
 # lattice, so that the network can be trained on crops and run on lungs of any size.
@@ -17,17 +17,17 @@ UNIT_PER_VOXEL = 2 / 95
 HALF_WIDTH = 0.015  # of the cube of samples, in these units: 0.71 voxels
 
 
-class PaperOptimiser:
-    """Eight iterations of a `PaperNetwork` on a level whose field has the features' grid.
+class Falta2022Optimiser:
+    """Eight iterations of a `Falta2022Network` on a level whose field has the features' grid.
 
     Channels are in the paper's normalised coordinates, relative to the field that it starts from.
     """
 
-    def __init__(self, network: PaperNetwork):
+    def __init__(self, network: Falta2022Network):
         self.network = network
 
     def iterate(
-        self, level: Level, field: torch.Tensor, iterations: int
+        self, level: MindLevel, field: torch.Tensor, iterations: int
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         start = field / level.spacing

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..field.levels import Lattice
+from ..field.levels import Level
 
 SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
 CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
@@ -21,7 +21,7 @@ THOROUGH_ITERATIONS = 60  # of the refinement's: stiffness spreads slowly throug
 
 
 def gauss_newton_step(
-    level: Lattice,
+    level: Level,
     field: torch.Tensor,
     system: torch.Tensor,
     stiffness: float,
@@ -29,7 +29,7 @@ def gauss_newton_step(
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
-    system: (M, 9) of the active blocks, as from `Lattice.normal_equations`: xx, yy, zz, xy, xz, yz
+    system: (M, 9) of the active nodes, as from `Level.normal_equations`: xx, yy, zz, xy, xz, yz
     of G, then b; stiffness: weight of the squared second differences of the field against the
     mean squared feature difference of a field voxel. Any other unit of length will do, where all
     agree on it.
@@ -38,7 +38,7 @@ def gauss_newton_step(
     """
     with torch.no_grad():
         dense = system.new_zeros((level.distance.numel(), 9))
-        dense[level.blocks] = system
+        dense[level.active_nodes] = system
         dense = dense.T.contiguous().view(9, *level.shape)
         xx, yy, zz, xy, xz, yz = dense[:6]
         matrix = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
@@ -81,7 +81,7 @@ def laplacian(field: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _pin(level: Lattice, field: torch.Tensor, system: torch.Tensor, points: np.ndarray) -> None:
+def _pin(level: Level, field: torch.Tensor, system: torch.Tensor, points: np.ndarray) -> None:
     """Add to a system, in place, springs that hold the field (mm) at 0 at points (N, 3), LPS mm.
 
     A point's spring is shared by the field voxels around it; they are PIN times as strong as the
@@ -100,7 +100,7 @@ def _pin(level: Lattice, field: torch.Tensor, system: torch.Tensor, points: np.n
     shares = torch.as_tensor(np.array(shares), device=system.device, dtype=system.dtype)
     here = (field.flatten(1)[:, corners] * shares).sum(dim=1)  # (3, N) mm
     number = torch.full((level.distance.numel(),), -1, device=system.device)
-    number[level.blocks] = torch.arange(len(level.blocks), device=system.device)
+    number[level.active_nodes] = torch.arange(len(level.active_nodes), device=system.device)
     rows, strength = number[corners], PIN * system[:, :3].max()
     active = rows >= 0  # voxels far from the lungs are not in the system
     diagonal = shares.expand(3, -1, -1)
@@ -122,7 +122,7 @@ class GaussNewtonOptimiser:
         self.stiffness, self.noise, self.pinned = stiffness, noise, pinned
 
     def iterate(
-        self, level: Lattice, field: torch.Tensor, iterations: int
+        self, level: Level, field: torch.Tensor, iterations: int
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         stiffness = self.stiffness

@@ -1,6 +1,6 @@
 """The recurrent U-Nets that propose each optimisation step from dissimilarities and memory.
 
-`PaperNetwork` is the network of the paper (45 channels in, 13 out); `PyramidNetwork` is ours: it
+`Falta2022Network` is the network of the paper (45 channels in, 13 out); `L2ONetwork` is ours: it
 works on a grid twice as coarse as the dissimilarities that it reads, so a step is cheap, and is
 shared by all levels of a coarse-to-fine pyramid.
 """
@@ -15,12 +15,12 @@ from torch import nn
 
 from ..field.sampling import OFFSETS
 
-HIDDEN_PAPER = 10
+HIDDEN_FALTA2022 = 10
 SAMPLE_GAINS = (20.0, 100.0, 200.0, 400.0)  # by the order of the difference; 0 is the mean
 DISPLACEMENT_GAIN = 10.0  # in the paper's coordinates a voxel is 0.02
 
 
-class PaperNetwork(nn.Module):
+class Falta2022Network(nn.Module):
     """The paper's U-Net: 3 + 24 + 8 + 10 channels in, 3 + 10 out, 254,493 parameters.
 
     Channels in: displacement (3), displacement + offset of the eight samples (24), hidden state
@@ -29,7 +29,7 @@ class PaperNetwork(nn.Module):
     32/24/24/24 up and 24/16/32 at full resolution; four halvings by averages.
     """
 
-    inputs, hidden = 45, HIDDEN_PAPER
+    inputs, hidden = 45, HIDDEN_FALTA2022
 
     def __init__(self):
         super().__init__()
@@ -85,12 +85,12 @@ def _tell_apart(convolution: nn.Conv3d) -> None:
         weight[:, :3] *= DISPLACEMENT_GAIN
 
 
-class PyramidNetwork(nn.Module):
+class L2ONetwork(nn.Module):
     """Reads stacked dissimilarities on a grid twice as fine, returns a correction and memory.
 
     Channels in: the 8 dissimilarities of each of the 2x2x2 fine voxels under a coarse voxel (64)
     and their means (8), where they are known (1), the Gauss-Newton step (3), displacement (3),
-    pull of the lung surface (3), signed distance to the fixed lung surface (1), hidden state (16).
+    force of the lung surface (3), signed distance to the fixed lung surface (1), hidden state (16).
     Out: a correction of the step in coarse voxels, at most MAX_STEP each way, smoothed once, and
     the new hidden state.
     """

@@ -154,7 +154,7 @@ def landmark_alignment(
     N >= 4 points, not all in one plane, none twice (InputError otherwise). The spline is sampled on
     `grid`.
     """
-    # Left to itself, the solver notices only what is singular to the last bit.
+    # Left to itself, the solver notices only exact singularity.
     thickness = np.linalg.svd(fixed_points - fixed_points.mean(axis=0), compute_uv=False)[2]
     nearest = spatial.distance.pdist(fixed_points).min()
     if thickness / np.sqrt(len(fixed_points)) < FLAT_MM or nearest < TWICE_MM:

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 
 from ...core.geometry import Grid, Volume
-from ..field.levels import Level, feature_map
+from ..field.levels import MindLevel, feature_map
 from ..field.sampling import dissimilarity
 from ..images.features import pool
 from ..images.preprocessing import averaged, intensity, resample
@@ -79,13 +79,13 @@ class Comparison:
         level = self._level(transform, 4)
         return mismatch(level, torch.zeros((3, *level.shape), device=self._device))
 
-    def _level(self, transform: sitk.Transform, factor: int) -> Level:
+    def _level(self, transform: sitk.Transform, factor: int) -> MindLevel:
         if factor not in self._fixed:
             identity = sitk.Transform(3, sitk.sitkIdentity)
             self._fixed = {factor: self._prepared(0, identity, factor)}
         parts = zip(self._fixed[factor], self._prepared(1, transform, factor))
         (fixed, moving), distances = parts
-        return Level.of(fixed, moving, *distances, self._grid.coarsened(4))
+        return MindLevel.of(fixed, moving, *distances, self._grid.coarsened(4))
 
     def _prepared(self, side: int, transform: sitk.Transform, factor: int):
         """MIND and lung distances of one image, the features at `factor` times the spacing."""
@@ -116,15 +116,15 @@ def best_start(
     return [comparison.finished(starts[0]), *(replace(s, level=None) for s in starts[1:])]
 
 
-def mismatch(level: Level, field: torch.Tensor) -> float:
+def mismatch(level: MindLevel, field: torch.Tensor) -> float:
     """The median dissimilarity of the fixed lungs' blocks for a field (3, d, h, w) in mm."""
-    count = len(level.blocks)
+    count = len(level.active_nodes)
     costs = dissimilarity(
         level.fixed.flatten(0, 2)[level.voxels.flatten()],
         level.moving,
         level.displacements(field),
         level.voxels.flatten(),
     )
-    inside = level.distance.flatten()[level.blocks] < 0
+    inside = level.distance.flatten()[level.active_nodes] < 0
     blocks = costs.view(count, -1).mean(dim=1)[inside]
     return float(blocks.median()) if len(blocks) else float(np.inf)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from ..field.levels import Level
+from ..field.levels import MindLevel
 from ..field.sampling import voxel_positions
 from ..optimise.gauss_newton import gauss_newton_step
 from ..optimise.networks import smooth
@@ -24,7 +24,7 @@ SOLVER_ITERATIONS = 50
 _CHUNK = 64  # candidates whose dissimilarities are averaged at once
 
 
-def discrete_search(level: Level, field: torch.Tensor | None = None) -> torch.Tensor:
+def discrete_search(level: MindLevel, field: torch.Tensor | None = None) -> torch.Tensor:
     """The field (3, d, h, w) in mm on the level's field grid; smooth, defined everywhere.
 
     A second, smaller pass looks around the first one's result: where a region moves much further
@@ -38,7 +38,7 @@ def discrete_search(level: Level, field: torch.Tensor | None = None) -> torch.Te
         return field * (level.spacing / 2)
 
 
-def first_pass(level: Level) -> torch.Tensor:
+def first_pass(level: MindLevel) -> torch.Tensor:
     """The field (3, d, h, w), mm, after the first pass of a search: enough to compare starts."""
     with torch.no_grad():
         field = torch.zeros((3, *level.shape), device=level.distance.device)
@@ -54,15 +54,15 @@ def _box(radius: tuple[int, int, int], thinned: bool) -> torch.Tensor:
     return candidates[candidates.sum(dim=1) % 2 == 0] if thinned else candidates
 
 
-def _pass(level: Level, field: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+def _pass(level: MindLevel, field: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """The field (3, d, h, w), in feature voxels, after trying candidates (K, 3) around it."""
-    base = _at_blocks(level, field).round()
+    base = _at_nodes(level, field).round()
     costs = _costs(level, candidates, base.long())
     supported = _supported(level, costs)
     candidates = candidates.to(costs)
 
     def choice(costs, coupling):
-        apart = torch.cdist(candidates, _at_blocks(level, field) - base).square_()
+        apart = torch.cdist(candidates, _at_nodes(level, field) - base).square_()
         return base + candidates[(costs + coupling * apart).argmin(dim=0)]
 
     chosen = choice(supported, SCHEDULE[0][0])
@@ -72,13 +72,13 @@ def _pass(level: Level, field: torch.Tensor, candidates: torch.Tensor) -> torch.
     return _fitted(level, field, chosen, SCHEDULE[-1][1])
 
 
-def _at_blocks(level: Level, field: torch.Tensor) -> torch.Tensor:
-    """A field (C, d, h, w) at the active blocks, (M, C)."""
-    return field.flatten(1)[:, level.blocks].T
+def _at_nodes(level: MindLevel, field: torch.Tensor) -> torch.Tensor:
+    """A field (C, d, h, w) at the active nodes, (M, C)."""
+    return field.flatten(1)[:, level.active_nodes].T
 
 
 def _fitted(
-    level: Level, field: torch.Tensor, chosen: torch.Tensor, stiffness: float
+    level: MindLevel, field: torch.Tensor, chosen: torch.Tensor, stiffness: float
 ) -> torch.Tensor:
     """The smooth field nearest to the blocks' choices (M, 3): least squares and curvature.
 
@@ -87,23 +87,23 @@ def _fitted(
     """
     system = chosen.new_zeros((len(chosen), 9))
     system[:, :3] = 1
-    system[:, 6:] = chosen - _at_blocks(level, field)
+    system[:, 6:] = chosen - _at_nodes(level, field)
     return field + gauss_newton_step(level, field, system, stiffness, SOLVER_ITERATIONS)
 
 
-def _supported(level: Level, costs: torch.Tensor) -> torch.Tensor:
+def _supported(level: MindLevel, costs: torch.Tensor) -> torch.Tensor:
     """Dissimilarities (candidates, M), each averaged with those of the blocks around it."""
 
     def blurred(values):
         dense = values.new_zeros((1, len(values), level.distance.numel()))
-        dense[0, :, level.blocks] = values
-        return smooth(dense.view(1, -1, *level.shape)).view(len(values), -1)[:, level.blocks]
+        dense[0, :, level.active_nodes] = values
+        return smooth(dense.view(1, -1, *level.shape)).view(len(values), -1)[:, level.active_nodes]
 
     weight = blurred(torch.ones_like(costs[:1]))
     return torch.cat([blurred(part) / weight for part in costs.split(_CHUNK)])
 
 
-def _costs(level: Level, candidates: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+def _costs(level: MindLevel, candidates: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     """Mean dissimilarity of each active block at base + each shift: (candidates, blocks).
 
     candidates: (K, 3) and base: (blocks, 3), whole feature voxels (x, y, z). Two opposite
@@ -124,8 +124,8 @@ def _costs(level: Level, candidates: torch.Tensor, base: torch.Tensor) -> torch.
     voxel = voxel_positions(index, level.fixed.shape) + torch.tensor((px, py, pz)).to(index)
     voxel += base.repeat_interleave(voxels.shape[1], dim=0)
     first = (voxel * strides).sum(dim=1)
-    costs = own.new_empty((len(candidates), len(level.blocks)))
+    costs = own.new_empty((len(candidates), len(level.active_nodes)))
     for i, offset in enumerate((candidates * strides).sum(dim=1).tolist()):
         difference = padded.index_select(0, first + offset).sub_(own)
-        costs[i] = difference.square_().view(len(level.blocks), -1).mean(dim=1)
+        costs[i] = difference.square_().view(len(level.active_nodes), -1).mean(dim=1)
     return costs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.paths import atomic
 
 if TYPE_CHECKING:
-    from ..benchmark.run import Run
+    from ..benchmark.run import Measurement
     from ..datasets.cases import Case
     from ..datasets.folds import Fold
     from .experiment import Experiment
@@ -24,7 +24,7 @@ def cross_validate(
     only: int | None,
     experiment: Experiment,
     options: dict[str, Any],
-) -> list[Run]:
+) -> list[Measurement]:
     """Train and measure all folds, or one; tables over all folds measured so far.
 
     A fold has its own folder fold-K; what is trained and measured there is kept. options: device
@@ -79,12 +79,12 @@ def _checksum(weights: Path) -> str:
     return sha256(weights.read_bytes()).hexdigest()
 
 
-def _stored(folder: Path) -> tuple[str | None, list[Run]]:
+def _stored(folder: Path) -> tuple[str | None, list[Measurement]]:
     """The checksum of the weights measured in this folder, and what was measured; or nothing."""
-    from ..benchmark.run import Run
+    from ..benchmark.run import Measurement
 
     path = folder / "runs.json"
     if not path.exists():
         return None, []
     content = json.loads(path.read_text(encoding="utf-8"))
-    return content["weights"], [Run(**run) for run in content["runs"]]
+    return content["weights"], [Measurement(**run) for run in content["runs"]]
