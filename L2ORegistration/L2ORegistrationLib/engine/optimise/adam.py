@@ -21,6 +21,8 @@ class AdamOptimiser:
 
     The gradient is that of the Gauss-Newton system's right-hand side (the mean squared feature
     difference) and of the field's curvature, so Adam sees exactly what the learned optimiser sees.
+    Its moments are written out: torch.optim.Adam does the same, but loads torch's compiler with its
+    first step, 800 modules and two seconds.
     """
 
     def iterate(
