@@ -12,8 +12,7 @@ ROOT = Path(L2ORegistrationLib.__file__).parent
 FLOORS = (
     {""},
     {"core"},
-    {"phantom"},
-    {"engine"},
+    {"phantom", "engine"},
     {"outputs", "reporting"},
     {"datasets"},
     {"training", "benchmark", "cohort", "sequence"},

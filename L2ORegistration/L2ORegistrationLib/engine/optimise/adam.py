@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ..field.levels import MindLevel
-from .gauss_newton import laplacian
-from .networks import smooth
+from ..field.operations import laplacian, smooth
 
 LEARNING_RATE_MM = 0.5
 BETAS = (0.9, 0.999)
