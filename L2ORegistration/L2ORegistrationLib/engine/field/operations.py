@@ -42,7 +42,7 @@ def sample_points(field: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
 
 
 def smooth(field: torch.Tensor) -> torch.Tensor:
-    """field (N, C, D, H, W) blurred once by [1 2 1] / 4 along each axis; edges repeat, units stay."""
+    """field (N, C, D, H, W) blurred once by [1 2 1] / 4 along each axis; the edge repeats."""
     for axis in (2, 3, 4):
         size = field.shape[axis]
         first, last = field.narrow(axis, 0, 1), field.narrow(axis, size - 1, 1)
