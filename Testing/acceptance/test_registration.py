@@ -13,12 +13,15 @@ import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.core.files import write_transform  # noqa: E402
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
+from L2ORegistrationLib.engine.optimise.l2o import L2OOptimiser  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import Falta2022Network  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 from L2ORegistrationLib.reporting.measures import (  # noqa: E402
     jacobian_summary,
     target_registration_error,
 )
+from L2ORegistrationLib.training.loss import keypoint_loss  # noqa: E402
+from L2ORegistrationLib.training.prepared import prepare  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 FAST = {"device": "cpu", "spacing": 3.0}
@@ -314,6 +317,23 @@ def test_a_patient_far_away_in_the_other_scan(pair):
         moving_landmarks=pair.moving_landmarks + away,
     )
     assert error(register(far).field, far) < GOOD
+
+
+@pytest.mark.slow
+def test_the_packaged_network_beats_the_step_that_it_corrects(pair):
+    """On the 12 mm level of a phantom, as its card says; nothing is claimed for what follows."""
+    points = pair.fixed_mask.marked_points(most=3000)
+    images = pair.fixed, pair.moving, pair.fixed_mask, pair.moving_mask
+    prepared = prepare(*images, points, pair.field.transform_points(points))
+    level, errors = prepared.level(0), {}
+    for name in ("learned", "classical"):
+        _, network = load_model()
+        if name == "classical":  # corrections of zero
+            torch.nn.init.zeros_(network.head.weight)
+        with torch.inference_mode():
+            *_, (field, _) = L2OOptimiser(network).iterate(level, prepared.search, 8)
+            errors[name] = float(keypoint_loss([field], level, prepared.points, prepared.targets))
+    assert errors["learned"] < 0.95 * errors["classical"]  # 1.71 and 1.91 mm were measured
 
 
 def test_lungs_of_a_few_centimetres(pair):

@@ -12,8 +12,7 @@ ROOT = Path(L2ORegistrationLib.__file__).parent
 FLOORS = (
     {""},
     {"core"},
-    {"phantom"},
-    {"engine"},
+    {"phantom", "engine"},
     {"outputs", "reporting"},
     {"datasets"},
     {"training", "benchmark", "cohort", "sequence"},
@@ -34,17 +33,28 @@ MODULES = {name_of(path): path for path in ROOT.rglob("*.py")}
 
 def imports(name):
     """The modules of the library that this one imports, wherever in its text."""
-    path = MODULES[name]
-    package = path.relative_to(ROOT).parent.parts
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            parts = package[: len(package) + 1 - node.level]
-            base = ".".join([*parts, *(node.module or "").split(".")]).strip(".")
-            for alias in node.names:
-                whole = f"{base}.{alias.name}".strip(".")
-                found.add(whole if whole in MODULES else base)
-    return found
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    return set().union(*(targets(name, node) for node in ast.walk(tree)))
+
+
+def targets(name, node):
+    """The modules of the library that a node of this one's text imports."""
+    if not isinstance(node, ast.ImportFrom) or not node.level:
+        return set()
+    package = MODULES[name].relative_to(ROOT).parent.parts
+    parts = package[: len(package) + 1 - node.level]
+    base = ".".join([*parts, *(node.module or "").split(".")]).strip(".")
+    whole = (f"{base}.{alias.name}".strip(".") for alias in node.names)
+    return {one if one in MODULES else base for one in whole}
+
+
+def others(node):
+    """The packages that a node imports from outside, by their first name."""
+    if isinstance(node, ast.Import):
+        return {alias.name.split(".")[0] for alias in node.names}
+    return (
+        {node.module.split(".")[0]} if isinstance(node, ast.ImportFrom) and node.module else set()
+    )
 
 
 GRAPH = {name: imports(name) for name in MODULES}
@@ -84,3 +94,27 @@ def test_the_catalogue_imports_no_torch():
         tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
         plain = [n for n in ast.walk(tree) if isinstance(n, ast.Import)]
         assert "torch" not in {alias.name for node in plain for alias in node.names}, name
+
+
+def test_slicer_waits_for_nothing_large_when_it_starts():
+    """What the module's file imports at once, and what that imports at once."""
+    file = ast.parse((ROOT.parent / "L2ORegistration.py").read_text(encoding="utf-8"))
+    prefix = f"{ROOT.name}."
+    waiting = {
+        f"{node.module.removeprefix(prefix)}.{alias.name}"
+        for node in file.body
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(prefix)
+        for alias in node.names
+    }
+    waiting = {name if name in MODULES else name.rpartition(".")[0] for name in waiting}
+    waiting = {name.removeprefix(ROOT.name).strip(".") for name in waiting}
+    seen = set()
+    while waiting:
+        name = waiting.pop()
+        parents = {".".join(name.split(".")[:k]) for k in range(name.count(".") + 1)}
+        seen.add(name)
+        for node in ast.parse(MODULES[name].read_text(encoding="utf-8")).body:
+            assert not others(node) & {"torch", "scipy", "matplotlib"}, name
+            waiting |= targets(name, node)
+        waiting = (waiting | parents) - seen
+    assert {"core.geometry", "engine.catalogue", "scene.logic"} <= seen

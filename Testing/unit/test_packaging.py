@@ -50,7 +50,7 @@ def test_readme_starts_with_the_two_commands():
         assert command.count("\n") == 1  # one line to copy
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -c constraints")
     assert demo.rstrip().endswith("l2o-registration demo")
-    assert tests.rstrip().endswith("pytest")
+    assert tests.rstrip().endswith("python -m pytest -n 2 --dist loadfile")
 
 
 def test_continuous_integration_runs_the_second_command():

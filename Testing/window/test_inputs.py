@@ -66,7 +66,8 @@ def test_weights_are_chosen_only_for_methods_that_have_some(panel, phantom):
 
 def test_weights_in_a_scene_of_an_earlier_version_are_shown_under_their_new_name(panel):
     panel._parameterNode.model = "pyramid"
-    process_events()
+    panel.exit()
+    panel.enter()
     assert panel.ui.modelComboBox.currentText == "l2o"
 
 

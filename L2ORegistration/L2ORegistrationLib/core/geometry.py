@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 
 @dataclass(frozen=True)
@@ -262,6 +261,8 @@ def leaves(transform: sitk.Transform) -> Iterator[sitk.Transform]:
 
 def _interpolate(array: np.ndarray, grid: Grid, points: np.ndarray, order: int = 1) -> np.ndarray:
     """Values of array (z, y, x) at LPS points (..., 3), the edge value continued."""
+    from scipy import ndimage  # takes half a second, for which Slicer would wait when it starts
+
     index = grid.to_index(points)[..., ::-1]
     flat = index.reshape(-1, 3).T
     values = ndimage.map_coordinates(array, flat, order=order, mode="nearest", prefilter=False)

@@ -38,7 +38,8 @@ from .catalogue import (
     of_variant,
 )
 from .devices import check_memory, choose_device
-from .field.levels import FeaturePyramid, MindLevel, sample_points
+from .field.levels import FeaturePyramid, MindLevel
+from .field.operations import sample_points
 from .field.sampling import dissimilarity, voxel_positions
 from .field.whole import WholeField, continued, start_grid
 from .images.lungs import lung_mask

@@ -13,7 +13,8 @@ import SimpleITK as sitk
 import torch
 
 from ..core.geometry import Grid
-from .field.levels import FeaturePyramid, sample_points
+from .field.levels import FeaturePyramid
+from .field.operations import sample_points
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair
 from .optimise.gauss_newton import gauss_newton_step
 from .optimise.l2o import observe

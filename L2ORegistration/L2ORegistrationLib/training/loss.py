@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.field.levels import MindLevel, sample_points
+from ..engine.field.levels import MindLevel
+from ..engine.field.operations import sample_points
 
 
 def keypoint_loss(

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..engine.field.levels import MindLevel, sample
+from ..engine.field.levels import MindLevel
+from ..engine.field.operations import sample
 
 BLOBS = (2, 7)  # at least, fewer than
 WIDTHS_MM = (25.0, 60.0)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ..engine.field.levels import MindLevel
+from ..engine.field.operations import smooth
 from ..engine.optimise.l2o import L2OOptimiser
-from ..engine.optimise.networks import smooth
 from ..engine.start.search import discrete_search
 from .config import TrainingConfig
 from .motion import moved_further

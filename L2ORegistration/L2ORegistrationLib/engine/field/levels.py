@@ -8,7 +8,6 @@ of the level.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from ...core.geometry import Grid
 from ..images.features import local_contrast, mind_ssc, pool
 from ..images.preprocessing import WorkingPair
+from .operations import interpolated, sample
 from .sampling import (
     channel_last,
     sampled_costs,
@@ -76,7 +76,7 @@ class Level:
 
     def sample_field(self, field: torch.Tensor) -> torch.Tensor:
         """A field of another level (3, ., ., .) in mm, nested with this one, on this field grid."""
-        return _interpolated(field, self.shape)
+        return interpolated(field, self.shape)
 
     def displacements(self, field: torch.Tensor) -> torch.Tensor:
         """A field in mm at the feature voxels of the active nodes, (M r^3, 3), in those voxels.
@@ -299,15 +299,15 @@ class FeaturePyramid:
     def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:
         """The fixed lungs' distances (D, H, W) where a field (3, ., ., .), mm, takes them."""
         distance = self.distances[0]
-        field = _interpolated(field, [n // factor for n in distance.shape])
+        field = interpolated(field, [n // factor for n in distance.shape])
         field = field / (factor * self.grid.spacing[0])
         back = torch.zeros_like(field)
         for _ in range(INVERSION_STEPS):
             back = -sample(field, back)
         half = pool(distance[None], 2)
-        back = _interpolated(back, half.shape[1:]) * (factor / 2)
+        back = interpolated(back, half.shape[1:]) * (factor / 2)
         # What the motion changes is added to the distances, so that no motion changes nothing.
-        return distance + _interpolated(sample(half, back) - half, distance.shape)[0]
+        return distance + interpolated(sample(half, back) - half, distance.shape)[0]
 
     def masked_mind_level(self) -> MindLevel:
         """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
@@ -322,35 +322,6 @@ class FeaturePyramid:
 def feature_map(image: torch.Tensor, factor: int) -> torch.Tensor:
     """MIND (12, D, H, W) of an image (D, H, W), at `factor` times its spacing; even factors."""
     return mind_ssc(pool(image[None], factor // 2)[0], floor=NOISE_FLOOR, factor=2)
-
-
-def sample(values: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
-    """values (C, d, h, w) at each voxel + displacement (3, d, h, w), in voxels; edges repeat."""
-    size = values.shape[1:]
-    axes = [torch.arange(n, device=values.device, dtype=values.dtype) for n in size]
-    z, y, x = torch.meshgrid(*axes, indexing="ij")
-    where = torch.stack((x, y, z)) + displacement
-    scale = values.new_tensor([2 / max(n - 1, 1) for n in size[::-1]]).view(3, 1, 1, 1)
-    coordinates = (where * scale - 1).permute(1, 2, 3, 0)
-    return F.grid_sample(
-        values[None], coordinates[None], mode="bilinear", padding_mode="border", align_corners=True
-    )[0]
-
-
-def sample_points(field: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """field (3, d, h, w) at continuous voxel positions (N, 3), (x, y, z): (N, 3); edges repeat."""
-    scale = field.new_tensor([2 / max(n - 1, 1) for n in field.shape[:0:-1]])
-    coordinates = (position * scale - 1).view(1, -1, 1, 1, 3)
-    out = F.grid_sample(
-        field[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return out[0, :, :, 0, 0].T
-
-
-def _interpolated(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """values (C, ., ., .) on a nested lattice of another size (d, h, w)."""
-    size = tuple(size)
-    return F.interpolate(values[None], size=size, mode="trilinear", align_corners=False)[0]
 
 
 def _blend(ratio: int) -> torch.Tensor:

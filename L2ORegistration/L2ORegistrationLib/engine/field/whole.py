@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from ...core.geometry import DisplacementField, Grid, leaves
 from ..images.preprocessing import WorkingPair
-from ..optimise.networks import smooth
 from .levels import MindLevel
+from .operations import smooth
 
 START_SPACING_MM = 6.0
 START_MARGIN_MM = 60.0  # around the working grid: the largest displacements met, of deep breaths

@@ -2,8 +2,7 @@
 
 The work is done on blocks of voxels of about 2.5 mm, held in the order of the patient's axes, so
 that it costs the same for every scan and does not depend on how the file stores it. Its limits (HU,
-mm) were chosen on drawn chests; Testing/unit has what they must tell apart: test_lungs.py and
-test_lungs_in_odd_scans.py.
+mm) were chosen on drawn chests: the tests of this file have what they must tell apart.
 """
 
 from __future__ import annotations

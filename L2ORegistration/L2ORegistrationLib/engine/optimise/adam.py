@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from ..field.levels import MindLevel
-from .gauss_newton import laplacian
-from .networks import smooth
+from ..field.operations import laplacian, smooth
 
 LEARNING_RATE_MM = 0.5
 BETAS = (0.9, 0.999)
@@ -21,6 +20,8 @@ class AdamOptimiser:
 
     The gradient is that of the Gauss-Newton system's right-hand side (the mean squared feature
     difference) and of the field's curvature, so Adam sees exactly what the learned optimiser sees.
+    Its moments are written out: torch.optim.Adam does the same, but loads torch's compiler with its
+    first step, 800 modules and two seconds.
     """
 
     def iterate(

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from ..field.levels import MindLevel, sample
+from ..field.levels import MindLevel
+from ..field.operations import sample
 from ..field.sampling import OFFSETS
 from .networks import Falta2022Network
 

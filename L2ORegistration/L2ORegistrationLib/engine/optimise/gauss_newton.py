@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..field.levels import Level
+from ..field.operations import laplacian
 
 SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
 CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
@@ -66,19 +67,6 @@ def gauss_newton_step(
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.dot(a.flatten(), b.flatten())
-
-
-def laplacian(field: torch.Tensor) -> torch.Tensor:
-    """Each value less its neighbours, summed over the six (C, d, h, w), none beyond the border."""
-    axes = [axis for axis in (1, 2, 3) if field.shape[axis] > 1]
-    result = field * (2 * len(axes))
-    for axis in axes:
-        last = field.shape[axis] - 1
-        result.narrow(axis, 1, last).sub_(field.narrow(axis, 0, last))
-        result.narrow(axis, 0, last).sub_(field.narrow(axis, 1, last))
-        for end in (0, last):
-            result.select(axis, end).sub_(field.select(axis, end))
-    return result
 
 
 def _pin(level: Level, field: torch.Tensor, system: torch.Tensor, points: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..field.operations import smooth
 from ..field.sampling import OFFSETS
 
 HIDDEN_FALTA2022 = 10
@@ -127,16 +128,6 @@ class L2ONetwork(nn.Module):
         x = self.decode0(self.squeeze0(torch.cat((_resize(x, x0.shape[2:]), x0), dim=1)))
         x = self.head(x)
         return self.MAX_STEP * smooth(torch.tanh(x[:, :3])), torch.tanh(x[:, 3:])
-
-
-def smooth(field: torch.Tensor) -> torch.Tensor:
-    """field (N, C, D, H, W) blurred once by [1 2 1] / 4 along each axis, edges repeated."""
-    for axis in (2, 3, 4):
-        size = field.shape[axis]
-        first, last = field.narrow(axis, 0, 1), field.narrow(axis, size - 1, 1)
-        padded = torch.cat((first, field, last), dim=axis)
-        field = 0.25 * (padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)) + 0.5 * field
-    return field
 
 
 class _InstanceNorm(nn.InstanceNorm3d):

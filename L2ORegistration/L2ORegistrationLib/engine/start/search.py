@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 
 from ..field.levels import MindLevel
+from ..field.operations import smooth
 from ..field.sampling import voxel_positions
 from ..optimise.gauss_newton import gauss_newton_step
-from ..optimise.networks import smooth
 
 PASSES = ((3, 4, 5), (2, 2, 2))  # feature voxels to each side along (x, y, z)
 # For each alternation: the choice's coupling to the smooth field (dissimilarity per squared feature

@@ -1,4 +1,4 @@
-"""What several unit tests share: prepared training pairs."""
+"""What the tests of training share: prepared pairs."""
 
 import sys
 from pathlib import Path

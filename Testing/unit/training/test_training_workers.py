@@ -14,7 +14,7 @@ from L2ORegistrationLib.training.workers import Workers, device_of
 from training_pairs import CONFIG
 
 HERE = Path(__file__).parent
-LIBRARY = HERE.parents[1] / "L2ORegistration"
+LIBRARY = HERE.parents[2] / "L2ORegistration"
 
 # Each process keeps its network, which only the first would write, and what it was told.
 SCRIPT = """

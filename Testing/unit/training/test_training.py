@@ -274,7 +274,7 @@ def test_mixed_precision_changes_nothing_on_the_cpu(pairs, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_iterations_ahead_are_run_but_teach_nothing(pairs, tmp_path, monkeypatch):
+def test_the_burn_in_runs_without_gradient(pairs, tmp_path, monkeypatch):
     taught = []
 
     def noting(config):

@@ -26,10 +26,15 @@ def breath(request):
     return pair, Volume(array.astype(np.float32), pair.fixed.grid), jacobian
 
 
+@pytest.fixture(scope="module")
+def found(breath):
+    pair, fixed, _ = breath
+    return ventilation(pair.field, fixed, pair.moving, pair.fixed_mask)
+
+
 @pytest.mark.slow
-def test_regions_agree_with_the_exact_volume_change(breath):
-    pair, fixed, jacobian = breath
-    found = ventilation(pair.field, fixed, pair.moving, pair.fixed_mask)
+def test_regions_agree_with_the_exact_volume_change(breath, found):
+    pair, _, jacobian = breath
     lungs = pair.fixed_mask.array > 0
     total = jacobian[lungs].mean()
     expiration = total > 1
@@ -84,11 +89,10 @@ def test_a_field_that_folds_is_refused():
 
 
 @pytest.mark.slow
-def test_the_files_hold_what_was_found(breath, tmp_path):
+def test_the_files_hold_what_was_found(breath, found, tmp_path):
     from L2ORegistrationLib.reporting import ventilation as reporting
 
     pair, fixed, _ = breath
-    found = ventilation(pair.field, fixed, pair.moving, pair.fixed_mask)
     paths = reporting.write(found, fixed, pair.fixed_mask, tmp_path)
     assert all(path.stat().st_size > 1000 for path in paths)
     about = json.loads((tmp_path / "ventilation.json").read_text())

@@ -1,4 +1,4 @@
-"""What 10,000 pairs ask of the scheduler: python Testing/cohort_scale.py [ROWS]
+"""What 10,000 pairs ask of the scheduler: python Testing/tools/cohort_scale.py [ROWS]
 
 A table of ROWS pairs whose images are missing goes through everything but the registration itself:
 scheduler, workers, folders, results.csv and index.html. Printed are the sizes of what travels, the

@@ -1,6 +1,6 @@
 """Which of the two do the images support, the landmarks of a case or the registration?
 
-    python Testing/landmark_evidence.py FOLDER    (with L2ORegistration on PYTHONPATH)
+    python Testing/tools/landmark_evidence.py FOLDER    (with L2ORegistration on PYTHONPATH)
 
 FOLDER is a case as `l2o-registration benchmark --data pairs=...` reads it. The motion found is bent
 so that it hits every landmark exactly, and registered once more from there. A registration that

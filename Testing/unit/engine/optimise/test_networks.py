@@ -6,6 +6,7 @@ torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
+from L2ORegistrationLib.engine.field.operations import smooth  # noqa: E402
 from L2ORegistrationLib.engine.field.sampling import OFFSETS  # noqa: E402
 from L2ORegistrationLib.engine.optimise.falta2022 import (  # noqa: E402
     HALF_WIDTH,
@@ -15,7 +16,6 @@ from L2ORegistrationLib.engine.optimise.falta2022 import (  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import (  # noqa: E402
     Falta2022Network,
     L2ONetwork,
-    smooth,
 )
 
 

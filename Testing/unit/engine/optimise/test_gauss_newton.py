@@ -17,18 +17,21 @@ from L2ORegistrationLib.engine.field.levels import (  # noqa: E402
     MindLevel,
     active_voxels,
     chessboard,
+)
+from L2ORegistrationLib.engine.field.operations import (  # noqa: E402
+    laplacian,
     sample,
     sample_points,
+    smooth,
 )
 from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
 from L2ORegistrationLib.engine.optimise.adam import AdamOptimiser  # noqa: E402
 from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
     GaussNewtonOptimiser,
     gauss_newton_step,
-    laplacian,
 )
 from L2ORegistrationLib.engine.optimise.l2o import L2OOptimiser, observe  # noqa: E402
-from L2ORegistrationLib.engine.optimise.networks import L2ONetwork, smooth  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import L2ONetwork  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 GRID = Grid((64, 48, 48), (1.5, 1.5, 1.5), (-40.0, 12.0, 100.0))

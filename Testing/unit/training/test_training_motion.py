@@ -6,7 +6,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import MindLevel, sample_points  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
+from L2ORegistrationLib.engine.field.operations import sample_points  # noqa: E402
 from L2ORegistrationLib.training.motion import Blobs, moved_further  # noqa: E402
 
 ORIGIN, SPACING = (5.0, -20.0, 30.0), 12.0

@@ -1,6 +1,6 @@
 """Make harder pairs with exact landmarks from a folder of pairs: where does a registration break?
 
-    python Testing/harder_pairs.py PAIRS OUT    (with L2ORegistration on PYTHONPATH)
+    python Testing/tools/harder_pairs.py PAIRS OUT    (with L2ORegistration on PYTHONPATH)
 
 A thin-plate spline through a pair's landmarks gives its motion. It moves the pair's own moving
 image further, another pair's image, or lands on thick noisy slices. OUT is then a folder for
