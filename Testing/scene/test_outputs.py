@@ -39,11 +39,12 @@ def test_partners_keep_their_labels(node, kit, add_points):
     points = grid.to_world(np.array([[5.0, 6.0, 7.0], [8.0, 5.0, 6.0]]))
     markups = add_points(points)
     markups.SetNthControlPointLabel(1, "nodule")
-    made, _ = outputs.add_partners(node, markups, to_fixed_scan=False)
+    made, _, confidence = outputs.add_partners(node, markups, "fixed")
+    assert confidence is None  # no registration the other way round
     found = transforms.ras_lps(slicer.util.arrayFromMarkupsControlPoints(made, world=True))
     np.testing.assert_allclose(found, through(node, points), atol=1e-3)
     assert made.GetNthControlPointLabel(1) == "nodule"
-    back, _ = outputs.add_partners(node, made, to_fixed_scan=True)
+    back, _, _ = outputs.add_partners(node, made, "moving")
     found = transforms.ras_lps(slicer.util.arrayFromMarkupsControlPoints(back, world=True))
     np.testing.assert_allclose(found, points, atol=0.01)
 
@@ -61,9 +62,18 @@ def test_ventilation_maps_say_sign_and_unit(scene):
         images.append(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"))
         array = np.full(grid.shape, 1000 * (rho - 1), np.float32)
         volumes.set_volume(images[-1], Volume(array, grid))
-    made, found = outputs.add_ventilation(node, *images, Volume(lungs, grid))
+    made, table, found = outputs.add_ventilation(node, *images, Volume(lungs, grid))
     assert "volume gained / volume at expiration" in made["hu"].GetName()
     assert made["jacobian"].GetAttribute("L2ORegistration.FixedIs") == "expiration"
     shown = slicer.util.arrayFromVolume(made["jacobian"])
     assert shown.max() == pytest.approx(0.2, abs=2e-3)
     assert found.regions["both lungs"]["hu"] == pytest.approx(0.2, abs=0.02)
+    inside = shown[shown > -1]
+    assert inside.min() > 0.1 and len(inside) < shown.size
+    display = made["jacobian"].GetDisplayNode()
+    assert display.GetApplyThreshold() and display.GetLowerThreshold() > -1
+    assert display.GetColorNode().GetName() == "Ventilation"
+    legend = made["hu"].GetNthDisplayNode(1)
+    assert "volume gained" in legend.GetTitleText() and legend.GetVisibility()
+    assert table.GetCellText(0, 0) == "both lungs" and table.GetCellText(0, 3) == "+20.0 %"
+    assert table.GetNumberOfRows() == len(found.regions)

@@ -35,9 +35,7 @@ class SequencePanel:
         self.widget, form = widgets.section(_("4DCT: all phases of a sequence"))
         self.phasesSelector = widgets.selector(
             ["vtkMRMLScalarVolumeNode"],
-            _(
-                "Loose volumes, one for each phase, to make a sequence of in the order of their names"
-            ),
+            _("Loose volumes, one for each phase; their names, with numbers, tell the order"),
             checkable=True,
         )
         form.addRow(_("Loose phases:"), self.phasesSelector)
@@ -140,7 +138,7 @@ class SequencePanel:
         self.button.setEnabled(running or usable)
         if not running:
             hint = _(
-                "Choose a sequence browser with at least three phases, or make one of loose volumes."
+                "Choose a sequence browser with at least three phases, or make one of loose ones."
             )
             self._say("" if usable else hint)
 
