@@ -133,6 +133,8 @@ class IterationsPanel:
             parts.append(_("before the registration"))
         elif metrics.get("stage") == "start":
             parts.append(_("the start"))
+        elif metrics.get("stage") == "corrected":
+            parts.append(_("pulled by hand"))
         if history.description and index == history.result:  # described once it is finished
             parts[0] += _(" (result)")
         measures = []

@@ -15,7 +15,7 @@ from ..outputs.followup import VolumeChange, volume_change
 from ..outputs.inverse import Inverse, invert
 from ..outputs.points import disagreement, to_fixed, to_moving
 from ..outputs.ventilation import Ventilation, ventilation
-from . import nodes, transforms, volumes
+from . import landmarks, nodes, transforms, volumes
 from .tasks import Task
 
 PREFIX = "L2ORegistration."
@@ -145,8 +145,6 @@ def add_ventilation(node, fixed, moving, mask: Volume, regions: Mapping | None =
 
 def partners_task(node, markups, marked_in: str) -> Task:
     """(markups node, MovedPoints, confidence): see add_partners()."""
-    from . import landmarks
-
     field = transforms.field_of(node)
     marked = landmarks.of_markups(markups, below=node)
     backward = backward_of(node)
@@ -182,6 +180,15 @@ def add_partners(node, markups, marked_in: str = "fixed") -> tuple:
     if marked_in not in ("fixed", "moving"):
         raise InputError(f"Points are marked in 'fixed' or in 'moving', not in '{marked_in}'.")
     return partners_task(node, markups, marked_in).now()
+
+
+def ends(node, fixed_markups, moving_markups) -> tuple[np.ndarray, np.ndarray]:
+    """Where corresponding points lie, (N, 3) RAS mm: in the fixed scan, and in the moving one.
+
+    Points that were put under the transform are meant where they were placed in the moving scan.
+    """
+    found = landmarks.of_markups(fixed_markups), landmarks.of_markups(moving_markups, below=node)
+    return tuple(transforms.ras_lps(one.points) for one in found)
 
 
 def change_task(node, fixed_segment=None, moving_segment=None) -> Task:
