@@ -232,8 +232,9 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._followUp = FollowUpPanel(self._torch, self._lender, session)
         self._sequence = SequencePanel(self._torch, self._lender)
         self._sections = self._correction, self._following, self._followUp, self._sequence
+        layout = panel.layout()
         for section in self._sections:
-            self.layout.addWidget(section.widget)
+            layout.insertWidget(layout.count() - 2, section.widget)  # above Advanced and a spacer
         ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
         ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))
         ui.movingSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("moving"))

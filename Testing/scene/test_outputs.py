@@ -75,5 +75,5 @@ def test_ventilation_maps_say_sign_and_unit(scene):
     assert display.GetColorNode().GetName() == "Ventilation"
     legend = made["hu"].GetNthDisplayNode(1)
     assert "volume gained" in legend.GetTitleText() and legend.GetVisibility()
-    assert table.GetCellText(0, 0) == "both lungs" and table.GetCellText(0, 3) == "+20.0 %"
+    assert table.GetCellText(0, 0) == "both lungs" and table.GetCellText(0, 3) == "+20 %"
     assert table.GetNumberOfRows() == len(found.regions)

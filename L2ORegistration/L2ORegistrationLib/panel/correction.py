@@ -20,6 +20,15 @@ class CorrectionPanel:
         self._registration, self._undone = registration, undone
         self.widget, form = widgets.section(_("Correct by hand"))
         points = ["vtkMRMLMarkupsFiducialNode"]
+        hint = widgets.label()
+        widgets.say(
+            hint,
+            _(
+                "Add a pair where the result is wrong, drag both points onto the same structure, "
+                "the moving one in the warped volume, and go on."
+            ),
+        )
+        form.addRow(hint)
         self.fixedSelector = widgets.selector(
             points, _("Points in the fixed volume where the result is wrong"), base="Points"
         )

@@ -104,6 +104,8 @@ class FollowingPanel:
         maps, table, ventilation = found
         widgets.say(self.ventilationLabel, ventilation.sentence())
         self.regionsTable.setMRMLTableNode(table)
+        header = self.regionsTable.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)  # names wrap, numbers are seen
         self.regionsTable.setVisible(True)
         fixed, _moving = transforms.roles(self._session().history.transform)
         display.showBlend(fixed, maps["jacobian"], 0.6)

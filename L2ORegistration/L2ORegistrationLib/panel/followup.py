@@ -136,7 +136,7 @@ class FollowUpPanel:
         warnings = moved.warnings()
         if apart is None:
             warnings.append(
-                _("How sure this is would tell a registration of fixed to moving: make one, too.")
+                _("A second registration, of fixed to moving, would tell how uncertain they are.")
             )
         widgets.say(self.pointsLabel, " ".join(warnings))
         table = self.pointsTable

@@ -32,11 +32,11 @@ _FILLING = [
 _NO_LUNG = -1.0  # less than any part of a lung can gain
 _MAPS = {"jacobian": "Ventilation by Jacobian", "hu": "Ventilation by HU"}
 _UNIT = "volume gained / volume at expiration"
-_COLUMNS = {  # of a region's row
-    "ml at expiration": lambda row: f"{row['volume_ml']:.0f}",
-    "ml gained": lambda row: f"{row['change_ml']:+.0f}",
-    "Jacobian": lambda row: f"{100 * row['jacobian']:+.1f} %",
-    "HU": lambda row: f"{100 * row['hu']:+.1f} %",
+_COLUMNS = {  # of a region's row; short, because a dock is narrow
+    "ml": lambda row: f"{row['volume_ml']:.0f}",
+    "gain": lambda row: f"{row['change_ml']:+.0f}",
+    "J": lambda row: f"{100 * row['jacobian']:+.0f} %",
+    "HU": lambda row: f"{100 * row['hu']:+.0f} %",
     "low": lambda row: f"{100 * row['low']:.0f} %",
 }
 

@@ -41,8 +41,7 @@ def quality_task(node, markups=None, structures=None, lungs=None, backward=None)
         columns = {
             "TG-132": [f"{row.name}, {row.where}" for row in rows],
             "Measured": [row.value for row in rows],
-            "Tolerance": [row.tolerance for row in rows],
-            "": [row.verdict for row in rows],
+            "Tolerance": [f"{row.verdict}: {row.tolerance}" for row in rows],
         }
         nodes.fill_table(table, columns)
         return table, rows
