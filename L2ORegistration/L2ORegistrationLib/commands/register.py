@@ -113,6 +113,10 @@ def register(
     ventilation: Annotated[
         Path | None, typer.Option(help="Also write maps of the lungs' volume change here.")
     ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Labels in fixed, such as lobes, each a line of the volume change."),
+    ] = None,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was used.")] = False,
     as_json: Json = False,
@@ -133,7 +137,7 @@ def register(
         for name, path in map(named, image or ())
     ]
     history, report = (folder and checked_folder(folder) for folder in (history, report))
-    following = Following(fixed, moving, inverse, dicom, ventilation)
+    following = Following(fixed, moving, inverse, dicom, ventilation, regions, bool(report))
     if start and initial_transform:
         raise InputError("--start and --initial-transform exclude each other: leave one out.")
     if start is Start.landmarks and not (fixed_landmarks and moving_landmarks):
@@ -206,6 +210,7 @@ def register(
             title=f"{fixed.name} and {moving.name}",
             details=details,
             warnings=warnings,
+            sections=following.sections(result, pairs),
         )
         written.append(page)
     rows = tables.table({name: result}, pairs)
