@@ -213,7 +213,9 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui, self.logic, self._torch, self._lender, self._landmarks, self._lungs
         )
         icons = self.resourcePath("Icons")
-        self._iterations = IterationsPanel(ui, self.logic, icons, self._onIteration, self._outputs)
+        self._iterations = IterationsPanel(
+            ui, self.logic, self._torch, self._lender, icons, self._onIteration, self._outputs
+        )
         self._registration = RegistrationPanel(
             ui,
             self.logic,

@@ -17,6 +17,7 @@ preview     Preview: the moving volume shown warped, on a copy, at any strength
 curve       Curve: chart of dissimilarity and landmark error, with a marker
 landmarks   markups in pairs, their errors as tables and coloured lines
 display     slice layers, side by side, flicker, checkerboard, deformation grid, Jacobian colours
+lung_grid   LungGrid: the deformation grid near the lungs only
 volumes     volume and segmentation nodes to Volumes and back, warping
 transforms  displacement fields to transform nodes and back
 sample      the breathing phantom as nodes

@@ -22,7 +22,7 @@ _DIVERGING = [
 ]
 
 # Of the grid and the arrows, by displacement in mm. Slicer's own turn bright red at 10 mm, and the
-# grid fills the whole slice, also far from the lungs: there is no region to draw it in.
+# grid fills the whole slice, also far from the lungs: see lung_grid for one that does not.
 _DISPLACEMENT = {
     0: (0.3, 0.3, 0.3),
     5: (0.15, 0.5, 0.5),
