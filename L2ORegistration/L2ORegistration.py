@@ -12,12 +12,17 @@ from L2ORegistrationLib import job
 from L2ORegistrationLib.engine.catalogue import DEFAULT, METHODS, STARTS
 from L2ORegistrationLib.panel import inputs
 from L2ORegistrationLib.panel.advanced import AdvancedPanel
+from L2ORegistrationLib.panel.correction import CorrectionPanel
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
+from L2ORegistrationLib.panel.following import FollowingPanel
+from L2ORegistrationLib.panel.followup import FollowUpPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
 from L2ORegistrationLib.panel.lock import Lender
+from L2ORegistrationLib.panel.messages import errors_shown
 from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.panel.sequence import SequencePanel
+from L2ORegistrationLib.scene import outputs
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
 from slicer import (
@@ -204,9 +209,13 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._advanced = AdvancedPanel(
             ui, self.logic, self._torch, self._lender, lambda: self._parameterNode
         )
-        self._evaluation = EvaluationPanel(ui, self.logic, self._landmarks)
+        self._evaluation = EvaluationPanel(
+            ui, self.logic, self._torch, self._lender, self._landmarks, self._lungs
+        )
         icons = self.resourcePath("Icons")
-        self._iterations = IterationsPanel(ui, self.logic, icons, self._onIteration, self._outputs)
+        self._iterations = IterationsPanel(
+            ui, self.logic, self._torch, self._lender, icons, self._onIteration, self._outputs
+        )
         self._registration = RegistrationPanel(
             ui,
             self.logic,
@@ -217,8 +226,17 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             stepped=self._iterations.refresh,
             ended=self._onEnded,
         )
+        session = lambda: self._session  # noqa: E731 (what each section looks at)
+        self._correction = CorrectionPanel(
+            session, self._settings, self._registration, self._onUndone
+        )
+        self._following = FollowingPanel(self._torch, self._lender, session, self._lungs)
+        self._followUp = FollowUpPanel(self._torch, self._lender, session)
         self._sequence = SequencePanel(self._torch, self._lender)
-        self.layout.addWidget(self._sequence.widget)
+        self._sections = self._correction, self._following, self._followUp, self._sequence
+        layout = panel.layout()
+        for section in self._sections:
+            layout.insertWidget(layout.count() - 2, section.widget)  # above Advanced and a spacer
         ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
         ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))
         ui.movingSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("moving"))
@@ -262,7 +280,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """All nodes are about to go."""
         self._setParameterNode(None)
         self._registration.abandon()
-        self._sequence.abandon()
+        for section in (self._following, self._followUp, self._sequence):
+            section.abandon()
         self._setSession(None)
 
     def onSceneChanged(self, caller=None, event=None):
@@ -295,8 +314,10 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def _onBegan(self, session):
-        self._setSession(session)
-        slicer.util.resetSliceViews()
+        if session is not self._session:  # else an earlier result goes on
+            self._setSession(session)
+            slicer.util.resetSliceViews()
+        self._refreshSections()
 
     def _onEnded(self, outcome):
         if outcome is None:
@@ -308,6 +329,25 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node = self._parameterNode or self.logic.getParameterNode()  # None: another module is open
         node.outputTransform = outcome.transform
         self._evaluation.set_session(self._session)
+        self._refreshSections()
+
+    def _onUndone(self):
+        """Iterations were taken back."""
+        self._iterations.refresh()
+        with errors_shown(_("The chosen outputs could not be updated.")):
+            self.logic.updateOutputs(self._session.history.transform, *self._outputs())
+
+    def _refreshSections(self):
+        for section in self._sections:
+            section.refresh()
+
+    def _lungs(self, fixed):
+        """What finds the fixed lungs: the mask that was chosen, else that of the last run."""
+        settings = self._settings()
+        given = settings.fixedMask if settings is not None else None
+        if given is None and self._session is not None:
+            given = self._session.lungs
+        return outputs.lungs_of(fixed, given)
 
     def _settings(self):
         node = self._parameterNode
@@ -396,6 +436,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._session = session
         self._evaluation.set_session(None)
         self._iterations.set_session(session)
+        self._refreshSections()
 
     def _onIteration(self):
         if not self._registration.running:

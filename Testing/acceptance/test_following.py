@@ -15,9 +15,14 @@ from command_line import landmarks, points_of, register, run  # noqa: E402
 
 @pytest.mark.slow
 def test_inverse_and_ventilation_are_written(data, tmp_path):
+    regions = sitk.ReadImage(str(data / "fixed_mask.nii.gz")) > 0
+    height = regions.GetSize()[2] // 2
+    regions[:, :, height:] = 2 * regions[:, :, height:]  # as two lobes
+    sitk.WriteImage(sitk.Cast(regions, sitk.sitkUInt8), str(tmp_path / "lobes.nii.gz"))
     code, out, err = run(
         *register(data, tmp_path / "t.h5", "--method", "adam"),
-        "--inverse", tmp_path / "i.h5", "--ventilation", tmp_path / "v", "--json",
+        "--inverse", tmp_path / "i.h5", "--ventilation", tmp_path / "v",
+        "--regions", tmp_path / "lobes.nii.gz", "--report", tmp_path / "r", "--json",
     )  # fmt: skip
     assert code == 0, err
     told = json.loads(out)
@@ -32,6 +37,23 @@ def test_inverse_and_ventilation_are_written(data, tmp_path):
     assert both["volume_ml"] > 500 and both["change_ml"] == pytest.approx(
         both["volume_ml"] * both["jacobian"]
     )
+    parts = [told["ventilation"][f"label {k}"] for k in (1, 2)]
+    for sum_of in ("volume_ml", "change_ml"):
+        assert sum(part[sum_of] for part in parts) == pytest.approx(both[sum_of], rel=0.01)
+    page = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+    assert "Quality after AAPM TG-132" in page and "Jacobian determinant</td><td>lungs" in page
+    assert "How the lungs change their volume" in page and "<td>label 2</td>" in page
+    assert page.count("data:image/png;base64") == 4
+
+
+def test_regions_need_something_to_appear_in(data, tmp_path):
+    code, _, err = run(*register(data, tmp_path / "t.h5"), "--regions", data / "fixed_mask.nii.gz")
+    assert code == 2 and "--ventilation or --report" in err
+    code, _, err = run(
+        *register(data, tmp_path / "t.h5"), "--regions", data / "fixed.nii.gz",
+        "--ventilation", tmp_path / "v",
+    )  # fmt: skip
+    assert code == 2 and "label" in err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ def world():
     manager.SetCacheManager(cache)
     scene.SetCacheManager(cache)
     scene.SetDataIOManager(manager)
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
     slicer.mrmlScene = scene
     return SimpleNamespace(scene=scene, application=application, logics=logics)

@@ -196,6 +196,35 @@ def test_a_registered_breath_is_saved_with_the_scene(scene, add_volume, kit, tmp
         assert one.grid.matches(other.grid) and np.abs(one.array - other.array).max() < 1e-4
 
 
+def test_the_player_goes_on_after_the_scene_was_saved_as_mrb_and_loaded(
+    scene, add_volume, kit, tmp_path
+):
+    grid = kit.GRIDS["oblique"]
+    loose = [add_volume(kit.image_on(grid), f"p{k}") for k in range(PHASES)]
+    browser = browsers.make_sequence(loose, "breath")
+    run = SequenceRun(SequenceSettings(browser), factory=trial(kit))
+    finished(run)
+    full = kit.field_over(volumes.grid_of(browsers.proxy_of(browser), run.outcome.transform))
+    path = str(tmp_path / "breath.mrb")
+    assert scene.WriteToMRB(path)
+    scene.Clear(1)
+    assert scene.ReadFromMRB(path, True)
+    (browser,) = nodes.of_class(scene, "vtkMRMLSequenceBrowserNode")
+    assert browsers.registered_phases(browser) == [0, 1, 2, 3]
+    image, transform = browsers.proxy_of(browser), browsers.transform_of(browser)
+    assert image.GetParentTransformNode() is transform
+    assert transform.GetAttribute("L2ORegistration.loop, loop") == "0.200 mm"
+    for phase in (3, 0, 2, 1):
+        browser.SetSelectedItemNumber(phase)
+        shown = transforms.field_of(transform)
+        assert shown.grid.matches(full.grid)
+        assert np.allclose(shown.array, full.scaled(phase).array, atol=1e-4)
+    again = SequenceRun(SequenceSettings(browser), factory=trial(kit))
+    finished(again)
+    assert image.GetParentTransformNode() is again.outcome.transform
+    assert browsers.phases_of(browser)[0].grid.matches(grid)
+
+
 def test_the_command_line_reads_what_slicer_saves(breath, scene, tmp_path):
     path = tmp_path / "breath.seq.nrrd"
     storage = slicer.vtkMRMLVolumeSequenceStorageNode()

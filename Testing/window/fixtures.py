@@ -174,7 +174,7 @@ def registered(panel, engine):
     """The panel after a registration in six steps."""
     engine()
     panel.ui.registerButton.click()
-    wait_for(lambda: not panel._registration.running)
+    wait_for(lambda: not panel._registration.running, 60)  # torch is imported before
     return panel
 
 

@@ -237,3 +237,22 @@ def test_a_new_registration_starts_from_a_clean_view(registered, engine):
     wait_for(lambda: not registered._registration.running)
     assert not registered.ui.gridButton.checked and registered.ui.strengthSlider.value == 1
     assert registered._session.strength == 1
+
+
+def test_the_grid_is_drawn_near_the_lungs_in_place_of_slicers_own(registered):
+    def models():
+        found = slicer.util.getNodesByClass("vtkMRMLModelNode")
+        return [node for node in found if " grid " in node.GetName()]
+
+    ui, transform = registered.ui, registered._session.history.transform
+    ui.gridButton.click()
+    assert transform.GetDisplayNode().GetVisibility()  # at once, until the other is made
+    wait_for(lambda: len(models()) == 3, 30)
+    assert not transform.GetDisplayNode().GetVisibility()
+    assert all(node.GetParentTransformNode() is transform for node in models())
+    ui.arrowsButton.click()
+    assert not models() and transform.GetDisplayNode().GetVisibility()
+    ui.gridButton.click()
+    ui.gridButton.click()  # off again before it was made
+    process_events(0.5)
+    assert not models() and not transform.GetDisplayNode().GetVisibility()

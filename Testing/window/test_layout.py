@@ -1,7 +1,7 @@
 """The panel in a narrow dock: everything is shown, nothing is cut off, buttons have icons."""
 
 import pytest
-from fixtures import process_events
+from fixtures import process_events, wait_for
 from PySide6 import QtGui, QtWidgets
 from standin import application
 
@@ -21,24 +21,30 @@ def large_font(app):
     application_.setFont(before)
 
 
-def open_everything(ui):
+def open_everything(panel):
+    ui = panel.ui
     for name in ("inputs", "optional", "registration", "iterations", "evaluation", "advanced"):
         getattr(ui, name + "CollapsibleButton").collapsed = False
+    for section in panel._sections:
+        section.widget.collapsed = False
     ui.revealButton.setVisible(True)  # as in Slicer, which has Compare Volumes
     process_events(0.1)
 
 
 def test_it_fits_a_dock_of_450_pixels(large_font, registered):
-    open_everything(registered.ui)
+    open_everything(registered)
     assert registered.parent.minimumSizeHint().width() <= DOCK - SCROLL_BAR
 
 
 def test_no_button_is_cut_off(large_font, registered):
-    open_everything(registered.ui)
+    open_everything(registered)
     application.slicer.app.window.resize(DOCK, 1200)
     process_events(0.1)
-    for name, widget in vars(registered.ui).items():
-        if name.endswith("Button") and isinstance(
+    own = [
+        (type(s).__name__ + "." + n, w) for s in registered._sections for n, w in vars(s).items()
+    ]
+    for name, widget in [*vars(registered.ui).items(), *own]:
+        if name.lower().endswith("button") and isinstance(
             widget, QtWidgets.QToolButton | QtWidgets.QPushButton
         ):
             right = widget.mapTo(registered.parent, widget.rect.bottomRight()).x()
@@ -47,7 +53,7 @@ def test_no_button_is_cut_off(large_font, registered):
 
 
 def test_the_table_shows_all_its_columns(large_font, registered):
-    open_everything(registered.ui)
+    open_everything(registered)
     application.slicer.app.window.resize(DOCK, 1200)
     process_events(0.1)
     table = registered.ui.evaluationTable
@@ -57,6 +63,19 @@ def test_the_table_shows_all_its_columns(large_font, registered):
     assert sum(widths) <= table.viewport().width()
     measure = QtGui.QFontMetrics(table.font)
     assert all(measure.horizontalAdvance(t) < w for t, w in zip(titles, widths, strict=True))
+
+
+def test_the_regions_table_shows_all_its_columns(large_font, registered):
+    section = registered._following
+    open_everything(registered)
+    section.ventilationButton.click()
+    wait_for(lambda: not section.running, 60)
+    application.slicer.app.window.resize(DOCK, 1200)
+    process_events(0.1)
+    table = section.regionsTable
+    assert [table.horizontalHeaderItem(i).text() for i in range(table.columnCount)][-1] == "low"
+    widths = [table.columnWidth(i) for i in range(table.columnCount)]
+    assert sum(widths) <= table.viewport().width() and widths[0] > 80
 
 
 def test_buttons_that_act_on_the_view_have_icons(panel):

@@ -8,7 +8,7 @@ import pytest
 import slicer
 from fixtures import process_events, wait_for
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.scene import browsers, volumes
+from L2ORegistrationLib.scene import browsers, transforms, volumes
 
 GRID = Grid((12, 11, 10), (3.0, 3.0, 3.0))
 
@@ -70,6 +70,40 @@ def test_without_a_browser_there_is_a_hint(panel):
     assert "at least three phases" in section.hint.text
 
 
+def test_loose_phases_become_a_sequence_in_the_order_of_their_numbers(section, breath, dialogs):
+    scene = slicer.mrmlScene
+    loose = []
+    for number in (10, 2, 1):
+        node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"T{number}")
+        volumes.set_volume(node, Volume(np.full(GRID.shape, float(number), np.float32), GRID))
+        loose.append(node)
+    process_events(0.1)
+    section.makeButton.click()
+    assert "at least 3 phases" in dialogs[0]
+    for node in loose:
+        section.phasesSelector.setCheckState(node, 2)
+    section.makeButton.click()
+    assert not section.makeButton.enabled and not section.button.enabled
+    wait_for(lambda: section.makeButton.enabled)
+    made = section.browserSelector.currentNode()
+    assert made not in (None, breath) and section.button.enabled
+    assert "T1, T2, T10" in section.hint.text
+    assert [v.array.mean() for v in browsers.phases_of(made)] == [1, 2, 10]
+    assert all(node.GetScene() is scene for node in loose)
+
+
+def test_closing_the_scene_while_a_sequence_is_made(section):
+    for number in range(3):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"T{number}")
+        volumes.set_volume(node, Volume(np.zeros(GRID.shape, np.float32), GRID))
+        section.phasesSelector.setCheckState(node, 2)
+    section.makeButton.click()
+    slicer.mrmlScene.Clear(0)
+    process_events(0.1)
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSequenceNode") == 0
+    assert section.makeButton.enabled and not section.button.enabled
+
+
 def test_all_phases_with_one_progress_bar(section, breath):
     assert section.button.enabled and section.referenceBox.maximum == 3 and not section.hint.text
     section.button.click()
@@ -92,7 +126,14 @@ def test_cancel_keeps_the_finished_phases(section, breath):
     assert section.button.text == "Cancelling..." and not section.button.enabled
     Slow.gate.release(5)
     wait_for(lambda: not section.running)
-    assert "Cancelled" in section.hint.text and 1 in browsers.registered_phases(breath)
+    assert "Cancelled" in section.hint.text
+    done = browsers.registered_phases(breath)
+    assert 1 in done and len(done) < 4
+    image = browsers.proxy_of(breath)
+    for phase in range(4):  # the player shows them, and the others without motion
+        breath.SetSelectedItemNumber(phase)
+        shown = transforms.field_of(image.GetParentTransformNode()).array
+        assert np.allclose(shown, phase if phase in done else 0)
 
 
 def test_closing_the_scene_ends_the_run(section, breath):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import InputError
 from ..core.files import WRITABLE_TRANSFORMS, write_transform
 from ..core.paths import made
 from .console import checked_file, checked_folder
 
 if TYPE_CHECKING:
     from ..engine.registration import Result
+    from ..outputs.ventilation import Ventilation
+    from ..reporting.tables import Pairs
 
 
 @dataclass
@@ -26,8 +30,8 @@ class Written:
 class Following:
     """The outputs asked for, checked before the registration and written after it.
 
-    Raises InputError for places that cannot be written to, and for a DICOM registration of images
-    that are no DICOM folders.
+    Raises InputError for places that cannot be written to, for a DICOM registration of images that
+    are no DICOM folders, and for regions that are no label map.
     """
 
     def __init__(
@@ -37,11 +41,21 @@ class Following:
         inverse: Path | None,
         dicom: Path | None,
         ventilation: Path | None,
+        regions: Path | None = None,
+        report: bool = False,
     ):
         self._images = fixed, moving
         self._inverse = inverse and checked_file(inverse, WRITABLE_TRANSFORMS, "a transform")
         self._dicom = dicom and checked_file(dicom, (".dcm",), "a DICOM registration")
         self._ventilation = ventilation and checked_folder(ventilation)
+        if regions and not (ventilation or report):
+            raise InputError("--regions needs --ventilation or --report.")
+        self._regions = None
+        if regions:
+            from ..outputs.labels import read_regions
+
+            self._regions = read_regions(regions)
+        self._filled: Ventilation | None = None
         if self._dicom:
             from ..outputs.dicom import slices_of
 
@@ -66,12 +80,36 @@ class Following:
             write_registration(result.field, *self._images, self._dicom)
             done.paths.append(self._dicom)
         if self._ventilation:
-            from ..outputs.ventilation import ventilation
             from ..reporting.ventilation import write
 
-            filled = ventilation(result.field, result.fixed, result.moving, result.fixed_mask)
+            filled = self._fill(result)
             folder = made(self._ventilation)
             done.paths += write(filled, result.fixed, result.fixed_mask, folder)
             done.sentences.append(filled.sentence())
             done.measures["ventilation"] = filled.regions
         return done
+
+    def sections(self, result: Result, pairs: Pairs | None) -> dict[str, str]:
+        """What a report shows beside the registration itself: HTML by heading."""
+        from ..outputs.quality import assess
+        from ..reporting import quality, ventilation
+
+        rows = assess(result.field, pairs, masks={"lungs": result.fixed_mask})
+        verdict = " ".join((f"{result.verdict}.", *result.reasons))
+        try:
+            filled = self._fill(result)
+            change = ventilation.section(filled, result.fixed, result.fixed_mask)
+        except InputError as error:
+            change = f"<p>Not measured: {escape(str(error))}</p>"
+        return {
+            "Quality after AAPM TG-132": quality.section(rows, {"Verdict": verdict}),
+            "How the lungs change their volume": change,
+        }
+
+    def _fill(self, result: Result) -> Ventilation:
+        if self._filled is None:
+            from ..outputs.ventilation import ventilation
+
+            given = result.field, result.fixed, result.moving, result.fixed_mask
+            self._filled = ventilation(*given, self._regions)
+        return self._filled

@@ -113,6 +113,10 @@ def register(
     ventilation: Annotated[
         Path | None, typer.Option(help="Also write maps of the lungs' volume change here.")
     ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Labels in fixed, such as lobes, each a line of the volume change."),
+    ] = None,
     quiet: Quiet = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what was used.")] = False,
     as_json: Json = False,
@@ -126,7 +130,7 @@ def register(
     if quiet and verbose:
         raise InputError("--quiet and --verbose exclude each other: leave one out.")
     files = _checked_files(output, warped, image or (), history, report)
-    following = Following(fixed, moving, inverse, dicom, ventilation)
+    following = Following(fixed, moving, inverse, dicom, ventilation, regions, bool(report))
     landmarks = bool(fixed_landmarks and moving_landmarks)
     _check_start(start, initial_transform is not None, landmarks, pull)
     if mask_labels and not (fixed_mask or moving_mask):
@@ -156,6 +160,7 @@ def register(
         title=f"{fixed.name} and {moving.name}",
         details={"fixed image": str(fixed), "moving image": str(moving)},
         warnings=warnings,
+        sections=following.sections(result, pairs) if report else {},
     )
     more = following.write(result)
     more.paths[:0] = written

@@ -9,9 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Grid
+from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, existing
 
+_MOST_REGIONS = 100
 _EXTENT = re.compile(r"Segment(\d+)_Extent$")
 
 
@@ -83,6 +84,45 @@ def warp_label_file(
         sitk.WriteImage(moved, str(temporary), useCompression=True)
     before, after = _volumes(labels, about), _volumes(moved, about)
     return {name: (ml, after.get(name, 0.0)) for name, ml in before.items()}
+
+
+def read_regions(path: str | Path) -> dict[str, Volume]:
+    """The mask of each label of a label map, by its name in a .seg.nrrd, else "label 1", ...
+
+    Raises InputError for a file that is no label map, and for one without a label.
+    """
+    try:
+        labels = sitk.ReadImage(str(existing(path)))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as labels: give a label map.") from error
+    if labels.GetDimension() != 3:
+        raise InputError(f"{path} has {labels.GetDimension()} dimensions: give 3-D labels.")
+    about = {key: labels.GetMetaData(key) for key in labels.GetMetaDataKeys()}
+    array = sitk.GetArrayFromImage(labels)
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise InputError(f"{path} holds values between whole numbers: is it a label map?")
+    layers = array if array.ndim == 4 else array[..., None]
+    grid = Volume.of_image(labels if array.ndim == 3 else _first(labels)).grid
+    names = [k for k in range(len(about)) if f"Segment{k}_LabelValue" in about]
+    found = {}
+    if names:
+        for k in names:
+            layer = layers[..., int(about.get(f"Segment{k}_Layer", 0))]
+            mask = layer == int(about[f"Segment{k}_LabelValue"])
+            found[about.get(f"Segment{k}_Name", f"segment {k + 1}")] = Volume(mask, grid)
+    else:
+        values = [v for v in np.unique(layers) if v > 0]
+        if len(values) > _MOST_REGIONS:
+            raise InputError(f"{path} has {len(values)} labels: is it an image, not a label map?")
+        found = {f"label {int(v)}": Volume((layers == v).any(axis=-1), grid) for v in values}
+    found = {name: mask for name, mask in found.items() if mask.array.any()}
+    if not found:
+        raise InputError(f"{path} has no label: draw the regions first.")
+    return found
+
+
+def _first(labels: sitk.Image) -> sitk.Image:
+    return sitk.VectorIndexSelectionCast(labels, 0)
 
 
 def _volumes(labels: sitk.Image, about: dict[str, str]) -> dict[str, float]:

@@ -1,11 +1,14 @@
-"""The Evaluation section of the panel: landmark errors before and after, and folding."""
+"""The Evaluation section of the panel: landmark errors, folding, and TG-132's table."""
 
 import qt
 from slicer.i18n import tr as _
 
 from .. import job
 from ..core.errors import InputError
-from ..scene import landmarks
+from ..scene import landmarks, transforms
+from ..scene.quality import quality_task, verdict_of
+from . import widgets
+from .background import Background
 
 _DELAY_MS = 200  # so that walking through the iterations stays quick
 
@@ -13,21 +16,25 @@ _DELAY_MS = 200  # so that walking through the iterations stays quick
 class EvaluationPanel:
     """Shows the errors of the iteration shown as soon as there are landmarks and a result."""
 
-    def __init__(self, ui, logic, landmarks):
-        """landmarks(): the (fixed, moving) markups nodes chosen, None for neither."""
+    def __init__(self, ui, logic, torch, lender, landmarks, lungs):
+        """torch: a requirements.PyTorch; lender: a lock.Lender; landmarks(): the (fixed, moving)
+        markups nodes chosen, None for neither; lungs(fixed): what outputs.lungs_of() gives for the
+        fixed volume node."""
         self.ui, self.logic = ui, logic
-        self._landmarks = landmarks
+        self._landmarks, self._lungs = landmarks, lungs
+        self._background = Background(torch, lender)
         self._history = self._transform = None
-        self._evaluation = None
+        self._evaluation = self._quality = None
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.setInterval(_DELAY_MS)
         self._timer.timeout.connect(self.update)
-        header = ui.evaluationTable.horizontalHeader()
-        header.setSectionResizeMode(qt.QHeaderView.Stretch)  # no column is cut off
-        ui.evaluationTable.verticalHeader().setVisible(False)
+        widgets.share_width(ui.evaluationTable)
         ui.errorLinesCheckBox.toggled.connect(lambda *_: self._show())
         ui.everyLandmarkCheckBox.toggled.connect(lambda *_: self._show())
+        ui.qualityCheckBox.toggled.connect(lambda *_: self.update())
+        for selector in (ui.fixedStructuresSelector, ui.movingStructuresSelector):
+            selector.currentNodeChanged.connect(lambda *_: self.update_soon())
         self.set_session(None)
 
     def set_session(self, session):
@@ -35,6 +42,7 @@ class EvaluationPanel:
         history = session.history if session is not None else None
         self._history = history
         self._transform = history.transform if history else None
+        self._quality = None
         self.update()
 
     def update_soon(self):
@@ -44,12 +52,13 @@ class EvaluationPanel:
     def stop(self):
         """Cancel what update_soon() planned."""
         self._timer.stop()
+        self._background.abandon()
 
     def update(self):
         """Evaluate now, or as soon as that can be done."""
         self._timer.stop()
         fixed, moving = self._landmarks()
-        there = self._transform is not None and self._transform.GetScene() is not None
+        there = self._there
         if fixed and moving and there and not job.loaded():
             self.update_soon()
             return
@@ -69,21 +78,67 @@ class EvaluationPanel:
         if self._evaluation is not None and evaluation is None:
             self._set_lines(self._evaluation.lines, False)
         self._evaluation = evaluation
-        self.ui.evaluationHintLabel.setText(hint)
-        self.ui.evaluationHintLabel.setVisible(bool(hint))
+        if there and self.ui.qualityCheckBox.checked:
+            self._assess(fixed, moving)
+            hint = hint if evaluation is not None else ""
+        self._hint(hint)
         self._show()
+
+    @property
+    def _there(self):
+        return self._transform is not None and self._transform.GetScene() is not None
+
+    def _assess(self, fixed, moving):
+        """TG-132's rows, on the worker."""
+        if self._background.running:
+            self.update_soon()  # what is computed now is of another iteration
+            return
+        ui, transform = self.ui, self._transform
+        image = transforms.roles(transform)[0]
+        structures = [
+            selector.currentNode()
+            for selector in (ui.fixedStructuresSelector, ui.movingStructuresSelector)
+        ]
+        self._background.start(
+            lambda: quality_task(
+                transform,
+                (fixed, moving) if fixed and moving else None,
+                structures,
+                self._lungs(image) if image else None,
+            ),
+            self._assessed,
+            lambda sentence, _details: self._hint(sentence),
+        )
+
+    def _assessed(self, found):
+        self._quality = found[0]
+        self._show()
+
+    def _hint(self, text):
+        widgets.say(self.ui.evaluationHintLabel, text)
 
     def _show(self):
         ui, evaluation = self.ui, self._evaluation
-        for name in ("evaluationTable", "errorLinesCheckBox", "everyLandmarkCheckBox"):
-            getattr(ui, name).setVisible(evaluation is not None)
+        assessing = self._there and ui.qualityCheckBox.checked
+        ui.qualityCheckBox.setVisible(self._there)
+        for widget in (
+            *(ui.fixedStructuresSelector, ui.fixedStructuresSelectorLabel),
+            *(ui.movingStructuresSelector, ui.movingStructuresSelectorLabel),
+        ):
+            widget.setVisible(assessing)
+        ui.errorLinesCheckBox.setVisible(evaluation is not None)
+        ui.everyLandmarkCheckBox.setVisible(evaluation is not None and not assessing)
         table = None
-        if evaluation is not None:
+        if assessing:
+            table = self._quality
+        elif evaluation is not None:
             every = ui.everyLandmarkCheckBox.checked
             table = evaluation.table if every else evaluation.summary_table
+        if evaluation is not None:
             self._set_lines(evaluation.lines, ui.errorLinesCheckBox.checked)
         if ui.evaluationTable.mrmlTableNode() is not table:
             ui.evaluationTable.setMRMLTableNode(table)
+        ui.evaluationTable.setVisible(table is not None)
 
     @staticmethod
     def _set_lines(model, visible):
@@ -97,5 +152,6 @@ class EvaluationPanel:
             text = _(
                 "Deformation in the lungs: {folding:.2%} folded, SD of log Jacobian {sdlogj:.3f}"
             ).format(**metrics)
-        self.ui.deformationLabel.setText(text)
-        self.ui.deformationLabel.setVisible(bool(text))
+        if history and self.ui.qualityCheckBox.checked and (said := verdict_of(self._transform)):
+            text += "\n" + _("Verdict of the registration: {said}").format(said=said)
+        widgets.say(self.ui.deformationLabel, text.strip())

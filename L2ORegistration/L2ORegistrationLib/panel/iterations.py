@@ -9,6 +9,8 @@ import vtk
 from slicer.i18n import tr as _
 
 from ..scene import display, transforms
+from ..scene.lung_grid import lung_grid_task
+from .background import Background
 from .messages import errors_shown
 
 _FLICKER_MS = 400
@@ -25,16 +27,18 @@ _ICONS = "Blend", "SideBySide", "Flicker", "Checkerboard", "Reveal", "Grid", "Ar
 class IterationsPanel:
     """Walks through the iterations of a Session; without one, everything is disabled."""
 
-    def __init__(self, ui, logic, icons, shown, outputs):
-        """ui: the widgets of the .ui file; icons: the folder of the buttons' icons; shown(): called
+    def __init__(self, ui, logic, torch, lender, icons, shown, outputs):
+        """ui: the widgets of the .ui file; torch: a requirements.PyTorch; lender: a lock.Lender;
+        icons: the folder of the buttons' icons; shown(): called
         when another iteration is shown; outputs(): the (warped, Jacobian) volume nodes that were
         chosen, None for neither."""
         self.ui, self.logic = ui, logic
         self._shown, self._outputs = shown, outputs
+        self._background = Background(torch, lender)
         self.session = None
         self._observed = None
         self._reveal = None
-        self._board = None
+        self._board = self._grid = None
         self._play_timer = _timer(_PLAY_MS, self._play_on)
         self._flicker_timer = _timer(_FLICKER_MS, lambda: display.flicker())
         for name in _STANDARD_ICONS:
@@ -133,6 +137,8 @@ class IterationsPanel:
             parts.append(_("before the registration"))
         elif metrics.get("stage") == "start":
             parts.append(_("the start"))
+        elif metrics.get("stage") == "corrected":
+            parts.append(_("pulled by hand"))
         if history.description and index == history.result:  # described once it is finished
             parts[0] += _(" (result)")
         measures = []
@@ -206,9 +212,31 @@ class IterationsPanel:
         if on:
             other = self.ui.arrowsButton if mode == "grid" else self.ui.gridButton
             other.setChecked(False)
+        self._drop_grid()
         transform = self._transform()
-        if transform is not None:
-            display.setGridVisible(transform, on, mode)
+        if transform is None:
+            return
+        display.setGridVisible(transform, on, mode)
+        if on and mode == "grid" and self.session.lungs is not None:
+            lungs = self.session.lungs
+            self._background.start(
+                lambda: lung_grid_task(transform, lungs), self._grid_made, lambda *_: None
+            )
+
+    def _grid_made(self, grid):
+        """It is drawn in place of Slicer's own, which goes on far beyond the body."""
+        transform = self._transform()
+        self._grid = grid
+        if transform is not None and self.ui.gridButton.checked:
+            transform.GetDisplayNode().SetVisibility(False)
+        else:
+            self._drop_grid()
+
+    def _drop_grid(self):
+        self._background.abandon()
+        if self._grid is not None:
+            self._grid.remove()
+            self._grid = None
 
     def _show_curve(self):
         slicer.modules.plots.logic().ShowChartInLayout(self.session.curve.chart)

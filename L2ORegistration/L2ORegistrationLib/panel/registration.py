@@ -39,12 +39,12 @@ class RegistrationPanel:
         """Whether a registration is in progress."""
         return self._run is not None
 
-    def start(self):
-        """Start a registration with the settings as they are, if torch is there."""
-        if not self._torch.ensure():
+    def start(self, make=None):
+        """Start what make() gives, if torch is there; without it, what the settings say."""
+        if self.running or not self._torch.ensure():
             return
         with errors_shown(_("The registration could not be started.")):
-            self._run = self.logic.start(self._settings())
+            self._run = make() if make is not None else self.logic.start(self._settings())
             self._timer.start()
             self._lender.start()
         self.refresh()
@@ -162,13 +162,13 @@ def _summary(outcome):
         text = _("Cancelled. Iteration {best}, the best so far, is the result.")
     else:
         text = _("Done in {time}. Iteration {best}, the best, is the result.")
-    text = text.format(time=_duration(outcome.result.seconds), best=outcome.result.best)
+    text = text.format(time=_duration(outcome.result.seconds), best=outcome.best)
     errors = [metrics["error"] for metrics in outcome.metrics if "error" in metrics]
     if errors:
         text += " " + _("Mean landmark error: {before:.2f} mm before, {after:.2f} mm now.").format(
-            before=errors[0], after=errors[outcome.result.best]
+            before=errors[0], after=errors[outcome.best]
         )
-    return text
+    return f"{text} {_(outcome.note)}" if outcome.note else text
 
 
 def _duration(seconds):

@@ -3,14 +3,14 @@
 Built here rather than in the .ui file, because it stands apart from what two volumes need.
 """
 
-import ctk
 import qt
 import slicer
 from slicer.i18n import tr as _
 
 from ..job import Failed
-from ..scene.browsers import proxy_of
+from ..scene import browsers
 from ..scene.sequence import SequenceRun, SequenceSettings
+from . import widgets
 from .messages import errors_shown, show_error
 
 _POLL_MS = 20
@@ -23,25 +23,31 @@ class SequencePanel:
         """torch: a requirements.PyTorch; lender: a lock.Lender; factory: what makes the
         registration, the engine's where left out."""
         self._torch, self._lender, self._factory = torch, lender, factory
-        self._run = None
+        self._run = self._making = None
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._poll)
+        self._make_timer = qt.QTimer()
+        self._make_timer.setSingleShot(True)  # a wait cursor lets other timers in
+        self._make_timer.timeout.connect(self._make_on)
         self.outcome = None
 
-        self.widget = ctk.ctkCollapsibleButton()
-        self.widget.text = _("4DCT: all phases of a sequence")
-        self.widget.collapsed = True
-        form = qt.QFormLayout(self.widget)
-        self.browserSelector = slicer.qMRMLNodeComboBox()
-        self.browserSelector.nodeTypes = ["vtkMRMLSequenceBrowserNode"]
-        self.browserSelector.addEnabled = False
-        self.browserSelector.removeEnabled = False
-        self.browserSelector.noneEnabled = True
-        self.browserSelector.setMRMLScene(slicer.mrmlScene)
-        self.browserSelector.setToolTip(_("The sequence browser that shows the phases of a breath"))
-        narrow = qt.QSizePolicy.Ignored  # the dock is as wide as its widest part
-        self.browserSelector.setSizePolicy(narrow, qt.QSizePolicy.Fixed)
+        self.widget, form = widgets.section(_("4DCT: all phases of a sequence"))
+        self.phasesSelector = widgets.selector(
+            ["vtkMRMLScalarVolumeNode"],
+            _("Loose volumes, one for each phase; their names, with numbers, tell the order"),
+            checkable=True,
+        )
+        form.addRow(_("Loose phases:"), self.phasesSelector)
+        self.makeButton = widgets.button(
+            _("Make a sequence"),
+            _("Copy the ticked volumes into a sequence, which is then chosen below"),
+        )
+        form.addRow(self.makeButton)
+        self.browserSelector = widgets.selector(
+            ["vtkMRMLSequenceBrowserNode"],
+            _("The sequence browser that shows the phases of a breath"),
+        )
         form.addRow(_("4DCT:"), self.browserSelector)
         self.referenceBox = qt.QSpinBox()
         self.referenceBox.setToolTip(
@@ -58,6 +64,7 @@ class SequencePanel:
         self.hint.setWordWrap(True)
         form.addRow(self.hint)
         self.button.clicked.connect(lambda *_: self.start_or_cancel())
+        self.makeButton.clicked.connect(lambda *_: self.make())
         self.browserSelector.currentNodeChanged.connect(lambda *_: self.refresh())
         self.meanBox.toggled.connect(lambda *_: self.refresh())
         self.refresh()
@@ -70,6 +77,18 @@ class SequencePanel:
     def follow_scene(self):
         """Show the nodes of the present scene."""
         self.browserSelector.setMRMLScene(slicer.mrmlScene)
+        self.refresh()
+
+    def make(self):
+        """Begin to make a sequence of the ticked volumes, a phase at each turn of the window."""
+        if self._making is not None:
+            return
+        with errors_shown(_("The sequence could not be made.")):
+            phases = browsers.in_order(self.phasesSelector.checkedNodes())
+            making = browsers.making_sequence(phases)
+            next(making)  # refuses what is no breath
+            self._making = making, phases
+            self._make_timer.start(0)
         self.refresh()
 
     def start_or_cancel(self):
@@ -95,6 +114,8 @@ class SequencePanel:
 
     def abandon(self):
         """End it at once and without a result, because the scene goes away."""
+        if self._making is not None:
+            self._end_making()
         if self._run is not None:
             self._run.abandon()
             self._end()
@@ -105,16 +126,20 @@ class SequencePanel:
         browser = self.browserSelector.currentNode()
         images = browser.GetMasterSequenceNode() if browser is not None else None
         count = images.GetNumberOfDataNodes() if images is not None else 0
-        usable = count > 2 and proxy_of(browser) is not None
+        usable = count >= browsers.LEAST and browsers.proxy_of(browser) is not None
+        usable = usable and self._making is None
         self.referenceBox.setMaximum(max(count - 1, 0))
         self.progressBar.setVisible(running)
-        for choice in (self.browserSelector, self.meanBox):
+        for choice in (self.browserSelector, self.meanBox, self.phasesSelector):
             choice.setEnabled(not running)
+        self.makeButton.setEnabled(not running and self._making is None)
         self.referenceBox.setEnabled(not running and not self.meanBox.checked)
         self.button.setText(_("Cancel") if running else _("Register all phases"))
         self.button.setEnabled(running or usable)
         if not running:
-            hint = _("Choose a sequence browser with at least three phases.")
+            hint = _(
+                "Choose a sequence browser with at least three phases, or make one of loose ones."
+            )
             self._say("" if usable else hint)
 
     def _poll(self):
@@ -135,6 +160,33 @@ class SequencePanel:
                 show_error(event.message, event.details)
         if self.outcome is not None:
             self._say(_summary(self.outcome))
+
+    def _make_on(self):
+        if self._making is None:
+            return
+        making, phases = self._making
+        browser = None
+        with errors_shown(_("The sequence could not be made.")):
+            try:
+                done = next(making)
+            except StopIteration as end:
+                browser = end.value
+            else:
+                self._say(_("Copied {n} of {all} phases").format(n=done, all=len(phases)))
+                self._make_timer.start(0)
+                return
+        self._end_making()
+        if browser is not None:
+            self.browserSelector.setCurrentNode(browser)
+            self.refresh()
+            names = ", ".join(node.GetName() for node in phases)
+            self._say(_("A sequence in this order: {names}.").format(names=names))
+
+    def _end_making(self):
+        self._make_timer.stop()
+        self._making[0].close()
+        self._making = None
+        self.refresh()
 
     def _end(self):
         self._timer.stop()

@@ -6,6 +6,7 @@ Everything is inside the file, so it can be mailed and opens without a network.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from string import Template
@@ -69,6 +70,7 @@ agree the sum is grey.</p>
 <p class="note">Below: red expands from fixed to moving, blue contracts; yellow-red marks folds,
 where the field cannot be inverted.</p>
 <img alt="Displacement and Jacobian determinant in the lungs" src="$deformation">
+$sections
 <h2>Provenance</h2>
 <div class="scroll">$provenance</div>
 <p class="note">For research; not a medical device.</p>
@@ -95,13 +97,15 @@ def write_report(
     title: str = "Lung CT registration",
     details: dict[str, str] | None = None,
     warnings: tuple[str, ...] = (),
+    sections: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write report.html and overview.png to an existing folder; returns both paths.
 
     results: by the name of the method, of the same two images; the first is the one in the
     pictures. pairs: landmarks (fixed, moving), (N, 3) LPS mm. details: what else belongs to the
-    provenance. warnings: sentences shown on top. Raises InputError when the folder is missing or
-    cannot be written to.
+    provenance. warnings: sentences shown on top. sections: what else was found, HTML by heading,
+    such as `quality.section` and `ventilation.section` make. Raises InputError when the folder is
+    missing or cannot be written to.
     """
     from . import pictures  # matplotlib takes a second to import
 
@@ -118,9 +122,12 @@ def write_report(
         warnings="".join(f'<p class="warning">{escape(w)}</p>' for w in warnings),
         numbers=_numbers(rows),
         legend=(_TRE_LEGEND.format(count=len(pairs[0])) if pairs else "") + _LEGEND,
-        overview=_embedded(overview),
-        curves=_embedded(pictures.png(pictures.curves(results, pairs))),
-        deformation=_embedded(pictures.png(pictures.deformation(result))),
+        overview=embedded(overview),
+        curves=embedded(pictures.png(pictures.curves(results, pairs))),
+        deformation=embedded(pictures.png(pictures.deformation(result))),
+        sections="".join(
+            f"<h2>{escape(heading)}</h2>{content}" for heading, content in (sections or {}).items()
+        ),
         provenance=_provenance(results, details or {}),
     )
     paths = [folder / "report.html", folder / "overview.png"]
@@ -172,7 +179,7 @@ def _numbers(rows: dict[str, dict]) -> str:
             cells[:0] = [f"{row['tre'][key]:.2f}" for key in keys]
             cells.insert(len(keys), f"{row['snapped']['mean']:.2f}")
         lines.append([escape(name), *cells])
-    return _html_table(head, lines)
+    return html_table(head, lines)
 
 
 def _provenance(results: dict[str, Result], details: dict[str, str]) -> str:
@@ -195,11 +202,13 @@ def _described(grid: Grid) -> str:
     return f"{size} voxels of {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
 
 
-def _html_table(head: list[str], lines: list[list[str]]) -> str:
+def html_table(head: list[str], lines: list[list[str]]) -> str:
+    """A table of cells that are HTML already."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in line) + "</tr>" for line in lines)
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _embedded(content: bytes) -> str:
+def embedded(content: bytes) -> str:
+    """A PNG as the source of an image within the page."""
     return "data:image/png;base64," + base64.b64encode(content).decode()

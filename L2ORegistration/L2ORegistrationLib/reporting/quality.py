@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.paths import atomic
 from ..outputs.quality import Row
-from .html import _STYLE, _html_table
+from .html import _STYLE, html_table
 
 _COLOURS = {"within": "#2e7d32", "outside": "#c62828", "not measured": "#888888"}
 
@@ -26,7 +26,7 @@ def section(rows: list[Row], beside: Mapping[str, str] | None = None) -> str:
         ]
         for row in rows
     ]
-    return said + _html_table(["TG-132", "where", "tolerance", "measured", ""], lines)
+    return said + html_table(["TG-132", "where", "tolerance", "measured", ""], lines)
 
 
 def write_page(

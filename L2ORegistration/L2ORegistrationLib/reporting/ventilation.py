@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..core.files import write_volume
 from ..core.geometry import Volume
 from ..core.paths import atomic
 from ..outputs.ventilation import Ventilation
+from .html import embedded, html_table
 from .pictures import _shades, lung_planes, png
 
 _MAPS = {
@@ -61,6 +63,30 @@ def picture(found: Ventilation, fixed: Volume, lungs: Volume) -> Figure:
     scale = f"fixed is {found.fixed_is}; averaged over {found.scale_mm:g} mm (sd)"
     axis.set_title(f"By region ({scale})", fontsize=9)
     return figure
+
+
+def section(found: Ventilation, fixed: Volume, lungs: Volume) -> str:
+    """Maps with their scales and the means by region as HTML, for a report."""
+    lines = [
+        [
+            escape(name),
+            f"{row['volume_ml']:.0f}",
+            f"{row['change_ml']:+.0f}",
+            f"{100 * row['jacobian']:+.1f}",
+            f"{100 * row['hu']:+.1f}",
+            f"{100 * row['low']:.0f}",
+        ]
+        for name, row in found.regions.items()
+    ]
+    head = ["region", "ml at expiration", "ml gained", "by Jacobian %", "by HU %", "low %"]
+    source = embedded(png(picture(found, fixed, lungs)))
+    return (
+        f"<p>{escape(found.sentence())}</p>"
+        f'<img alt="Ventilation by Jacobian and by HU, and by region" src="{source}">'
+        f'<div class="scroll">{html_table(head, lines)}</div>'
+        '<p class="note">Gain from expiration to inspiration per volume at expiration. Low: share '
+        "of the region that fills less than half as much as the lungs do on average.</p>"
+    )
 
 
 def write(found: Ventilation, fixed: Volume, lungs: Volume, folder: Path) -> list[Path]:

@@ -6,12 +6,18 @@ console sees is camelCase, the rest PEP 8. Wrong input raises InputError with a 
 settings    Settings: nodes and options; problem() says why Register is disabled
 logic       SceneLogic: the module's logic; start(), register(), applyTo(), evaluate(), ...
 run         Run: one registration in progress; poll() it, cancel(), then read its outcome
+tasks       Task: what takes long, cut into what a thread does and what the scene gets
+outputs     inverse, ventilation maps, partners of points, volumes of segments as nodes
+quality     TG-132's rows as a table node
+following   FollowingLogic: what the console calls of these
+correction  Continuation: a Run that goes on from a result, pulled by landmark pairs; undo()
 session     Session: what is stepped through: history, preview and curve on the same iteration
 history     History: a sequence of displacement grids whose proxy is the output transform
 preview     Preview: the moving volume shown warped, on a copy, at any strength
 curve       Curve: chart of dissimilarity and landmark error, with a marker
 landmarks   markups in pairs, their errors as tables and coloured lines
 display     slice layers, side by side, flicker, checkerboard, deformation grid, Jacobian colours
+lung_grid   LungGrid: the deformation grid near the lungs only
 volumes     volume and segmentation nodes to Volumes and back, warping
 transforms  displacement fields to transform nodes and back
 sample      the breathing phantom as nodes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import slicer
@@ -19,6 +20,20 @@ LEAST = 3  # phases
 
 def make_sequence(phases: Sequence, name: str = "4DCT"):
     """A browser, with a new sequence, of copies of volume nodes; see SequenceLogic.makeSequence."""
+    steps = making_sequence(phases, name)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def making_sequence(phases: Sequence, name: str = "4DCT") -> Generator:
+    """make_sequence() in pieces, one for each phase, so that a window can answer in between.
+
+    Yields how many phases have been copied, and returns the browser. Nothing is left in the scene
+    where it is closed before.
+    """
     if len(phases) < LEAST:
         raise InputError(f"A breath needs at least {LEAST} phases: choose more volumes.")
     grids = [volumes.grid_of(node) for node in phases]
@@ -32,8 +47,13 @@ def make_sequence(phases: Sequence, name: str = "4DCT"):
     sequence = nodes.unique(scene, "vtkMRMLSequenceNode", name)
     sequence.SetIndexName("phase")
     sequence.SetIndexUnit("")
-    for number, node in enumerate(phases):
-        sequence.SetDataNodeAtValue(node, str(number))
+    try:
+        for number, node in enumerate(phases):
+            sequence.SetDataNodeAtValue(node, str(number))
+            yield number + 1
+    except GeneratorExit:
+        nodes.remove(sequence)
+        raise
     browser = nodes.unique(scene, "vtkMRMLSequenceBrowserNode", f"{name} browser")
     browser.SetAndObserveMasterSequenceNodeID(sequence.GetID())
     browser.SetIndexDisplayFormat("%.0f")
@@ -49,6 +69,16 @@ def make_sequence(phases: Sequence, name: str = "4DCT"):
     proxy.SetAndObserveTransformNodeID(phases[0].GetTransformNodeID())
     browser.SetSelectedItemNumber(0)
     return browser
+
+
+def in_order(phases: Sequence) -> list:
+    """Volume nodes by name, the numbers in it counted: "phase 2" comes before "phase 10"."""
+
+    def key(node):
+        parts = re.split(r"(\d+)", node.GetName().casefold())
+        return [int(part) if part.isdigit() else part for part in parts]
+
+    return sorted(phases, key=key)
 
 
 def proxy_of(browser):

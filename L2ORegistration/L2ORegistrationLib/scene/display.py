@@ -22,7 +22,7 @@ _DIVERGING = [
 ]
 
 # Of the grid and the arrows, by displacement in mm. Slicer's own turn bright red at 10 mm, and the
-# grid fills the whole slice, also far from the lungs: there is no region to draw it in.
+# grid fills the whole slice, also far from the lungs: see lung_grid for one that does not.
 _DISPLACEMENT = {
     0: (0.3, 0.3, 0.3),
     5: (0.15, 0.5, 0.5),
@@ -67,17 +67,20 @@ def flicker(scene=None) -> None:
         composite.SetForegroundOpacity(0.0 if composite.GetForegroundOpacity() > 0.5 else 1.0)
 
 
-def showSideBySide(left, right) -> None:
-    """Two volume nodes beside each other, in linked slices of the same orientation."""
+def showSideBySide(left, right, linked: bool = True) -> None:
+    """Two volume nodes beside each other, in slices of the same orientation.
+
+    linked: scrolling one moves the other; wrong for scans that are not brought together.
+    """
     scene = left.GetScene()
     layout = scene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     if layout is not None:
         layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
-    red, yellow = (_slice(scene, name) for name in ("Red", "Yellow"))
+    red, yellow = (slice_view(scene, name) for name in ("Red", "Yellow"))
     if red is not None and yellow is not None:
         yellow.SetOrientation(red.GetOrientation())
     for composite in _composites(scene):
-        composite.SetLinkedControl(True)
+        composite.SetLinkedControl(linked)
         _set(composite, right if composite.GetLayoutName() == "Yellow" else left, None, 0.0)
 
 
@@ -130,7 +133,8 @@ def _composites(scene=None) -> list:
     return nodes.of_class(scene or slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
 
 
-def _slice(scene, name: str):
+def slice_view(scene, name: str):
+    """The slice node of the view with this name, such as "Red"; None where there is none."""
     found = [n for n in nodes.of_class(scene, "vtkMRMLSliceNode") if n.GetLayoutName() == name]
     return found[0] if found else None
 

@@ -17,6 +17,7 @@ from . import nodes, transforms
 PREFIX = "L2ORegistration."
 _BROWSER = PREFIX + "History"
 _RESULT = PREFIX + "Result"
+_EARLIER = PREFIX + "Earlier"  # of the browser: "length:result" of each state that undo() goes to
 _METRIC, _PROVENANCE = PREFIX + "iteration.", PREFIX + "run."
 
 
@@ -118,9 +119,9 @@ class History:
             for i in range(len(self))
         ]
 
-    def add_metric(self, name: str, values) -> None:
-        """One more metric, a value per iteration."""
-        for index, value in enumerate(values):
+    def add_metric(self, name: str, values, since: int = 0) -> None:
+        """One more metric, a value per iteration from `since` on."""
+        for index, value in enumerate(values, since):
             _set_attributes(self._item(index), _METRIC, {name: value})
 
     @property
@@ -128,14 +129,48 @@ class History:
         """Where the result comes from: version, model, parameters, ...; see describe()."""
         return _attributes(self.sequence, _PROVENANCE)
 
-    def describe(self, provenance: dict) -> None:
+    def describe(self, provenance: dict, since: int = 0) -> None:
         """Write provenance onto every iteration, so that the transform and its copies have it.
 
-        Under names of its own: "seconds" of the run are not those of an iteration.
+        Under names of its own: "seconds" of the run are not those of an iteration. since: the
+        first iteration that the run made.
         """
-        items = [self._item(index) for index in range(len(self))]
+        items = [self._item(index) for index in range(since, len(self))]
         for node in (self.sequence, self.transform, *items):
             _set_attributes(node, _PROVENANCE, provenance)
+
+    def remember(self) -> None:
+        """What there is now is what undo() goes back to; further calls: step by step."""
+        states = self._earlier()
+        self.browser.SetAttribute(_EARLIER, " ".join([*states, f"{len(self)}:{self.result}"]))
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether undo() has something to go back to."""
+        return bool(self._earlier())
+
+    def undo(self) -> None:
+        """Take back the iterations since the last remember(); the result of then is shown.
+
+        Raises InputError where nothing is remembered.
+        """
+        states = self._earlier()
+        if not states:
+            raise InputError("There is nothing to undo: no correction was made.")
+        count, result = map(int, states.pop().split(":"))
+        self.index = result  # before what is shown goes
+        for index in reversed(range(count, len(self))):
+            self.sequence.RemoveDataNodeAtValue(str(index))
+        self.browser.SetAttribute(_EARLIER, " ".join(states) or None)
+        self.result = result
+        made = _attributes(self._item(count - 1), _PROVENANCE)
+        for node in (self.sequence, self.transform):
+            for name in _attributes(node, _PROVENANCE):
+                node.RemoveAttribute(_PROVENANCE + name)
+            _set_attributes(node, _PROVENANCE, made)
+
+    def _earlier(self) -> list[str]:
+        return (self.browser.GetAttribute(_EARLIER) or "").split()
 
     def keep(self, index: int | None = None, name: str | None = None):
         """A copy of iteration `index` (None: the shown one) in a transform node of its own."""

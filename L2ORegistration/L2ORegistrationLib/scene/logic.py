@@ -15,7 +15,9 @@ from ..engine.catalogue import DEFAULT
 from ..job import Failed, Finished
 from ..reporting import measures
 from . import display, landmarks, nodes, transforms, volumes
+from .correction import Continuation, undo
 from .curve import Curve
+from .following import FollowingLogic, images_of
 from .history import History
 from .run import Outcome, Run
 from .sequence import SequenceLogic
@@ -23,7 +25,7 @@ from .session import Session
 from .settings import Settings
 
 
-class SceneLogic(SequenceLogic):
+class SceneLogic(SequenceLogic, FollowingLogic):
     """Registration of volume nodes. Every method raises InputError for what cannot be used."""
 
     def start(self, settings: Settings) -> Run:
@@ -65,21 +67,23 @@ class SceneLogic(SequenceLogic):
             device,
             **others,
         )
-        run = Run(settings, preview=False)
-        try:
-            while run.active:
-                for event in run.poll(most=1):
-                    if isinstance(event, Failed):
-                        raise _exception(event) from event.error
-                    if not isinstance(event, Finished) and onStep and onStep(event) is False:
-                        run.cancel()
-                time.sleep(0.005)
-        except BaseException:
-            run.abandon()
-            raise
-        if run.session:
-            run.session.close()
-        return run.outcome
+        return waited(Run(settings, preview=False), onStep)
+
+    def continueFrom(
+        self, transform, fixedPoints, movingPoints, onStep: Callable | None = None, **others
+    ) -> Outcome | None:
+        """Go on from the shown iteration with landmark pairs as evidence, and wait for it.
+
+        fixedPoints, movingPoints: markups nodes, placed where the result is wrong. The new
+        iterations are added to the others; undo() takes them back. others: fields of Settings,
+        such as fixedMask, device, outputVolume. Raises as register() does.
+        """
+        settings = Settings(*images_of(transform), outputTransform=transform, **others)
+        return waited(Continuation(settings, fixedPoints, movingPoints), onStep)
+
+    def undo(self, transform) -> None:
+        """Take back the iterations of the last continueFrom(); InputError where there are none."""
+        undo(transform)
 
     def applyTo(self, others, transform) -> list:
         """Put nodes of the moving image (segmentations, models, markups, ...) under the transform.
@@ -124,7 +128,7 @@ class SceneLogic(SequenceLogic):
     def updateOutputs(self, transform, outputVolume=None, outputJacobian=None) -> None:
         """Warped volume in the fixed geometry and Jacobian determinant, of the shown iteration."""
         if outputVolume is not None:
-            fixed, moving = self._images(transform)
+            fixed, moving = images_of(transform)
             warped = self._warped(fixed, moving, transform)
             window = volumes.window_of(moving)
             volumes.set_volume(outputVolume, warped, like=fixed, window=window)
@@ -134,7 +138,7 @@ class SceneLogic(SequenceLogic):
 
     def checkerboard(self, transform, output, squares: int = 8) -> None:
         """Fill a volume node with squares of the fixed and of the warped moving volume."""
-        fixed, moving = self._images(transform)
+        fixed, moving = images_of(transform)
         display.checkerboard(fixed, self._warped(fixed, moving, transform), output, squares)
 
     def evaluate(self, transform, fixedLandmarks, movingLandmarks) -> landmarks.Evaluation:
@@ -171,15 +175,23 @@ class SceneLogic(SequenceLogic):
         source = volumes.to_volume(moving, below=transform)
         return transforms.field_of(transform).warp(source, volumes.grid_of(fixed))
 
-    @staticmethod
-    def _images(transform) -> tuple:
-        """The (fixed, moving) volume nodes that the transform registered."""
-        images = transforms.roles(transform)
-        if None in images:
-            raise InputError(
-                f"The volumes that '{transform.GetName()}' registered are no longer in the scene."
-            )
-        return images
+
+def waited(run: Run, on_step: Callable | None = None) -> Outcome | None:
+    """The outcome of a run, when it has ended; on_step and what is raised: see register()."""
+    try:
+        while run.active:
+            for event in run.poll(most=1):
+                if isinstance(event, Failed):
+                    raise _exception(event) from event.error
+                if not isinstance(event, Finished) and on_step and on_step(event) is False:
+                    run.cancel()
+            time.sleep(0.005)
+    except BaseException:
+        run.abandon()
+        raise
+    if run.session:
+        run.session.close()
+    return run.outcome
 
 
 def _exception(event: Failed) -> Exception:

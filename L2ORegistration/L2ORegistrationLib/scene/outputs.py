@@ -1,15 +1,99 @@
-"""What follows a registration, as nodes: inverse transform, ventilation maps, a point's partner."""
+"""What follows a registration, as nodes: inverse transform, ventilation maps, a point's partner.
+
+Each is a Task, for a window that stays free while it is computed, and a function for scripts.
+"""
 
 from __future__ import annotations
 
-import numpy as np
-import slicer
+from collections.abc import Mapping
 
+import numpy as np
+
+from ..core.errors import InputError
 from ..core.geometry import Volume
+from ..outputs.followup import VolumeChange, volume_change
 from ..outputs.inverse import Inverse, invert
-from ..outputs.points import MovedPoints, to_fixed, to_moving
+from ..outputs.points import disagreement, to_fixed, to_moving
 from ..outputs.ventilation import Ventilation, ventilation
-from . import nodes, transforms, volumes
+from . import landmarks, nodes, transforms, volumes
+from .tasks import Task
+
+PREFIX = "L2ORegistration."
+_ROUND_TRIP = PREFIX + "RoundTrip."
+_LUNG_POINTS = 300_000
+# Viridis (van der Walt and Smith, 2015), at five places.
+_FILLING = [
+    (0.267, 0.005, 0.329),
+    (0.229, 0.322, 0.546),
+    (0.128, 0.567, 0.551),
+    (0.369, 0.789, 0.383),
+    (0.993, 0.906, 0.144),
+]
+_NO_LUNG = -1.0  # less than any part of a lung can gain
+_MAPS = {"jacobian": "Ventilation by Jacobian", "hu": "Ventilation by HU"}
+_UNIT = "volume gained / volume at expiration"
+_COLUMNS = {  # of a region's row; short, because a dock is narrow
+    "ml": lambda row: f"{row['volume_ml']:.0f}",
+    "gain": lambda row: f"{row['change_ml']:+.0f}",
+    "J": lambda row: f"{100 * row['jacobian']:+.0f} %",
+    "HU": lambda row: f"{100 * row['hu']:+.0f} %",
+    "low": lambda row: f"{100 * row['low']:.0f} %",
+}
+
+
+def lungs_of(fixed, given=None):
+    """A function without a node in it that finds the mask of the fixed lungs.
+
+    given: a mask node or (segmentation, segment), a Volume, or None: automatic.
+    """
+    if given is not None:
+        mask = given if isinstance(given, Volume) else volumes.mask_to_volume(given)
+        return lambda: mask
+    image = volumes.to_volume(fixed)
+
+    def found() -> Volume:
+        from ..engine.images.lungs import lung_mask
+
+        return lung_mask(image)
+
+    return found
+
+
+def backward_of(node):
+    """The newest registration of these two images the other way round; None without one.
+
+    An inverse, which would agree with its original wherever that is wrong, is none.
+    """
+    there = transforms.roles(node)
+    for other in reversed(nodes.of_class(node.GetScene(), "vtkMRMLTransformNode")):
+        back = transforms.roles(other) == there[::-1] and None not in there
+        inverse = any(name.startswith(_ROUND_TRIP) for name in other.GetAttributeNames())
+        if back and not inverse and transforms.displacement_grid(other) is not None:
+            return other
+    return None
+
+
+def inverse_task(node, lungs=None) -> Task:
+    """(transform node, Inverse): see add_inverse(). lungs: of lungs_of(), None: the whole field."""
+    field = transforms.field_of(node)
+    fixed, moving = transforms.roles(node)
+    grid = volumes.grid_of(moving, below=node) if moving else None
+
+    def compute() -> Inverse:
+        points = lungs().marked_points(most=_LUNG_POINTS) if lungs else None
+        return invert(field, points, grid)
+
+    def show(found: Inverse) -> tuple:
+        name = f"{node.GetName()} inverse"
+        inverse = nodes.unique(node.GetScene(), "vtkMRMLTransformNode", name)
+        transforms.set_field(inverse, found.field)
+        transforms.set_role(inverse, "fixed", moving)
+        transforms.set_role(inverse, "moving", fixed)
+        for key, value in found.summary().items():
+            inverse.SetAttribute(_ROUND_TRIP + key, f"{value:.6g}")
+        return inverse, found
+
+    return Task(compute, show, (node,))
 
 
 def add_inverse(node, mask: Volume | None = None) -> tuple:
@@ -18,60 +102,146 @@ def add_inverse(node, mask: Volume | None = None) -> tuple:
     mask: where the round trip is measured, such as the fixed lungs; all nodes of the field without
     one. Raises InputError for a node that is no single displacement grid.
     """
+    return inverse_task(node, None if mask is None else lambda: mask).now()
+
+
+def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None) -> Task:
+    """({name: volume node}, table node, Ventilation): see add_ventilation().
+
+    lungs: of lungs_of(); regions: masks by name, Volumes in the fixed scan.
+    """
     field = transforms.field_of(node)
-    fixed, moving = transforms.roles(node)
-    grid = volumes.grid_of(moving) if moving else None
-    points = mask.marked_points(most=300_000) if mask else None
-    found: Inverse = invert(field, points, grid)
-    name = f"{node.GetName()} inverse"
-    inverse = nodes.unique(node.GetScene(), "vtkMRMLTransformNode", name)
-    transforms.set_field(inverse, found.field)
-    transforms.set_role(inverse, "fixed", moving)
-    transforms.set_role(inverse, "moving", fixed)
-    for key, value in found.summary().items():
-        inverse.SetAttribute(f"L2ORegistration.RoundTrip.{key}", f"{value:.6g}")
-    return inverse, found
+    images = volumes.to_volume(fixed), volumes.to_volume(moving, below=node)
+
+    def compute() -> Ventilation:
+        return ventilation(field, *images, lungs(), regions)
+
+    def show(found: Ventilation) -> tuple:
+        scene = node.GetScene()
+        made = {}
+        for name, title in _MAPS.items():
+            made[name] = nodes.unique(scene, "vtkMRMLScalarVolumeNode", f"{title} ({_UNIT})")
+            _show_map(made[name], getattr(found, name), title)
+            made[name].SetAttribute(PREFIX + "FixedIs", found.fixed_is)
+            made[name].SetAttribute(PREFIX + "ScaleMm", f"{found.scale_mm:g}")
+        table = nodes.unique(scene, "vtkMRMLTableNode", f"{node.GetName()} ventilation by region")
+        columns = {"Region": list(found.regions)}
+        for title, text in _COLUMNS.items():
+            columns[title] = [text(row) for row in found.regions.values()]
+        nodes.fill_table(table, columns)
+        return made, table, found
+
+    return Task(compute, show, (node, fixed, moving))
 
 
-def add_ventilation(node, fixed, moving, mask: Volume) -> tuple:
-    """({name: volume node}, Ventilation) of a displacement-field node and its two CT nodes.
+def add_ventilation(node, fixed, moving, mask: Volume, regions: Mapping | None = None) -> tuple:
+    """({name: volume node}, table node, Ventilation) of a displacement-field node and its two CTs.
 
-    mask: the fixed lungs. The names say sign and unit. Raises InputError as `ventilation` does.
+    mask: the fixed lungs; regions: more masks in the fixed scan, such as lobes, by name. The names
+    say sign and unit; -1 is no lung. Raises InputError as `ventilation` does.
     """
-    found: Ventilation = ventilation(
-        transforms.field_of(node), volumes.to_volume(fixed), volumes.to_volume(moving), mask
-    )
-    made = {}
-    for name, title in (
-        ("jacobian", "Ventilation by Jacobian"),
-        ("hu", "Ventilation by HU"),
-    ):
-        volume = getattr(found, name)
-        values = volume.array[np.isfinite(volume.array)]
-        low, high = (float(q) for q in np.percentile(values, (1, 99)))
-        title = f"{title} (volume gained / volume at expiration)"
-        made[name] = nodes.unique(node.GetScene(), "vtkMRMLScalarVolumeNode", title)
-        window = max(high - low, 0.01), (high + low) / 2
-        shown = Volume(np.nan_to_num(volume.array), volume.grid)
-        volumes.set_volume(made[name], shown, window=window)
-        made[name].GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeFileViridis.txt")
-        made[name].SetAttribute("L2ORegistration.FixedIs", found.fixed_is)
-        made[name].SetAttribute("L2ORegistration.ScaleMm", f"{found.scale_mm:g}")
-    return made, found
+    return ventilation_task(node, fixed, moving, lambda: mask, regions).now()
 
 
-def add_partners(node, markups, to_fixed_scan: bool) -> tuple:
-    """(markups node, MovedPoints): where the points of a markups node lie in the other scan.
+def partners_task(node, markups, marked_in: str) -> Task:
+    """(markups node, MovedPoints, confidence): see add_partners()."""
+    field = transforms.field_of(node)
+    marked = landmarks.of_markups(markups, below=node)
+    backward = backward_of(node)
+    back = None if backward is None else transforms.field_of(backward)
 
-    to_fixed_scan: the points were marked in moving (True) or in fixed (False). Labels are kept.
+    def compute() -> tuple:
+        moved = (to_fixed if marked_in == "moving" else to_moving)(marked.points, field)
+        if back is None:
+            return moved, None
+        pair = (marked.points, moved.points)
+        return moved, disagreement(*(pair if marked_in == "fixed" else pair[::-1]), field, back)
+
+    def show(found: tuple) -> tuple:
+        moved, apart = found
+        where = "fixed" if marked_in == "moving" else "moving"
+        name = f"{markups.GetName()} in {where}"
+        made = nodes.unique(node.GetScene(), "vtkMRMLMarkupsFiducialNode", name)
+        for label, point in zip(
+            marked.labels, transforms.ras_lps(moved.points).tolist(), strict=True
+        ):
+            made.AddControlPoint(point, label)
+        return made, moved, apart
+
+    return Task(compute, show, (node, markups))
+
+
+def add_partners(node, markups, marked_in: str = "fixed") -> tuple:
+    """(markups node, MovedPoints, confidence): where marked points lie in the other scan.
+
+    marked_in: "fixed" or "moving"; labels are kept. confidence: (N,) mm, how far an independent
+    registration the other way round, that the scene has, is from these; None without one.
     """
-    world = transforms.ras_lps(slicer.util.arrayFromMarkupsControlPoints(markups, world=True))
-    moved: MovedPoints = (to_fixed if to_fixed_scan else to_moving)(
-        world, transforms.field_of(node)
+    if marked_in not in ("fixed", "moving"):
+        raise InputError(f"Points are marked in 'fixed' or in 'moving', not in '{marked_in}'.")
+    return partners_task(node, markups, marked_in).now()
+
+
+def ends(node, fixed_markups, moving_markups) -> tuple[np.ndarray, np.ndarray]:
+    """Where corresponding points lie, (N, 3) RAS mm: in the fixed scan, and in the moving one.
+
+    Points that were put under the transform are meant where they were placed in the moving scan.
+    """
+    found = landmarks.of_markups(fixed_markups), landmarks.of_markups(moving_markups, below=node)
+    return tuple(transforms.ras_lps(one.points) for one in found)
+
+
+def change_task(node, fixed_segment=None, moving_segment=None) -> Task:
+    """VolumeChange of a segment that is drawn in one scan or in both; see segment_change()."""
+    if fixed_segment is None and moving_segment is None:
+        raise InputError("Choose a segment in the fixed scan, in the moving scan, or in both.")
+    field = transforms.field_of(node)
+    drawn = (
+        fixed_segment and volumes.mask_to_volume(fixed_segment),
+        moving_segment and volumes.mask_to_volume(moving_segment, below=node),
     )
-    where = "fixed" if to_fixed_scan else "moving"
-    name = f"{markups.GetName()} in {where}"
-    made = nodes.unique(node.GetScene(), "vtkMRMLMarkupsFiducialNode", name)
-    for k, point in enumerate(transforms.ras_lps(moved.points).tolist()):
-        made.AddControlPoint(point, markups.GetNthControlPointLabel(k))
-    return made, moved
+    return Task(lambda: volume_change(field, *drawn), lambda found: found, (node,))
+
+
+def segment_change(node, fixed_segment=None, moving_segment=None) -> VolumeChange:
+    """How the volume of a segment changes from the fixed to the moving scan.
+
+    A segment: a label map node, a segmentation (all its segments) or (segmentation, segment).
+    Drawn in one scan, the field says its volume in the other; drawn in both, its growth beside
+    what breathing explains is told. Raises InputError for none and for empty ones.
+    """
+    return change_task(node, fixed_segment, moving_segment).now()
+
+
+def masks_by_name(segmentation, below=None) -> dict[str, Volume]:
+    """Each segment of a segmentation node as a mask, by its name; parents count up to `below`."""
+    found = {}
+    for identifier in segmentation.GetSegmentation().GetSegmentIDs():
+        name = segmentation.GetSegmentation().GetSegment(identifier).GetName()
+        found[name] = volumes.mask_to_volume((segmentation, identifier), below)
+    return found
+
+
+def _show_map(node, volume: Volume, title: str) -> None:
+    """A map with its colours and their scale; what is no lung is not drawn."""
+    values = volume.array[np.isfinite(volume.array)]
+    low, high = (float(q) for q in np.percentile(values, (1, 99)))
+    low = min(low, 0.0)
+    filled = np.nan_to_num(volume.array, nan=_NO_LUNG)
+    window = max(high - low, 0.01), (high + low) / 2
+    volumes.set_volume(node, Volume(filled, volume.grid), window=window)
+    display = node.GetDisplayNode()
+    colour = nodes.colours(node.GetScene(), "Ventilation", _FILLING)
+    display.SetAndObserveColorNodeID(colour.GetID())
+    display.SetInterpolate(False)  # no colours of a border that is half lung
+    display.SetThreshold(_NO_LUNG + 1e-3, float(values.max()) + 1)
+    display.SetApplyThreshold(True)
+    scene = node.GetScene()
+    if not scene.IsNodeClassRegistered("vtkMRMLColorLegendDisplayNode"):
+        return
+    legend = scene.AddNewNodeByClass("vtkMRMLColorLegendDisplayNode", f"{title} scale")
+    legend.SetTitleText(f"{title}\nvolume gained /\nvolume at expiration")
+    legend.SetLabelFormat("%.2f")
+    legend.SetAndObservePrimaryDisplayNode(display)
+    legend.SetVisibility(True)
+    node.AddAndObserveDisplayNodeID(legend.GetID())

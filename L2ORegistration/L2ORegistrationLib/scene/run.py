@@ -32,7 +32,8 @@ class Outcome:
     metrics: a dict per iteration (dissimilarity, stage, level, seconds, error in mm if landmarks,
     sdlogj and folding in the lungs); quality: sdlogj, folding and min of the Jacobian in the lungs
     of the best one; volume, jacobian: the chosen output nodes; result: the engine's Result;
-    cancelled: stopped early, best so far kept.
+    cancelled: stopped early, best so far kept; best: the iteration shown; note: what else the user
+    should know.
     """
 
     transform: Any
@@ -43,6 +44,8 @@ class Outcome:
     jacobian: Any
     result: Any
     cancelled: bool
+    best: int
+    note: str = ""
 
 
 @dataclass
@@ -70,7 +73,7 @@ class Run:
         self.outcome: Outcome | None = None
         self.active = True
         self._preview = preview
-        arguments = settings.engine_arguments()
+        arguments = self._arguments()
         self._scene = settings.fixed.GetScene()
         self._landmarks = settings.landmark_pairs()
         self._must_stay = settings.inputs()
@@ -83,6 +86,10 @@ class Run:
         self.job = RegistrationJob(
             factory, after=lambda result: _products(result, moving, fixed, *wanted), **arguments
         )
+
+    def _arguments(self) -> dict:
+        """What the engine gets."""
+        return self.settings.engine_arguments()
 
     def poll(self, most: int | None = None) -> list:
         """The job's events since the last call (Step, Finished, Failed), when the scene shows them.
@@ -136,7 +143,7 @@ class Run:
         else:
             self._show(event)
 
-    def _show(self, step) -> None:
+    def _metrics(self, step) -> dict:
         metrics = {
             "dissimilarity": step.dissimilarity,
             "stage": step.stage,
@@ -147,6 +154,10 @@ class Run:
             fixed, moving = (one.points for one in self._landmarks)
             errors = measures.target_registration_error(step.field, fixed, moving)
             metrics["error"] = errors.mean()
+        return metrics
+
+    def _show(self, step) -> None:
+        metrics = self._metrics(step)
         if self.session is None:
             self._begin(step.field, metrics)
             return
@@ -177,14 +188,23 @@ class Run:
         self._must_stay += [transform, history.browser, history.sequence]
 
     def _finish(self, event: Finished) -> None:
+        self._finish_from(event, 0, event.result.best)
+        if self._earlier is not None:
+            Curve(self._earlier).remove()
+            self._earlier.remove()
+
+    def _finish_from(self, event: Finished, base: int, best: int, note: str = "") -> None:
+        """Step n of the engine is iteration base + n; of the engine's steps `best` is shown."""
         settings, history, result = self.settings, self.session.history, event.result
         products = event.extra
-        history.describe(result.provenance)
-        qualities = products["qualities"]
+        since = base + 1 if base else 0  # the engine's first step is not in a history twice
+        history.describe(result.provenance, since)
+        qualities = products["qualities"][since - base :]
         for name in ("folding", "sdlogj") if qualities else ():
-            history.add_metric(name, [quality[name] for quality in qualities])
-        history.result = result.best
-        self.session.select(result.best)
+            history.add_metric(name, [quality[name] for quality in qualities], since)
+        history.result = base + best
+        self.session.lungs = result.fixed_mask
+        self.session.select(base + best)
         if settings.outputVolume is not None:
             window = volumes.window_of(settings.moving)
             volumes.set_volume(
@@ -192,19 +212,18 @@ class Run:
             )
         if settings.outputJacobian is not None:
             display.show_jacobian(settings.outputJacobian, products["jacobian"])
-        if self._earlier is not None:
-            Curve(self._earlier).remove()
-            self._earlier.remove()
         self.active = False
         self.outcome = Outcome(
             transform=history.transform,
             browser=history.browser,
             metrics=history.metrics(),
-            quality=qualities[result.best] if qualities else {},
+            quality=products["qualities"][best] if qualities else {},
             volume=settings.outputVolume,
             jacobian=settings.outputJacobian,
             result=result,
             cancelled=event.cancelled,
+            best=base + best,
+            note=note,
         )
 
     def _undo(self) -> None:

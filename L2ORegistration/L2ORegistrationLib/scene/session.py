@@ -19,6 +19,7 @@ class Session:
         self.history = history
         self.curve = Curve(history)
         self.preview = None
+        self.lungs = None  # the mask of the fixed lungs, where a run of this session found it
         if moving is not None:
             self.preview = Preview(moving, history.transform)
         self._observed = history.browser.AddObserver(vtk.vtkCommand.ModifiedEvent, self._follow)

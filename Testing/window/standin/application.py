@@ -141,6 +141,7 @@ def new_scene() -> None:
         )
         slicer.app.kept.append(logic)
     slicer.app.applicationLogic = lambda: application
+    scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
     for color in ("Red", "Yellow", "Green"):
         for cls in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):

@@ -1,0 +1,117 @@
+"""The panel's section for what follows a registration: its inverse and how the lungs change."""
+
+import qt
+from slicer.i18n import tr as _
+
+from ..scene import display, outputs, transforms
+from ..scene.following import images_of
+from . import widgets
+from .background import Background
+from .messages import show_error
+
+
+class FollowingPanel:
+    """Makes the inverse transform and the ventilation maps of the iteration shown; see `widget`."""
+
+    def __init__(self, torch, lender, session, lungs):
+        """torch: a requirements.PyTorch; lender: a lock.Lender; session(): the Session, None for
+        none; lungs(fixed): what outputs.lungs_of() gives for the fixed volume node."""
+        self._session, self._lungs = session, lungs
+        self._background = Background(torch, lender, self.refresh)
+        self.widget, form = widgets.section(_("Inverse and volume change"))
+        self.inverseButton = widgets.button(
+            _("Make the inverse"),
+            _("A transform from moving to fixed, with what it misses there and back in the lungs"),
+        )
+        form.addRow(self.inverseButton)
+        self.inverseLabel = widgets.label()
+        form.addRow(self.inverseLabel)
+        self.regionsSelector = widgets.selector(
+            ["vtkMRMLSegmentationNode"],
+            _("More regions of the fixed scan, such as lobes: each segment gets a line"),
+        )
+        form.addRow(_("Regions:"), self.regionsSelector)
+        self.ventilationButton = widgets.button(
+            _("Map the volume change"),
+            _("How much each part of the lungs fills with a breath, by the deformation and by HU"),
+        )
+        form.addRow(self.ventilationButton)
+        self.ventilationLabel = widgets.label()
+        form.addRow(self.ventilationLabel)
+        self.regionsTable = widgets.table()
+        header = self.regionsTable.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        self.regionsTable.setToolTip(
+            _(
+                "ml: at expiration; gain: ml from expiration to inspiration; J: gain per volume at "
+                "expiration by the Jacobian; HU: the same by the densities; low: share of the "
+                "region that fills less than half as much as the lungs do on average"
+            )
+        )
+        form.addRow(self.regionsTable)
+        self.inverseButton.clicked.connect(lambda *_: self.invert())
+        self.ventilationButton.clicked.connect(lambda *_: self.map())
+        self.refresh()
+
+    @property
+    def running(self):
+        """Whether something is being computed."""
+        return self._background.running
+
+    def invert(self):
+        """Make the inverse of the iteration shown."""
+        transform = self._session().history.transform
+        fixed, _moving = transforms.roles(transform)
+        lungs = self._lungs(fixed) if fixed else None
+        widgets.say(self.inverseLabel, _("Computing the inverse..."))
+        self._background.start(
+            lambda: outputs.inverse_task(transform, lungs), self._inverted, self._failed
+        )
+
+    def map(self):
+        """Map the ventilation between the two volumes, over the fixed one."""
+        transform = self._session().history.transform
+        widgets.say(self.ventilationLabel, _("Computing the volume change..."))
+        self._background.start(lambda: self._mapping(transform), self._mapped, self._failed)
+
+    def abandon(self):
+        """The scene goes away."""
+        self._background.abandon()
+        self.regionsTable.setMRMLTableNode(None)
+        self.regionsTable.setVisible(False)
+        for label in (self.inverseLabel, self.ventilationLabel):
+            widgets.say(label, "")
+        self.refresh()
+
+    def refresh(self):
+        """Bring the buttons up to date."""
+        possible = self._session() is not None and not self.running
+        self.inverseButton.setEnabled(possible)
+        self.ventilationButton.setEnabled(possible)
+
+    def _mapping(self, transform):
+        images = images_of(transform)
+        node = self.regionsSelector.currentNode()
+        regions = None if node is None else outputs.masks_by_name(node)
+        return outputs.ventilation_task(transform, *images, self._lungs(images[0]), regions)
+
+    def _inverted(self, found):
+        node, inverse = found
+        text = _("'{name}' leads back.").format(name=node.GetName())
+        widgets.say(self.inverseLabel, f"{text} {inverse.sentence()}")
+
+    def _mapped(self, found):
+        maps, table, ventilation = found
+        widgets.say(self.ventilationLabel, ventilation.sentence())
+        self.regionsTable.setMRMLTableNode(table)
+        header = self.regionsTable.horizontalHeader()
+        header.setSectionResizeMode(0, qt.QHeaderView.Stretch)  # names wrap, numbers are seen
+        self.regionsTable.setVisible(True)
+        fixed, _moving = transforms.roles(self._session().history.transform)
+        display.showBlend(fixed, maps["jacobian"], 0.6)
+
+    def _failed(self, sentence, details):
+        for label in (self.inverseLabel, self.ventilationLabel):
+            if label.text.endswith("..."):
+                widgets.say(label, "")
+        show_error(sentence, details)

@@ -1,0 +1,72 @@
+"""TG-132's rows for an output transform as a table node: landmarks, structures, lungs, consistency.
+
+Beside them stands the verdict, which the registration left with its iterations.
+"""
+
+from __future__ import annotations
+
+from ..core.errors import InputError
+from ..outputs.quality import Row, assess
+from . import landmarks, nodes, transforms
+from .history import History
+from .outputs import backward_of, masks_by_name
+from .tasks import Task
+
+_ROLE = "L2ORegistration.qualityTable"
+
+
+def quality_task(node, markups=None, structures=None, lungs=None, backward=None) -> Task:
+    """(table node, rows): see assess_quality(). lungs: of outputs.lungs_of(), None: not looked at.
+
+    Raises InputError for structures of which no name is in both scans.
+    """
+    field = transforms.field_of(node)
+    pairs = None
+    if markups is not None and None not in markups:
+        pairs = tuple(one.points for one in landmarks.pairs(*markups, below=node))
+    both = _common(*structures, node) if structures is not None and None not in structures else {}
+    other = backward if backward is not None else backward_of(node)
+    back = None if other is None else transforms.field_of(other)
+
+    def compute() -> list[Row]:
+        masks = {"lungs": lungs()} if lungs else {}
+        return assess(field, pairs, both, masks, back)
+
+    def show(rows: list[Row]) -> tuple:
+        table = node.GetNodeReference(_ROLE)
+        if table is None:
+            name = f"{node.GetName()} QA after TG-132"
+            table = nodes.unique(node.GetScene(), "vtkMRMLTableNode", name)
+            node.SetNodeReferenceID(_ROLE, table.GetID())
+        columns = {
+            "TG-132": [f"{row.name}, {row.where}" for row in rows],
+            "Measured": [row.value for row in rows],
+            "Tolerance": [f"{row.verdict}: {row.tolerance}" for row in rows],
+        }
+        nodes.fill_table(table, columns)
+        return table, rows
+
+    return Task(compute, show, (node,))
+
+
+def verdict_of(node) -> str:
+    """What the registration thought of its result, with its reasons; "" where that is not known."""
+    history = History.of(node)
+    described = {} if history is None else history.description
+    if "verdict" not in described:
+        return ""
+    return " ".join((f"{described['verdict']}.", described.get("reasons", ""))).strip()
+
+
+def _common(fixed, moving, node) -> dict:
+    """The masks of the segments that two segmentation nodes both have, by name."""
+    if fixed is moving:
+        raise InputError("Both structures are the same node: choose those of each scan.")
+    first, second = masks_by_name(fixed), masks_by_name(moving, below=node)
+    names = [name for name in first if name in second]
+    if not names:
+        raise InputError(
+            f"'{fixed.GetName()}' and '{moving.GetName()}' have no segment of the same name: "
+            "rename them."
+        )
+    return {name: (first[name], second[name]) for name in names}
