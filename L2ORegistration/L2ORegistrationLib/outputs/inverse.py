@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
@@ -131,6 +130,8 @@ def _solved(
     It covers what the field moves to, of that what the moving image shows, and the moved points
     (N, 3), mm; only around these are the fine nodes solved exactly.
     """
+    from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
+
     grid = field.grid
     first, last = _extent(field, moved, moving)
     newton = _Newton(_in_voxels(field))
@@ -199,6 +200,8 @@ def _fitted(field: DisplacementField, points: np.ndarray, wanted: np.ndarray) ->
     points that miss by more than _CUT_MM are the nodes shifted by what the points around them
     miss, on average and a few times.
     """
+    from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
+
     grid = field.grid
     size = np.array(grid.size)
     flat = field.array.reshape(-1, 3)
@@ -325,6 +328,8 @@ def _curved(v: np.ndarray, limit: float) -> np.ndarray:
 
 def _folded(jacobian: Volume, points: np.ndarray) -> np.ndarray:
     """Which points (N, 3) lie in a cell with a node whose determinant is not positive."""
+    from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
+
     bad = jacobian.array <= 0
     if not bad.any():
         return np.zeros(len(points), bool)

@@ -12,9 +12,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..outputs.followup import VolumeChange, volume_change
-from ..outputs.inverse import Inverse, invert
 from ..outputs.points import disagreement, to_fixed, to_moving
-from ..outputs.ventilation import Ventilation, ventilation
 from . import landmarks, nodes, transforms, volumes
 from .tasks import Task
 
@@ -79,11 +77,13 @@ def inverse_task(node, lungs=None) -> Task:
     fixed, moving = transforms.roles(node)
     grid = volumes.grid_of(moving, below=node) if moving else None
 
-    def compute() -> Inverse:
+    def compute():
         points = lungs().marked_points(most=_LUNG_POINTS) if lungs else None
+        from ..outputs.inverse import invert  # and scipy, for which Slicer's start doesn't wait
+
         return invert(field, points, grid)
 
-    def show(found: Inverse) -> tuple:
+    def show(found) -> tuple:
         name = f"{node.GetName()} inverse"
         inverse = nodes.unique(node.GetScene(), "vtkMRMLTransformNode", name)
         transforms.set_field(inverse, found.field)
@@ -113,10 +113,12 @@ def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None)
     field = transforms.field_of(node)
     images = volumes.to_volume(fixed), volumes.to_volume(moving, below=node)
 
-    def compute() -> Ventilation:
+    def compute():
+        from ..outputs.ventilation import ventilation  # and scipy
+
         return ventilation(field, *images, lungs(), regions)
 
-    def show(found: Ventilation) -> tuple:
+    def show(found) -> tuple:
         scene = node.GetScene()
         made = {}
         for name, title in _MAPS.items():

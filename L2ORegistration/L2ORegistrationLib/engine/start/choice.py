@@ -39,7 +39,7 @@ class Start:
     transform: sitk.Transform
     field: torch.Tensor
     mismatch: float
-    level: Level | None = None
+    level: MindLevel | None = None
 
 
 class Comparison:
