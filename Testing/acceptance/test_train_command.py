@@ -7,7 +7,7 @@ from chests import MOTION, breath
 from command_line import refused, register, run, torchrun
 from L2ORegistrationLib.core.files import write_volume
 
-TINY = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\nahead = 1\n"
+TINY = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\nburn_in = 1\n"
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Scan:
 
     @cached_property
     def lattice(self) -> Grid:
-        """WholeField-aligned, around the fixed lungs and points; fields are judged on it."""
+        """World-aligned, around the fixed lungs and points; fields are judged on it."""
         index = np.argwhere(self.region.array)
         box = np.array(np.meshgrid(*zip(index.min(0), index.max(0), strict=True), indexing="ij"))
         points = self.region.grid.to_world(box.reshape(3, -1).T[:, ::-1])

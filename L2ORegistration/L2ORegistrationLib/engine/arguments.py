@@ -113,7 +113,7 @@ def as_transform(transform) -> sitk.Transform | None:
 def check_thickness(distance: Volume, spacing: float, name: str) -> None:
     """Raise InputError for lungs of which a scan shows too little to work on at this spacing (mm).
 
-    distance: of the lungs' surface, as `prealignment.distance_map` gives it.
+    distance: of the lungs' surface, as `alignment.distance_map` gives it.
     """
     # Counted from the outermost layer of voxels, which has a thickness, too.
     thickness = 2 * max(0.0, -float(distance.array.min())) + min(distance.grid.spacing)

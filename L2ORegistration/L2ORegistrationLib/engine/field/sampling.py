@@ -22,7 +22,7 @@ _CHUNK = {"cpu": 1 << 14, "cuda": 1 << 19, "mps": 1 << 18}
 
 
 def channel_last(features: torch.Tensor) -> torch.Tensor:
-    """Features (C, D, H, W) as (D, H, W, C) in memory, as `sampled_dissimilarity` reads them."""
+    """Features (C, D, H, W) as (D, H, W, C) in memory, as `sampled_costs` reads them."""
     return features.permute(1, 2, 3, 0).contiguous()
 
 
