@@ -320,10 +320,13 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onEnded(self, outcome):
         if outcome is None:
+            lungs = self._session.lungs if self._session is not None else None
             self._session = None  # what the run made is gone already
             self._setSession(None)
             if self._parameterNode:
                 self._followOutput()
+            if self._session is not None:  # of a correction that came to nothing
+                self._session.lungs = lungs
             return
         node = self._parameterNode or self.logic.getParameterNode()  # None: another module is open
         node.outputTransform = outcome.transform
@@ -332,6 +335,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onUndone(self):
         """Iterations were taken back."""
+        self._registration.refresh()
         self._iterations.refresh()
         self._iterations.update_outputs()
 

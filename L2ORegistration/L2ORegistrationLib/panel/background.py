@@ -40,16 +40,17 @@ class Background:
         if self.running:
             self._waiting.append((make, done, failed))
             return
-        if not self._torch.ensure():
-            return
         with errors_shown(_("This could not be computed.")):
             try:
-                self._task = make()
+                task = make()
             except InputError as error:
                 if failed is None:
                     raise
                 failed(str(error), "")
                 return
+            if task.torch and not self._torch.ensure():
+                return
+            self._task = task
             self._done, self._failed = done, failed or show_error
             self._call = job.Call(self._task.compute)
             self._timer.start()
@@ -73,14 +74,12 @@ class Background:
         task, call, done, failed = self._task, self._call, self._done, self._failed
         self._rest()
         try:
-            found = task.finish(call.value)
+            done(task.finish(call.value))
         except InputError as error:
             failed(str(error), "")
         except Exception as error:
             message = _("This could not be computed.")
             failed(f"{message} ({type(error).__name__}: {error})", traceback.format_exc())
-        else:
-            done(found)
         self._changed()
         if self._waiting and not self.running:
             self.start(*self._waiting.pop(0))
