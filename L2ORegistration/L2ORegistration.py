@@ -18,7 +18,6 @@ from L2ORegistrationLib.panel.following import FollowingPanel
 from L2ORegistrationLib.panel.followup import FollowUpPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
 from L2ORegistrationLib.panel.lock import Lender
-from L2ORegistrationLib.panel.messages import errors_shown
 from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.panel.sequence import SequencePanel
@@ -280,7 +279,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """All nodes are about to go."""
         self._setParameterNode(None)
         self._registration.abandon()
-        for section in (self._following, self._followUp, self._sequence):
+        for section in (self._iterations, self._following, self._followUp, self._sequence):
             section.abandon()
         self._setSession(None)
 
@@ -321,10 +320,13 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onEnded(self, outcome):
         if outcome is None:
+            lungs = self._session.lungs if self._session is not None else None
             self._session = None  # what the run made is gone already
             self._setSession(None)
             if self._parameterNode:
                 self._followOutput()
+            if self._session is not None:  # of a correction that came to nothing
+                self._session.lungs = lungs
             return
         node = self._parameterNode or self.logic.getParameterNode()  # None: another module is open
         node.outputTransform = outcome.transform
@@ -333,9 +335,9 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onUndone(self):
         """Iterations were taken back."""
+        self._registration.refresh()
         self._iterations.refresh()
-        with errors_shown(_("The chosen outputs could not be updated.")):
-            self.logic.updateOutputs(self._session.history.transform, *self._outputs())
+        self._iterations.update_outputs()
 
     def _refreshSections(self):
         for section in self._sections:

@@ -7,6 +7,7 @@ import vtk
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.scene import display, transforms, volumes
 from L2ORegistrationLib.scene.preview import Preview
+from L2ORegistrationLib.scene.products import checkered
 
 
 @pytest.fixture
@@ -83,10 +84,8 @@ def test_the_jacobian_is_white_at_one(scene):
 def test_the_checkerboard_alternates(scene, images):
     one, _ = images
     first = volumes.to_volume(one)
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "board")
     other = Volume(np.full_like(first.array, 5000), first.grid)
-    display.checkerboard(one, other, node, squares=2)
-    board = slicer.util.arrayFromVolume(node)
+    board = checkered(first, other, squares=2).array
     assert board.shape == first.array.shape
     corner, neighbour = (board[:2, :2, :2] == 5000), (board[:2, :2, -2:] == 5000)
     assert corner.all() != neighbour.all() and corner.any() != neighbour.any()

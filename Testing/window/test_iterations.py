@@ -131,6 +131,7 @@ def test_checkerboard_is_one_volume_that_is_used_again(registered, phantom):
     registered.ui.checkerboardButton.click()
     board = slicer.util.getNode("Checkerboard")
     assert composites()[0].GetBackgroundVolumeID() == board.GetID()
+    wait_for(lambda: board.GetImageData() is not None, 30)
     fixed = slicer.util.arrayFromVolume(phantom["fixed"])
     assert np.mean(slicer.util.arrayFromVolume(board) == fixed) > 0.4
     registered.ui.checkerboardButton.click()
@@ -173,7 +174,7 @@ def test_keep_makes_an_iteration_the_result(registered):
     assert grid_magnitude(kept) == pytest.approx(
         0.6 * grid_magnitude(registered._session.history.transform), rel=1e-5
     )
-    assert volume.GetImageData() is not None
+    wait_for(lambda: volume.GetImageData() is not None, 30)
 
 
 def test_apply_to_puts_what_is_ticked_under_the_transform(registered, phantom):

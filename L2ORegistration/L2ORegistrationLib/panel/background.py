@@ -13,7 +13,7 @@ _POLL_MS = 50
 
 
 class Background:
-    """One task at a time; the window stays free, because the worker computes."""
+    """One task after the other; the window stays free, because the worker computes."""
 
     def __init__(self, torch, lender, changed=None):
         """torch: a requirements.PyTorch; lender: a lock.Lender; changed(): called when a task has
@@ -21,6 +21,7 @@ class Background:
         self._torch, self._lender = torch, lender
         self._changed = changed or (lambda: None)
         self._task = self._call = self._done = self._failed = None
+        self._waiting = []
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._poll)
@@ -34,18 +35,22 @@ class Background:
         """Begin the task that make() returns; done(found) is called with what its show() returns.
 
         failed(sentence, details) is called instead where something goes wrong; a popup is shown
-        where it is left out. A task while another is running is left out.
+        where it is left out. While another task is running this one waits.
         """
-        if self.running or not self._torch.ensure():
+        if self.running:
+            self._waiting.append((make, done, failed))
             return
         with errors_shown(_("This could not be computed.")):
             try:
-                self._task = make()
+                task = make()
             except InputError as error:
                 if failed is None:
                     raise
                 failed(str(error), "")
                 return
+            if task.torch and not self._torch.ensure():
+                return
+            self._task = task
             self._done, self._failed = done, failed or show_error
             self._call = job.Call(self._task.compute)
             self._timer.start()
@@ -53,24 +58,28 @@ class Background:
         self._changed()
 
     def abandon(self):
-        """Let its end, if one is under way, come to nothing, because the scene goes away."""
-        self._timer.stop()
+        """Let what is under way, or waits, come to nothing, because the scene goes away."""
+        self._waiting.clear()
         if self._call is not None:
             self._call.cancel()
+        self._rest()
+
+    def _rest(self):
+        self._timer.stop()
         self._task = self._call = self._done = self._failed = None
 
     def _poll(self):
         if not self._call.done:
             return
         task, call, done, failed = self._task, self._call, self._done, self._failed
-        self.abandon()
+        self._rest()
         try:
-            found = task.finish(call.value)
+            done(task.finish(call.value))
         except InputError as error:
             failed(str(error), "")
         except Exception as error:
             message = _("This could not be computed.")
             failed(f"{message} ({type(error).__name__}: {error})", traceback.format_exc())
-        else:
-            done(found)
         self._changed()
+        if self._waiting and not self.running:
+            self.start(*self._waiting.pop(0))

@@ -72,7 +72,11 @@ class FollowingPanel:
         """Map the ventilation between the two volumes, over the fixed one."""
         transform = self._session().history.transform
         widgets.say(self.ventilationLabel, _("Computing the volume change..."))
-        self._background.start(lambda: self._mapping(transform), self._mapped, self._failed)
+        self._background.start(
+            lambda: self._mapping(transform),
+            lambda found: self._mapped(transform, *found),
+            self._failed,
+        )
 
     def abandon(self):
         """The scene goes away."""
@@ -100,15 +104,13 @@ class FollowingPanel:
         text = _("'{name}' leads back.").format(name=node.GetName())
         widgets.say(self.inverseLabel, f"{text} {inverse.sentence()}")
 
-    def _mapped(self, found):
-        maps, table, ventilation = found
+    def _mapped(self, transform, maps, table, ventilation):
         widgets.say(self.ventilationLabel, ventilation.sentence())
         self.regionsTable.setMRMLTableNode(table)
         header = self.regionsTable.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)  # names wrap, numbers are seen
         self.regionsTable.setVisible(True)
-        fixed, _moving = transforms.roles(self._session().history.transform)
-        display.showBlend(fixed, maps["jacobian"], 0.6)
+        display.showBlend(transforms.roles(transform)[0], maps["jacobian"], 0.6)
 
     def _failed(self, sentence, details):
         for label in (self.inverseLabel, self.ventilationLabel):

@@ -10,8 +10,9 @@ from slicer.i18n import tr as _
 
 from ..scene import display, transforms
 from ..scene.lung_grid import lung_grid_task
+from ..scene.products import checkerboard_task, products_task
 from .background import Background
-from .messages import errors_shown
+from .messages import errors_shown, show_error
 
 _FLICKER_MS = 400
 _PLAY_MS = 500
@@ -34,7 +35,7 @@ class IterationsPanel:
         chosen, None for neither."""
         self.ui, self.logic = ui, logic
         self._shown, self._outputs = shown, outputs
-        self._background = Background(torch, lender)
+        self._background, self._volumes = Background(torch, lender), Background(torch, lender)
         self.session = None
         self._observed = None
         self._reveal = None
@@ -195,8 +196,17 @@ class IterationsPanel:
             if self._board is None or self._board.GetScene() is None:
                 name = slicer.mrmlScene.GenerateUniqueName(_("Checkerboard"))
                 self._board = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-            self.logic.checkerboard(self.session.history.transform, self._board)
-            display.showBlend(self._board, None, 0.0)
+            transform, board = self.session.history.transform, self._board
+            self._volumes.start(
+                lambda: checkerboard_task(transform, board), lambda _none: None, self._failed
+            )
+            if self._volumes.running:
+                display.showBlend(board, None, 0.0)  # at once; it is filled when it is made
+
+    def _failed(self, sentence, details):
+        if self.session is not None and self.session.preview is not None:
+            self.blend()
+        show_error(sentence, details)
 
     def _on_reveal(self, on):
         if self._reveal is not None:
@@ -245,9 +255,20 @@ class IterationsPanel:
         with errors_shown(_("The iteration could not be kept.")):
             transform = self.session.history.transform
             kept = self.logic.keepIteration(transform)
-            self.logic.updateOutputs(transform, *self._outputs())
+            self.update_outputs()
             self._say(_("The result now; copied to '{name}'.").format(name=kept.GetName()))
         self.refresh()
+
+    def update_outputs(self):
+        """Bring the chosen warped and Jacobian volumes to the iteration shown."""
+        chosen = self._outputs()
+        if any(node is not None for node in chosen):
+            transform = self.session.history.transform
+            self._volumes.start(lambda: products_task(transform, *chosen), lambda _none: None)
+
+    def abandon(self):
+        """The scene goes away."""
+        self._volumes.abandon()
 
     def _apply(self):
         nodes = list(self.ui.applyToSelector.checkedNodes())

@@ -8,6 +8,7 @@ logic       SceneLogic: the module's logic; start(), register(), applyTo(), eval
 run         Run: one registration in progress; poll() it, cancel(), then read its outcome
 tasks       Task: what takes long, cut into what a thread does and what the scene gets
 outputs     inverse, ventilation maps, partners of points, volumes of segments as nodes
+products    warped volume, Jacobian determinant and checkerboard of the iteration shown
 quality     TG-132's rows as a table node
 following   FollowingLogic: what the console calls of these
 correction  Continuation: a Run that goes on from a result, pulled by landmark pairs; undo()

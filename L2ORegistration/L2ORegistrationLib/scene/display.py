@@ -5,7 +5,6 @@ Only MRML nodes are set here; fitting the slices to an image is left to the desk
 
 from __future__ import annotations
 
-import SimpleITK as sitk
 import slicer
 import vtk
 
@@ -117,16 +116,6 @@ def show_jacobian(node, jacobian: Volume) -> None:
     display = node.GetDisplayNode()
     colour = nodes.colours(node.GetScene(), "Jacobian determinant", _DIVERGING)
     display.SetAndObserveColorNodeID(colour.GetID())
-
-
-def checkerboard(fixed, warped: Volume, node, squares: int = 8) -> None:
-    """Fill a volume node with squares of the fixed volume and of a Volume on the same grid."""
-    first = volumes.to_volume(fixed)
-    images = [sitk.Cast(volume.to_image(), sitk.sitkFloat32) for volume in (first, warped)]
-    images[1].CopyInformation(images[0])
-    mixed = Volume.of_image(sitk.CheckerBoard(*images, [squares] * 3))
-    window = volumes.window_of(fixed)
-    volumes.set_volume(node, Volume(mixed.array, first.grid), like=fixed, window=window)
 
 
 def _composites(scene=None) -> list:

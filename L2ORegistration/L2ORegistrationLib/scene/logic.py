@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 from .. import job
 from ..core.errors import InputError
-from ..core.geometry import Volume
 from ..engine.catalogue import DEFAULT
 from ..job import Failed, Finished
 from ..reporting import measures
-from . import display, landmarks, nodes, transforms, volumes
+from . import landmarks, nodes, transforms, volumes
 from .correction import Continuation, undo
 from .curve import Curve
 from .following import FollowingLogic, images_of
 from .history import History
+from .products import checkerboard_task, products_task
 from .run import Outcome, Run
 from .sequence import SequenceLogic
 from .session import Session
@@ -127,19 +127,11 @@ class SceneLogic(SequenceLogic, FollowingLogic):
 
     def updateOutputs(self, transform, outputVolume=None, outputJacobian=None) -> None:
         """Warped volume in the fixed geometry and Jacobian determinant, of the shown iteration."""
-        if outputVolume is not None:
-            fixed, moving = images_of(transform)
-            warped = self._warped(fixed, moving, transform)
-            window = volumes.window_of(moving)
-            volumes.set_volume(outputVolume, warped, like=fixed, window=window)
-        if outputJacobian is not None:
-            field = transforms.field_of(transform)
-            display.show_jacobian(outputJacobian, measures.jacobian_determinant(field))
+        products_task(transform, outputVolume, outputJacobian).now()
 
     def checkerboard(self, transform, output, squares: int = 8) -> None:
         """Fill a volume node with squares of the fixed and of the warped moving volume."""
-        fixed, moving = images_of(transform)
-        display.checkerboard(fixed, self._warped(fixed, moving, transform), output, squares)
+        checkerboard_task(transform, output, squares).now()
 
     def evaluate(self, transform, fixedLandmarks, movingLandmarks) -> landmarks.Evaluation:
         """Landmark errors of the shown iteration: tables, coloured lines, and the curve's TRE."""
@@ -168,12 +160,6 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         if history is None:
             raise InputError(f"'{transform.GetName()}' has no iterations: run Register first.")
         return history
-
-    @staticmethod
-    def _warped(fixed, moving, transform) -> Volume:
-        """The moving volume as the transform shows it, in the fixed geometry."""
-        source = volumes.to_volume(moving, below=transform)
-        return transforms.field_of(transform).warp(source, volumes.grid_of(fixed))
 
 
 def waited(run: Run, on_step: Callable | None = None) -> Outcome | None:

@@ -93,7 +93,7 @@ def inverse_task(node, lungs=None) -> Task:
             inverse.SetAttribute(_ROUND_TRIP + key, f"{value:.6g}")
         return inverse, found
 
-    return Task(compute, show, (node,))
+    return Task(compute, show, (node,), torch=True)
 
 
 def add_inverse(node, mask: Volume | None = None) -> tuple:
@@ -170,7 +170,7 @@ def partners_task(node, markups, marked_in: str) -> Task:
             made.AddControlPoint(point, label)
         return made, moved, apart
 
-    return Task(compute, show, (node, markups))
+    return Task(compute, show, (node, markups), torch=True)
 
 
 def add_partners(node, markups, marked_in: str = "fixed") -> tuple:
@@ -202,7 +202,7 @@ def change_task(node, fixed_segment=None, moving_segment=None) -> Task:
         fixed_segment and volumes.mask_to_volume(fixed_segment),
         moving_segment and volumes.mask_to_volume(moving_segment, below=node),
     )
-    return Task(lambda: volume_change(field, *drawn), lambda found: found, (node,))
+    return Task(lambda: volume_change(field, *drawn), lambda found: found, (node,), torch=True)
 
 
 def segment_change(node, fixed_segment=None, moving_segment=None) -> VolumeChange:

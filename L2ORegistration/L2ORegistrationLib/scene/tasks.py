@@ -14,13 +14,14 @@ class Task:
     """Made on the main thread, from nodes.
 
     compute(): on any thread, touches no node; show(found): on the main thread, puts what was found
-    into the scene and returns what the caller gets; needs: nodes that must be there until then.
-    Both raise InputError.
+    into the scene and returns what the caller gets; needs: nodes that must be there until then;
+    torch: whether PyTorch is needed. Both raise InputError.
     """
 
     compute: Callable[[], Any]
     show: Callable[[Any], Any]
     needs: tuple = ()
+    torch: bool = False
 
     def finish(self, found: Any) -> Any:
         """show(), where all nodes are still there."""
