@@ -85,7 +85,7 @@ DESCRIPTORS = {
 }
 
 _GAUSS_NEWTON = ".optimise.gauss_newton:GaussNewtonOptimiser"
-CONTRAST_NOISE = 0.07  # median squared difference of local contrast between clean scans of one day
+CONTRAST_NOISE = 0.1  # median squared difference of local contrast between clean scans of one day
 
 
 def _descent(name: str, level: int, closing: bool = False) -> Stage:
@@ -93,7 +93,7 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
     compares, iterations, settings = (
         ("mind, coarse", 3, {"stiffness": 2.5e-4}),
         ("mind, fine", 4, {"stiffness": 2e-3}),
-        ("contrast", 6, {"stiffness": 7e-3, "noise": CONTRAST_NOISE}),
+        ("contrast", 6, {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3}),
     )[level]
     return Stage(name, level, compares, _GAUSS_NEWTON, iterations, settings, closing=closing)
 

@@ -23,5 +23,5 @@ def masked_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
 
 
 def contrast(pyramid: FeaturePyramid, field: torch.Tensor) -> ContrastLevel:
-    """Local contrast at the working spacing; the field, in mm, carries the fixed lungs along."""
+    """Sharpened local contrast at the working spacing; the field, mm, carries the fixed lungs."""
     return pyramid.contrast_level(field)

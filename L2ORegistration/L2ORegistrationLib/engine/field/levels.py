@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ...core.geometry import Grid
-from ..images.features import local_contrast, mind_ssc, pool
+from ..images.features import local_contrast, mind_ssc, pool, sharpened
 from ..images.preprocessing import WorkingPair
 from .operations import interpolated, sample
 from .sampling import (
@@ -277,7 +277,7 @@ class FeaturePyramid:
         return self._level([feature_map(image, factor) for image in self.images], 2 * factor)
 
     def contrast_level(self, field: torch.Tensor, factor: int = 4) -> ContrastLevel:
-        """Local contrast at the working spacing, for a field `factor` times as coarse.
+        """Local contrast of the sharpened images, for a field `factor` times as coarse.
 
         field (3, d, h, w), mm, of any level: the motion so far. It carries the fixed lungs to where
         the contrast of moving is measured: two masks that are drawn differently would normalise the
@@ -286,7 +286,7 @@ class FeaturePyramid:
         lungs = self.distances[0], self._carried(field, factor)
         near = [(distance < CONTRAST_MM).float() for distance in lungs]
         fixed, moving = (
-            with_gradient(channel_last(local_contrast(image, weight)))
+            with_gradient(channel_last(local_contrast(sharpened(image), weight)))
             for image, weight in zip(self.images, near)
         )
         distance = pool(self.distances[0][None], factor)

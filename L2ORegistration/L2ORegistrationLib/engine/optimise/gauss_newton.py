@@ -16,6 +16,7 @@ from ..field.levels import Level
 from ..field.operations import laplacian
 
 SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
+STIFFENING = 0.7  # stiffness grows with this power of the noise
 CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
 PIN = 3.0  # of the images' strongest evidence: a landmark is stiff
 THOROUGH_ITERATIONS = 60  # of the refinement's: stiffness spreads slowly through a large grid
@@ -100,26 +101,33 @@ class GaussNewtonOptimiser:
     """Plain Gauss-Newton iterations, on MIND or local contrast.
 
     stiffness: of the field, for images as alike as two clean scans of one day; noise: the median
-    squared difference between such images, where what is noisier needs a stiffer field; pinned:
+    squared difference between such images, where what is noisier needs a stiffer field; momentum:
+    the share of the step before that is made again, because noise makes steps too short; pinned:
     points (N, 3), LPS mm, where the start is known to be right: a spring holds the field at 0.
     """
 
     def __init__(
-        self, stiffness: float, noise: float | None = None, pinned: np.ndarray | None = None
+        self,
+        stiffness: float,
+        noise: float | None = None,
+        momentum: float = 0.0,
+        pinned: np.ndarray | None = None,
     ):
-        self.stiffness, self.noise, self.pinned = stiffness, noise, pinned
+        self.stiffness, self.noise = stiffness, noise
+        self.momentum, self.pinned = momentum, pinned
 
     def iterate(
         self, level: Level, field: torch.Tensor, iterations: int
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
-        stiffness = self.stiffness
+        stiffness, step = self.stiffness, torch.zeros_like(field)
         for number in range(iterations):
             mismatch, system = level.normal_equations(field, every_second=True)
             if self.noise is not None and not number:
-                stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** 0.5
+                stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** STIFFENING
             if self.pinned is not None:
                 _pin(level, field, system, self.pinned)
-            step = gauss_newton_step(level, field, system, stiffness, THOROUGH_ITERATIONS)
+            best = gauss_newton_step(level, field, system, stiffness, THOROUGH_ITERATIONS)
+            step = best + self.momentum * step
             field = field + step
             yield field, float(mismatch.mean())
