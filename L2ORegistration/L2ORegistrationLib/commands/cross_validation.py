@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.paths import atomic
+from ..engine.catalogue import of_variant
 
 if TYPE_CHECKING:
     from ..benchmark.run import Measurement
     from ..datasets.cases import Case
     from ..datasets.folds import Fold
     from .experiment import Experiment
-
-METHODS = ("initial", "l2o")  # groups of benchmark.methods; other ones don't differ by fold
 
 
 def cross_validate(
@@ -64,9 +63,10 @@ def _measure(experiment: Experiment, fold: Fold, options: dict[str, Any]) -> Non
     measured, runs = _stored(folder)
     if measured == _checksum(weights) and not any("error" in run.result for run in runs):
         return
-    options = {**options, "model": str(weights)}
+    method = of_variant(experiment.config.variant)  # other methods don't differ by fold
+    options = {**options, "weights": {method: str(weights)}}
     runs = []
-    for done in run(fold.test, chosen(list(METHODS), False), options):
+    for done in run(fold.test, chosen(["initial", method], False), options):
         runs.append(done)
         if experiment.shown:
             tell(done)

@@ -50,7 +50,10 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of phantoms and training.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="l2o, falta2022, falta2022-cpu, or a TOML file.")
+        str | None,
+        typer.Option(
+            help="l2o, falta2022, voxelmorph++, lapirn (with -cpu: smaller), or a TOML file."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the exported weights.")] = "trained",
     licence: Annotated[str | None, typer.Option(help="Licence of the exported weights.")] = None,
