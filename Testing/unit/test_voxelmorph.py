@@ -1,17 +1,25 @@
 """VoxelMorph++: its published size, its heatmaps, spline and warps by hand, its training step."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
 from L2ORegistrationLib.engine.field.lung_images import LungImages, padded  # noqa: E402
+from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise import voxelmorph as vm  # noqa: E402
+from L2ORegistrationLib.engine.optimise.lapirn import LapIRN  # noqa: E402
+from L2ORegistrationLib.training import predictions  # noqa: E402
 from L2ORegistrationLib.training import voxelmorph as training  # noqa: E402
 from L2ORegistrationLib.training.config import TrainingConfig  # noqa: E402
 from L2ORegistrationLib.training.lung_images import keypoints, lung_images  # noqa: E402
+from L2ORegistrationLib.training.prepared import PreparedPair  # noqa: E402
+from L2ORegistrationLib.training.starts import falta2022_start  # noqa: E402
 from training_pairs import prepared  # noqa: E402
 
 
@@ -172,3 +180,42 @@ def test_a_training_step_teaches_all_of_the_network(pair, step):
     assert level == 0 and before > 0 and np.isfinite(after)
     assert 0 < float(loss.detach()) < 1
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_a_prediction_is_kept_for_networks_that_go_on_from_it(tmp_path, pair, monkeypatch):
+    """The shift of (1, -0.5, 2) voxels of 3 mm, on the lattice of 6 mm, computed once."""
+    pair.save(tmp_path / "pair.pt")
+    monkeypatch.setattr(predictions, "_network", lambda weights: Shift())
+    field = predictions.predicted(tmp_path / "pair.pt", "voxelmorph++")
+    assert tuple(field.shape[1:]) == tuple(n // 2 for n in pair.distances[0].shape)
+    expected = np.array([3.0, -1.5, 6.0])[:, None, None, None]
+    np.testing.assert_allclose(field, np.broadcast_to(expected, field.shape), atol=1e-3)
+    assert predictions.predicted(tmp_path / "pair.pt", "voxelmorph++") is field
+    config = TrainingConfig(variant="falta2022", crop=8)
+    kinds = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        _, start = falta2022_start(pair, field, config, rng)
+        kinds.add(tuple(start.mean(dim=(1, 2, 3)).round().int().tolist()))
+    assert {(0, 0, 0), (3, -2, 6)} <= kinds  # nothing, and all of the prediction
+
+
+def test_only_weights_of_its_own_predict(tmp_path):
+    path = tmp_path / "lapirn.pt"
+    card = {"version": "1", "licence": "Apache-2.0", "trained_iterations": (1, 1)}
+    export_model(LapIRN(), path, iterations=(1,), **card)
+    with pytest.raises(InputError, match="one of lapirn, not of voxelmorph"):
+        predictions._network(str(path))
+
+
+def test_pairs_without_images_are_refused(pair):
+    with pytest.raises(InputError, match="earlier version.*delete the folder"):
+        lung_images(replace(pair, images=None))
+
+
+def test_pairs_with_finer_images_are_still_read(tmp_path, pair):
+    finer = [part.repeat_interleave(2, 0).repeat_interleave(2, 1) for part in pair.images]
+    finer = tuple(part.repeat_interleave(2, 2) for part in finer)
+    replace(pair, images=finer).save(tmp_path / "old.pt")
+    found = lung_images(PreparedPair.load(tmp_path / "old.pt"))
+    np.testing.assert_allclose(found.fixed, lung_images(pair).fixed, atol=1e-3)

@@ -50,7 +50,9 @@ class TrainingConfig:
     mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
 
     The variants "voxelmorph++" and "lapirn" predict the motion at once, of whole lungs: they have
-    neither width nor crop. diffeomorphic: LapIRN predicts velocities.
+    neither width nor crop. diffeomorphic: LapIRN predicts velocities; start_model: the weights of
+    VoxelMorph++, packaged or a .pt file, from whose predictions falta2022 learns to go on (empty:
+    from the search's results).
     """
 
     variant: str = "l2o"
@@ -70,6 +72,7 @@ class TrainingConfig:
     accumulate: int = 2
     checkpoint_every: int = 50
     diffeomorphic: bool = False
+    start_model: str = ""
     mixed_precision: bool = True
 
     @property

@@ -23,6 +23,7 @@ from ..engine.optimise.voxelmorph import VoxelMorph
 from . import lapirn, voxelmorph
 from .config import TrainingConfig, changed, renamed
 from .loss import inside, keypoint_loss
+from .predictions import predicted
 from .prepared import PreparedPair
 from .starts import falta2022_start, l2o_start
 from .workers import Workers
@@ -224,10 +225,12 @@ def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
 
 def _drawn_task(network, pairs, config: TrainingConfig, rng, device) -> _Task:
     """A pair, a level of it, a start and keypoints, all by chance."""
-    pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
+    path = pairs[rng.integers(len(pairs))]
+    pair = PreparedPair.load(path)
     if config.variant == "falta2022":
         number = 0
-        level, field = falta2022_start(pair, config, rng)
+        found = predicted(path, config.start_model) if config.start_model else pair.search
+        level, field = falta2022_start(pair, found, config, rng)
         targets = pair.targets
     else:
         number = int(rng.choice(2, p=config.level_shares))
