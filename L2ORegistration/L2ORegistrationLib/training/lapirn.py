@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from ..engine.field.lung_images import padded
+from ..engine.field.operations import sample_points
 from ..engine.optimise.lapirn import LEVELS, MULTIPLE, halved
-from ..engine.optimise.voxelmorph import at_points
 from .config import TrainingConfig
 from .lung_images import keypoints, lung_images
 from .prepared import PreparedPair
@@ -37,7 +37,7 @@ def rollout(network, pair: PreparedPair, config: TrainingConfig, step: int, rng,
         loss = loss - 0.5**k * correlation(*pair_of, width)
     points, targets = (p.to(device) for p in keypoints(pair, level, MEASURED, rng))
     with torch.no_grad():
-        found = factor * at_points(motion[None].float(), (points + 0.5) / factor - 0.5)
+        found = factor * sample_points(motion.float(), (points + 0.5) / factor - 0.5)
         before, after = (float(d.norm(dim=1).mean()) for d in (targets, found - targets))
     return loss, number, before * level.spacing, after * level.spacing
 
@@ -58,7 +58,7 @@ def sample_finer(image: torch.Tensor, motion: torch.Tensor, factor: int) -> torc
     z, y, x = torch.meshgrid(*axes, indexing="ij")
     place = torch.stack((x, y, z)) + motion
     position = (place + 0.5) * factor - 0.5
-    return at_points(image[None, None], position.flatten(1).T).view(motion.shape[1:])
+    return sample_points(image[None], position.flatten(1).T).view(motion.shape[1:])
 
 
 def correlation(fixed: torch.Tensor, moving: torch.Tensor, width: int) -> torch.Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.field.levels import sample
 from ..engine.field.lung_images import UNIT_VOXELS
+from ..engine.field.operations import sample
 from .config import TrainingConfig
 from .lung_images import keypoints, lung_images
 from .prepared import PreparedPair

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .levels import sample
+from .operations import interpolated, sample
 
 FACTOR = 2  # working voxels
 UNIT_VOXELS = 48.0  # a network's unit of length; the same on lungs of any size
@@ -55,8 +55,7 @@ class LungImages:
 
     def sample_field(self, field: torch.Tensor) -> torch.Tensor:
         """A field of a level (3, ., ., .), mm, nested with this lattice, on this lattice."""
-        size = self.shape
-        return F.interpolate(field[None], size=size, mode="trilinear", align_corners=False)[0]
+        return interpolated(field, self.shape)
 
     def moved(self, field: torch.Tensor) -> torch.Tensor:
         """The moving image (d, h, w) where a field (3, d, h, w), mm, takes the fixed voxels."""

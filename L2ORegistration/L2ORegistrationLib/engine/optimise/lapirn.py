@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..field.levels import sample
 from ..field.lung_images import UNIT_VOXELS, LungImages, padded
+from ..field.operations import sample
 
 LEVELS = 3
 WIDTH = 28

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from scipy import interpolate
 from torch import nn
 
-from ..field.levels import MindLevel, sample
+from ..field.levels import MindLevel
 from ..field.lung_images import UNIT_VOXELS, LungImages, padded
+from ..field.operations import sample, sample_points
 from .networks import InstanceNorm, block
 
 GAIN = 2.0  # images are in units of 500 HU
@@ -47,7 +48,7 @@ class VoxelMorph(nn.Module):
         fixed, moving: (d, h, w), 0 outside the lungs, 1 in water.
         """
         images = padded(GAIN * torch.stack((fixed, moving))[None], 2**HALVINGS)
-        found = at_points(self.features(images).float(), (points + 0.5) / 2 - 0.5)
+        found = sample_points(self.features(images)[0].float(), (points + 0.5) / 2 - 0.5)
         parts = [self.head(part) for part in found.split(_CHUNK)]
         return torch.cat(parts) * UNIT_VOXELS
 
@@ -116,16 +117,6 @@ def expected(heatmaps: torch.Tensor) -> torch.Tensor:
     centres = REACH * ((2 * torch.arange(CELLS, device=heatmaps.device) + 1) / CELLS - 1)
     sums = ((1, 2), (1, 3), (2, 3))
     return torch.stack([weights.sum(dim=axes) @ centres for axes in sums], dim=1)
-
-
-def at_points(features: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """features (1, C, d, h, w) at positions (K, 3), (x, y, z) in their voxels, linear: (K, C)."""
-    size = position.new_tensor(features.shape[:1:-1])
-    grid = (2 * position + 1) / size - 1
-    found = F.grid_sample(
-        features, grid.view(1, -1, 1, 1, 3), padding_mode="border", align_corners=False
-    )
-    return found[0, :, :, 0, 0].T
 
 
 def spread(
