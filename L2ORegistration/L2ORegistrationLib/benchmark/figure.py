@@ -11,7 +11,7 @@ from ..engine import catalogue
 from .methods import METHODS
 from .run import Measurement
 
-_LINES = {"affine": "--", "search": "-", "keypoints": ":"}
+_LINES = {"affine": "--", "search": "-", "keypoints": ":", "voxelmorph++": "-.", "network": ":"}
 
 
 def _style(row: str) -> tuple[str, str]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .scan import Scan
 
 
+PREREGISTRATION = "voxelmorph++"  # the paper's
+
+
 @dataclass
 class Outcome:
     """What a method did: its field, fixed -> moving, and its steps (empty for peers)."""
@@ -52,10 +55,12 @@ def _initial(scan: Scan, options: dict[str, Any]) -> Outcome:
     return Outcome(DisplacementField.zeros(scan.fixed.grid), [], {})
 
 
-def _ours(method: str, start: str, *, only_start: bool = False) -> Callable:
+def _ours(method: str, start: str, *, only_start: bool = False, refine: bool = True) -> Callable:
     def run(scan: Scan, options: dict[str, Any]) -> Outcome:
         from ..engine.registration import Registration
 
+        weights = options.get("weights") or {}
+        model = options.get("model") if method == "l2o" else None
         registration = Registration(
             scan.fixed,
             scan.moving,
@@ -63,7 +68,9 @@ def _ours(method: str, start: str, *, only_start: bool = False) -> Callable:
             moving_mask=scan.moving_mask,
             method=method,
             start=start,
-            model=options.get("model") if method == "l2o" else None,
+            model=model or weights.get(method),
+            start_model=weights.get(start),
+            refine=refine,
             landmarks=_keypoints(scan) if start == "landmarks" else None,
             device=options.get("device", "auto"),
             threads=options.get("threads"),
@@ -123,6 +130,16 @@ def _rows() -> dict[str, Method]:
         title = f"{catalogue.METHODS[name].title} from keypoints"
         run = _ours(name, "landmarks")
         rows[f"{name}-keypoints"] = Method(title, "keypoints", run, _engine)
+    for name in reversed(catalogue.METHODS):
+        if name != PREREGISTRATION:
+            titles = (catalogue.METHODS[key].title for key in (name, PREREGISTRATION))
+            title = " after ".join(titles)
+            run = _ours(name, PREREGISTRATION)
+            rows[f"{name}-{PREREGISTRATION}"] = Method(title, "preregistered", run, _engine)
+    for name in ("lapirn", PREREGISTRATION):
+        title = f"{catalogue.METHODS[name].title} network alone"
+        run = _ours(name, "affine", refine=False)
+        rows[f"{name}-network"] = Method(title, "networks", run, _engine)
     rows["elastix"] = Method("elastix", "peers", **_peer("elastix"))
     rows["convexadam"] = Method("convexAdam", "peers", **_peer("convexadam"))
     return rows

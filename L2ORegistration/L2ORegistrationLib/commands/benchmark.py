@@ -26,8 +26,19 @@ def benchmark(
     ],
     methods: Annotated[
         str,
-        typer.Option(help=f"Some of initial,start,{','.join(reversed(METHODS))},keypoints."),
+        typer.Option(
+            help=f"Some of initial,start,{','.join(reversed(METHODS))},keypoints,networks (alone, "
+            "without Adam),preregistered (every method after VoxelMorph++)."
+        ),
     ] = f"initial,start,adam,{DEFAULT}",
+    table1: Annotated[
+        bool,
+        typer.Option("--table1", help="The paper's Table 1: its methods, instead of --methods."),
+    ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Folder with own voxelmorph++.pt, lapirn.pt, falta2022.pt ..."),
+    ] = None,
     peers: Annotated[bool, typer.Option(help="Also elastix and convexAdam.")] = False,
     cases: options.Cases = None,
     folder: Annotated[
@@ -52,20 +63,33 @@ def benchmark(
     Each registration runs in a process of its own: seconds are those of the registration with its
     images in memory, GB the peak of its process. Writes table.md, cases.csv, points.csv (the error
     at each landmark), iterations.csv and iterations.png; they are complete up to the last case
-    when the run is stopped.
+    when the run is stopped. --table1 also writes table1.md, laid out as in the paper, and
+    table1.png, the error after each iteration of L2O and Adam; what has no weights is not run and
+    called not trained.
     """
     from ..benchmark import figure, table
+    from ..benchmark import table1 as papers
     from ..benchmark.methods import chosen
     from ..benchmark.peers import missing
     from ..benchmark.run import run
     from ..datasets.registry import DATASETS
 
-    rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
+    own = papers.weights_in(weights)
+    if table1:
+        rows = papers.trained(own) + (chosen(["initial"], True)[1:] if peers else [])
+    else:
+        rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
     if peers and missing():
         raise InputError(f"--peers needs {' and '.join(missing())}: pip install them.")
     datasets = read_datasets(data, cases, skip, tuple(DATASETS))
     folder = made(checked_folder(folder))
-    settings = {"model": model, "device": device, "threads": threads, "warm_up": warm_up}
+    settings = {
+        "model": model,
+        "weights": own,
+        "device": device,
+        "threads": threads,
+        "warm_up": warm_up,
+    }
     runs = []
     for done in run(datasets, rows, settings):
         runs.append(done)
@@ -74,10 +98,14 @@ def benchmark(
         if done.method == rows[-1]:
             table.write(runs, folder)
             figure.draw(runs, folder / "iterations.png")
+            if table1:
+                papers.write(runs, own, folder)
     if as_json:
         print_json({"folder": str(folder), "results": table.summary(runs)})
     else:
         show(runs, folder)
+        if table1:
+            out.print(papers.markdown(runs, own), markup=False, soft_wrap=True)
     if any("error" in done.result for done in runs):
         raise typer.Exit(1)
 

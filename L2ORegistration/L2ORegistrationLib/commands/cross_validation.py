@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.paths import atomic
+from ..engine.catalogue import of_variant
 
 if TYPE_CHECKING:
     from ..benchmark.run import Measurement
     from ..datasets.cases import Case
     from ..datasets.folds import Fold
     from .experiment import Experiment
-
-METHODS = ("initial", "l2o")  # groups of benchmark.methods; other ones don't differ by fold
 
 
 def cross_validate(
@@ -38,8 +37,9 @@ def cross_validate(
     for fold in folds:
         if only in (None, fold.number):
             folder = _folder(experiment, fold)
-            experiment.train(fold.training, folder, folder.name)
-            experiment.workers.shared(lambda f=fold: _measure(experiment, f, options))
+            own = _of_fold(experiment, fold)
+            own.train(fold.training, folder, folder.name)
+            own.workers.shared(lambda e=own, f=fold: _measure(e, f, options))
     if not experiment.workers.first:
         return []
     stored = (_stored(_folder(experiment, fold)) for fold in folds)
@@ -53,9 +53,23 @@ def _folder(experiment: Experiment, fold: Fold) -> Path:
     return experiment.folder / f"fold-{fold.number}"
 
 
+def _of_fold(experiment: Experiment, fold: Fold) -> Experiment:
+    """The experiment with the start's weights of this fold, where their path names {fold}."""
+    model = experiment.config.start_model.replace("{fold}", str(fold.number))
+    return replace(experiment, config=replace(experiment.config, start_model=model))
+
+
+def _rows(method: str, prediction: bool) -> list[str]:
+    """What is measured of a method in the benchmark; others don't differ by fold."""
+    from ..benchmark.methods import METHODS, PREREGISTRATION, chosen
+
+    more = [f"{method}-network"] + ([f"{method}-{PREREGISTRATION}"] if prediction else [])
+    return chosen(["initial", method], False) + [key for key in more if key in METHODS]
+
+
 def _measure(experiment: Experiment, fold: Fold, options: dict[str, Any]) -> None:
     """Measure the test cases with the fold's weights, unless that was done without a failure."""
-    from ..benchmark.methods import chosen
+    from ..benchmark.methods import PREREGISTRATION
     from ..benchmark.run import run
     from .benchmark import tell
 
@@ -64,9 +78,11 @@ def _measure(experiment: Experiment, fold: Fold, options: dict[str, Any]) -> Non
     measured, runs = _stored(folder)
     if measured == _checksum(weights) and not any("error" in run.result for run in runs):
         return
-    options = {**options, "model": str(weights)}
+    method, prediction = of_variant(experiment.config.variant), experiment.config.start_model
+    own = {PREREGISTRATION: prediction} if prediction else {}
+    options = {**options, "weights": {**own, method: str(weights)}}
     runs = []
-    for done in run(fold.test, chosen(list(METHODS), False), options):
+    for done in run(fold.test, _rows(method, bool(prediction)), options):
         runs.append(done)
         if experiment.shown:
             tell(done)

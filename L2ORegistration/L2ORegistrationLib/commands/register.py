@@ -76,7 +76,7 @@ def register(
         ),
     ] = False,
     start: Annotated[
-        Start | None, typer.Option(help="Before the first iteration; search if left out.")
+        Start | None, typer.Option(help="Before the first iteration; the method's own if left out.")
     ] = None,
     method: Annotated[
         Method | None,
@@ -84,6 +84,9 @@ def register(
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Weights by name (see `models`) or a .pt file.")
+    ] = None,
+    start_model: Annotated[
+        str | None, typer.Option(help="Weights of --start voxelmorph++: a name or a .pt file.")
     ] = None,
     iterations: Annotated[
         int | None, typer.Option(min=1, help="On each level; the method's own if left out.")
@@ -143,6 +146,7 @@ def register(
         "moving_mask": _mask(moving_mask, mask_labels),
         "method": method and method.value,
         "model": model,
+        "start_model": start_model,
         "iterations": iterations,
         "device": device,
         "threads": threads,

@@ -50,7 +50,16 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of phantoms and training.")] = None,
     config: Annotated[
-        str | None, typer.Option(help="l2o, falta2022, falta2022-cpu, or a TOML file.")
+        str | None,
+        typer.Option(
+            help="l2o, falta2022, voxelmorph++, lapirn (with -cpu: smaller), or a TOML file."
+        ),
+    ] = None,
+    start_model: Annotated[
+        str | None,
+        typer.Option(
+            help="VoxelMorph++ weights that falta2022 goes on from; {fold} is the fold's number."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the exported weights.")] = "trained",
     licence: Annotated[str | None, typer.Option(help="Licence of the exported weights.")] = None,
@@ -73,7 +82,7 @@ def train(
     cross = folds or fold is not None
     with one_voice(), joined() as workers:
         _check_name(name)
-        settings = _settings(config, steps, seed)
+        settings = _settings(config, steps=steps, seed=seed, start_model=start_model)
         datasets, phantoms = _material(data, cases, skip, phantoms, cross)
         experiment = Experiment(
             folder=checked_folder(folder),
@@ -111,11 +120,10 @@ def _check_name(name: str) -> None:
         raise InputError(f"The weights cannot be called '{name}': choose another --name.")
 
 
-def _settings(config: str | None, steps: int | None, seed: int | None) -> TrainingConfig:
+def _settings(config: str | None, **given: int | str | None) -> TrainingConfig:
     """The configuration, with what the command line says instead. Raises InputError."""
     from ..training.config import read_config
 
-    given = {"steps": steps, "seed": seed}
     return read_config(config, **{k: v for k, v in given.items() if v is not None})
 
 

@@ -43,7 +43,8 @@ class Method:
 
     finest: the key of DESCRIPTORS on whose lattice the field is reported and the steps are
     compared. weights: the packaged weights that a learned method takes unless others are given;
-    variant: what their model card calls the network, and network: the place of its class.
+    variant: what their model card calls the network, and network: the place of its class. start:
+    a key of STARTS, where it begins unless told otherwise.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Method:
     weights: str = ""
     variant: str = ""
     network: str = ""
+    start: str = "search"
 
     def plan(
         self, iterations: int | None = None, learned: Sequence[int] = (), refine: bool = True
@@ -81,6 +83,7 @@ DESCRIPTORS = {
     "mind, coarse": ".field.descriptors:coarse_mind",
     "mind, fine": ".field.descriptors:fine_mind",
     "mind within masks": ".field.descriptors:masked_mind",
+    "lung images": ".field.descriptors:lung_images",
     "contrast": ".field.descriptors:contrast",
 }
 
@@ -96,6 +99,20 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
         ("contrast", 6, {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3}),
     )[level]
     return Stage(name, level, compares, _GAUSS_NEWTON, iterations, settings, closing=closing)
+
+
+def _instance(level: int, closing: bool = False) -> Stage:
+    """Adam on one level, as the authors of VoxelMorph++ and the paper use it."""
+    adam = ".optimise.voxelmorph:InstanceOptimiser"
+    return Stage("adam", level, "mind within masks", adam, 50, closing=closing)
+
+
+def _predicted(name: str, optimiser: str) -> tuple[Stage, ...]:
+    """A network that predicts the whole motion from the lungs' images, then Adam."""
+    return (
+        Stage(name, 0, "lung images", optimiser, learned=True),
+        _instance(1, closing=True),
+    )
 
 
 def _learned(level: int, compares: str, optimiser: str) -> Stage:
@@ -128,6 +145,29 @@ METHODS: dict[str, Method] = {
         variant="falta2022",
         network=".optimise.networks:Falta2022Network",
     ),
+    "voxelmorph++": Method(
+        "VoxelMorph++",
+        "#e7298a",
+        _predicted("voxelmorph++", ".optimise.voxelmorph:VoxelMorphOptimiser"),
+        finest="mind within masks",
+        weights="voxelmorph++",
+        variant="voxelmorph++",
+        network=".optimise.voxelmorph:VoxelMorph",
+        start="affine",
+    ),
+    "lapirn": Method(
+        "LapIRN",
+        "#a6761d",
+        _predicted("lapirn", ".optimise.lapirn:LapIRNOptimiser"),
+        finest="mind within masks",
+        weights="lapirn",
+        variant="lapirn",
+        network=".optimise.lapirn:LapIRN",
+        start="affine",
+    ),
+    "instance": Method(
+        "Adam, one level", "#e6ab02", (_instance(0),), finest="mind within masks", start="affine"
+    ),
     "adam": Method(
         "Adam",
         "#d95f02",
@@ -142,11 +182,13 @@ DEFAULT = "gauss-newton"
 # What networks and packaged weights were called before; users' files and scripts still say so.
 OLD_NAMES = {"pyramid": "l2o", "paper": "falta2022"}
 
-# What happens before the first iteration, with its title in lists.
+# What happens before the first iteration, with its title in lists. One that is a method as well
+# is what its network predicts from the affine.
 STARTS = {
     "search": "Lungs, then a search",
     "affine": "Lungs only (affine)",
     "box": "Bounding boxes of the lungs",
+    "voxelmorph++": "VoxelMorph++",
     "none": "None: as they lie",
     "landmarks": "Landmarks",
 }

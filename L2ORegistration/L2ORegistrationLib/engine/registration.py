@@ -133,6 +133,9 @@ class Registration:
     "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the
     steps of the preparation, which takes longest: where it says True, the iteration ends there.
 
+    The start "voxelmorph++" is what its network predicts from the affine; start_model: its weights,
+    packaged or a .pt file. Left out, the start is the method's own, mostly "search".
+
     Raises InputError for anything that cannot be used, before or at the first step.
     """
 
@@ -144,11 +147,12 @@ class Registration:
         fixed_mask=None,
         moving_mask=None,
         initial_transform=None,
-        start: str = "search",
+        start: str | None = None,
         landmarks: tuple[np.ndarray, np.ndarray] | None = None,
         pinned: np.ndarray | None = None,
         method: str | None = None,
         model: str | Path | None = None,
+        start_model: str | Path | None = None,
         iterations: int | None = None,
         refine: bool = True,
         device: str = "auto",
@@ -156,9 +160,11 @@ class Registration:
         spacing: float = WORKING_SPACING_MM,
         cancelled: Callable[[], bool] = lambda: False,
     ):
+        name = checked_method(method or DEFAULT)
+        if start is None:
+            start = METHODS[name].start
         if start not in STARTS:
             raise InputError(f"Unknown start '{start}': use one of {', '.join(STARTS)}.")
-        name = checked_method(method or DEFAULT)
         if not 0.5 <= spacing <= 6:
             raise InputError(f"The working spacing must be between 0.5 and 6 mm, got {spacing}.")
         if landmarks is not None and start != "landmarks":
@@ -179,6 +185,7 @@ class Registration:
             self._network.to(self._device)
             name = of_variant(self._card.variant)
         self._name, self._method = name, METHODS[name]
+        self._predictor = self._loaded_start(start, start_model)
         self._fixed = as_volume(fixed, "The fixed image")
         self._moving = as_volume(moving, "The moving image")
         self._fixed_mask = as_mask(fixed_mask, self._fixed, "fixed")
@@ -298,6 +305,9 @@ class Registration:
         field = torch.zeros((3, *finest.shape), device=self._device)
         if start is not None:
             field = finest.sample_field(start)
+        elif self._predictor is not None and self._given is None:
+            field = finest.sample_field(self._predicted(pyramid))
+            self._check_cancelled()
         index = 1
         yield step(index, "start", 0, field)
         for stage in self._plan:
@@ -314,6 +324,31 @@ class Registration:
         if self._searching and match(finest, self._fields[-1], 1.0).matched < MATCHED[CHECK]:
             images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
             self._turned = lost_orientation(*images, *self._distances, pair.grid, self._device)
+
+    def _loaded_start(self, start: str, model: str | Path | None):
+        """The card and the network of a start that is one; None for any other."""
+        if start not in METHODS:
+            if model is not None:
+                raise InputError(
+                    f"The start '{start}' has no weights: leave the start model out, or start "
+                    "from 'voxelmorph++'."
+                )
+            return None
+        card, network = load_model(model or METHODS[start].weights)
+        if of_variant(card.variant) != start:
+            raise InputError(
+                f"The start model is one of {card.variant}, not of {start}: give weights of that."
+            )
+        return card, network.to(self._device)
+
+    def _predicted(self, pyramid: FeaturePyramid) -> torch.Tensor:
+        """The field (3, ., ., .), mm, that the start's network predicts, on its own lattice."""
+        card, network = self._predictor
+        (stage,) = METHODS[self._start_name].plan(None, card.iterations, refine=False)
+        level = _level(stage.compares, pyramid, None)
+        begun = torch.zeros((3, *level.shape), device=self._device)
+        *_, (field, _) = load(stage.optimiser)(network).iterate(level, begun, stage.iterations)
+        return field
 
     def _optimiser(self, stage: Stage):
         settings = dict(stage.settings)
@@ -403,6 +438,9 @@ class Registration:
             "model": f"{self._card.name} {self._card.version}" if self._card else "",
             "model_sha256": self._card.sha256 if self._card else "",
             "start": "given transform" if self._given is not None else self._start_name,
+            "start_model": f"{self._predictor[0].name} {self._predictor[0].version}"
+            if self._predictor
+            else "",
             "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in self.starts),
             "plan": ", ".join(f"{stage.name} {stage.iterations}" for stage in self._plan),
             "spacing_mm": self._spacing,

@@ -21,7 +21,7 @@ else:
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
-VARIANTS = ("l2o", "falta2022")
+VARIANTS = ("l2o", "falta2022", "voxelmorph++", "lapirn")
 # What settings were called before; files and checkpoints of users still say so.
 _OLD_KEYS = {
     "ahead": "burn_in",
@@ -48,6 +48,11 @@ class TrainingConfig:
     has arrived; level_shares: of the rollouts, those of whole lungs at 12 mm and of crops at 6 mm;
     extra_motion: share of the whole lungs that get more motion than their pair has;
     mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
+
+    The variants "voxelmorph++" and "lapirn" predict the motion at once, of whole lungs: they have
+    neither width nor crop. diffeomorphic: LapIRN predicts velocities; start_model: the weights of
+    VoxelMorph++, packaged or a .pt file, from whose predictions falta2022 learns to go on (empty:
+    from the search's results).
     """
 
     variant: str = "l2o"
@@ -66,6 +71,8 @@ class TrainingConfig:
     extra_motion: float = 0.7
     accumulate: int = 2
     checkpoint_every: int = 50
+    diffeomorphic: bool = False
+    start_model: str = ""
     mixed_precision: bool = True
 
     @property
@@ -147,7 +154,7 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         settings[key] = _like(key, value, defaults[key])
     config = TrainingConfig(**settings)
     if config.variant not in VARIANTS:
-        raise InputError(f"There is no variant '{config.variant}': use {' or '.join(VARIANTS)}.")
+        raise InputError(f"There is no variant '{config.variant}': use {', '.join(VARIANTS)}.")
     if config.iterations[0] > config.iterations[1]:
         raise InputError("The training setting 'iterations' needs the fewest, then the most.")
     if config.variant == "l2o" and config.iterations[0] < 2:

@@ -17,9 +17,13 @@ from ..core.files import atomic
 from ..engine.field.levels import MindLevel
 from ..engine.optimise.falta2022 import Falta2022Optimiser
 from ..engine.optimise.l2o import L2OOptimiser
+from ..engine.optimise.lapirn import LapIRN
 from ..engine.optimise.networks import Falta2022Network, L2ONetwork
+from ..engine.optimise.voxelmorph import VoxelMorph
+from . import lapirn, voxelmorph
 from .config import TrainingConfig, changed, renamed
 from .loss import inside, keypoint_loss
+from .predictions import predicted
 from .prepared import PreparedPair
 from .starts import falta2022_start, l2o_start
 from .workers import Workers
@@ -96,7 +100,12 @@ def train(
 
 def new_network(config: TrainingConfig) -> torch.nn.Module:
     """An untrained network of the configured variant."""
-    return Falta2022Network() if config.variant == "falta2022" else L2ONetwork(config.width)
+    return {
+        "falta2022": Falta2022Network,
+        "l2o": lambda: L2ONetwork(config.width),
+        "voxelmorph++": VoxelMorph,
+        "lapirn": lambda: LapIRN(config.diffeomorphic),
+    }[config.variant]()
 
 
 def save_checkpoint(
@@ -188,9 +197,21 @@ class _Task:
         return float(loss) * self.level.spacing
 
 
+def _on_cuda(device) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+# Networks that predict the whole motion at once: how one of their rollouts goes.
+_AT_ONCE = {"voxelmorph++": voxelmorph.rollout, "lapirn": lapirn.rollout}
+
+
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
-    if config.mixed_precision and torch.device(device).type == "cuda":
+    if config.variant in _AT_ONCE:
+        pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
+        with torch.autocast("cuda", torch.bfloat16, config.mixed_precision and _on_cuda(device)):
+            return _AT_ONCE[config.variant](network, pair, config, step, rng, device)
+    if config.mixed_precision and _on_cuda(device):
         network = _InBfloat16(network)
     task = _drawn_task(network, pairs, config, rng, device)
     fewest, most = config.iterations
@@ -204,10 +225,12 @@ def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
 
 def _drawn_task(network, pairs, config: TrainingConfig, rng, device) -> _Task:
     """A pair, a level of it, a start and keypoints, all by chance."""
-    pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
+    path = pairs[rng.integers(len(pairs))]
+    pair = PreparedPair.load(path)
     if config.variant == "falta2022":
         number = 0
-        level, field = falta2022_start(pair, config, rng)
+        found = predicted(path, config.start_model) if config.start_model else pair.search
+        level, field = falta2022_start(pair, found, config, rng)
         targets = pair.targets
     else:
         number = int(rng.choice(2, p=config.level_shares))

@@ -16,6 +16,7 @@ import torch
 from ..core.files import atomic
 from ..core.geometry import Grid, Volume
 from ..engine.field.levels import MindLevel, feature_map
+from ..engine.images.features import pool
 from ..engine.images.preprocessing import working_pair
 from ..engine.start.alignment import distance_map, lung_alignment
 from ..engine.start.search import discrete_search
@@ -30,7 +31,9 @@ class PreparedPair:
     features: for each factor, fixed and moving MIND as bytes (12, D, H, W); distances: fixed
     and moving signed distance (mm) at 3 mm, float16; search: the discrete search's field
     (3, d, h, w) in mm on the coarsest field grid; points, targets: keypoints (N, 3) in LPS mm
-    relative to the working grid's first voxel and their true displacement (mm) against the start.
+    relative to the working grid's first voxel and their true displacement (mm) against the start;
+    images: fixed and moving at 3 mm, float16, 1 is 1000 HU; None where one earlier version, which
+    did without, prepared the pair.
     """
 
     features: list[tuple[torch.Tensor, torch.Tensor]]
@@ -39,6 +42,7 @@ class PreparedPair:
     points: torch.Tensor
     targets: torch.Tensor
     spacing: float
+    images: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def save(self, path: str | Path) -> None:
         """Write to a .pt file that `load` reads."""
@@ -52,7 +56,10 @@ class PreparedPair:
         Entries that only earlier versions used are left out.
         """
         stored = torch.load(path, weights_only=True, mmap=True)
-        return cls(**{entry.name: stored[entry.name] for entry in fields(cls)})
+        pair = cls(**{e.name: stored[e.name] for e in fields(cls) if e.name in stored})
+        if pair.images and pair.images[0].shape != pair.distances[0].shape:  # once at 1.5 mm
+            pair.images = tuple(pool(image.float()[None], 2)[0] for image in pair.images)
+        return pair
 
     def level(self, index: int) -> MindLevel:
         """The stored level `index` (0: coarsest)."""
@@ -116,6 +123,7 @@ def prepare(
         torch.from_numpy(points - np.asarray(pair.grid.origin)).float(),
         torch.from_numpy(targets).float(),
         pair.grid.spacing[0],
+        tuple(pool(image[None], 2)[0].half() for image in images),
     )
     prepared.search = discrete_search(prepared.level(0))
     return prepared

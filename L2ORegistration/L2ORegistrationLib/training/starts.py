@@ -15,19 +15,19 @@ from .motion import moved_further
 from .prepared import PreparedPair
 
 
-def falta2022_start(pair: PreparedPair, config: TrainingConfig, rng):
+def falta2022_start(pair: PreparedPair, found: torch.Tensor, config: TrainingConfig, rng):
     """A crop of the paper's level and the field it starts from: the paper's augmentation.
 
-    Nothing, the pre-registration (here the search), half of it, its mean with the truth, and the
-    same with noise.
+    Nothing, the pre-registration, half of it, its mean with the truth, and the same with noise.
+    found: (3, ., ., .), mm, of the pre-registration, on any lattice of the pair.
     """
     crop = random_crop(pair.distances[0].float() < 0, config.crop, rng)
     level = pair.masked_mind_level(crop)
     whole = pair.level(1)
-    search = whole.sample_field(pair.search)
+    found = whole.sample_field(found)
     truth = scattered(whole, pair.points, pair.targets)
     choice = int(rng.integers(5))
-    start = (0 * search, search, 0.5 * search, (search + truth) / 2, (search + truth) / 2)[choice]
+    start = (0 * found, found, 0.5 * found, (found + truth) / 2, (found + truth) / 2)[choice]
     size = pair.distances[0].shape
     start = F.interpolate(start[None], size=size, mode="trilinear", align_corners=False)[0]
     field = start[(slice(None), *crop)]

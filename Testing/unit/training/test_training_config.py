@@ -15,7 +15,9 @@ from L2ORegistrationLib.training.config import (
 
 
 def test_the_packaged_settings():
-    assert experiments() == ["falta2022", "falta2022-cpu", "l2o"]
+    networks = {"l2o", "falta2022", "voxelmorph++", "lapirn"}
+    assert set(experiments()) == networks | {f"{name}-cpu" for name in networks - {"l2o"}}
+    assert all(read_config(name).variant == name.removesuffix("-cpu") for name in experiments())
     assert read_config("l2o") == read_config(None) == TrainingConfig()
     paper = read_config("falta2022", seed=3)
     assert (paper.variant, paper.iterations, paper.seed) == ("falta2022", (8, 8), 3)
@@ -30,7 +32,7 @@ def test_a_file_of_ones_own(tmp_path):
     assert (config.steps, config.learning_rate, config.level_shares) == (9, 1.0, (1, 0))
     assert isinstance(config.learning_rate, float)
     with pytest.raises(
-        InputError, match="configuration 'mine': packaged are falta2022, falta2022-cpu, l"
+        InputError, match="configuration 'mine': packaged are falta2022, falta2022-cpu, l2o, "
     ):
         read_config("mine")
     with pytest.raises(InputError, match="nowhere.toml does not exist"):
@@ -51,7 +53,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("extra_motion", 1.5, "from 0 to 1"),
         ("iterations", (1, 4), "at least 2"),
         ("iterations", (8, 4), "fewest, then the most"),
-        ("variant", "other", "no variant 'other': use l2o or falta2022"),
+        ("variant", "other", "no variant 'other': use l2o, falta2022"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(field, value, told):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..images.features import pool
 from .levels import ContrastLevel, FeaturePyramid, MindLevel
+from .lung_images import FACTOR, LungImages
 
 
 def coarse_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
@@ -20,6 +22,16 @@ def fine_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
 def masked_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
     """MIND within the lungs at twice the working spacing, field on the same grid (Falta 2022)."""
     return pyramid.masked_mind_level()
+
+
+def lung_images(pyramid: FeaturePyramid, field: torch.Tensor) -> LungImages:
+    """Both lungs as images at twice the working spacing, field on the same grid."""
+    images, distances = (
+        [pool(part[None], FACTOR)[0] for part in parts]
+        for parts in (pyramid.images, pyramid.distances)
+    )
+    lattice = pyramid.grid.coarsened(FACTOR)
+    return LungImages.of(images, distances, lattice.spacing[0], lattice.origin)
 
 
 def contrast(pyramid: FeaturePyramid, field: torch.Tensor) -> ContrastLevel:

@@ -35,13 +35,13 @@ class Falta2022Network(nn.Module):
     def __init__(self):
         super().__init__()
         down, up, last = (16, 24, 24, 32), (32, 24, 24, 24), (24, 16)
-        self.down = nn.ModuleList(_block(i, o) for i, o in zip((self.inputs, *down), down))
+        self.down = nn.ModuleList(block(i, o) for i, o in zip((self.inputs, *down), down))
         skips = (0, *down[:0:-1])
-        self.up = nn.ModuleList(_block(i + s, o) for i, s, o in zip((down[-1], *up), skips, up))
+        self.up = nn.ModuleList(block(i + s, o) for i, s, o in zip((down[-1], *up), skips, up))
         self.last = nn.Sequential(
-            *(_block(i, o) for i, o in zip((up[-1] + down[0], *last), last)),
+            *(block(i, o) for i, o in zip((up[-1] + down[0], *last), last)),
             nn.Conv3d(last[-1], 32, 3, padding=1),
-            _InstanceNorm(32),
+            InstanceNorm(32),
             nn.ReLU(inplace=True),
             nn.Conv3d(32, 3 + self.hidden, 1),
             nn.Tanh(),
@@ -130,7 +130,7 @@ class L2ONetwork(nn.Module):
         return self.MAX_STEP * smooth(torch.tanh(x[:, :3])), torch.tanh(x[:, 3:])
 
 
-class _InstanceNorm(nn.InstanceNorm3d):
+class InstanceNorm(nn.InstanceNorm3d):
     """Instance norm that also takes a single voxel, to which small lungs come down by halving."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,18 +143,18 @@ class _InstanceNorm(nn.InstanceNorm3d):
 def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
-        _InstanceNorm(outputs, affine=True),
+        InstanceNorm(outputs, affine=True),
         nn.LeakyReLU(0.1, inplace=True),
     )
 
 
-def _block(inputs: int, outputs: int) -> nn.Sequential:
+def block(inputs: int, outputs: int) -> nn.Sequential:
     """A 3x3x3 and a 1x1x1 convolution, each with instance norm and ReLU (the paper's block)."""
     layers = []
     for size, kernel in ((inputs, 3), (outputs, 1)):
         layers += [
             nn.Conv3d(size, outputs, kernel, padding=kernel // 2),
-            _InstanceNorm(outputs),
+            InstanceNorm(outputs),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)

@@ -1,0 +1,46 @@
+"""A training step of VoxelMorph++: an affine disturbs a pair, the error at keypoints is squared."""
+
+from __future__ import annotations
+
+import torch
+
+from ..engine.field.lung_images import UNIT_VOXELS
+from ..engine.field.operations import sample
+from .config import TrainingConfig
+from .lung_images import keypoints, lung_images
+from .prepared import PreparedPair
+
+DISTURBED = 0.035  # standard deviation of the affine's twelve numbers, the shift in units
+
+
+def rollout(network, pair: PreparedPair, config: TrainingConfig, step: int, rng, device):
+    """(loss, level, mean error in mm before, after) of one pair; the fixed image in even steps.
+
+    Of the two images one is disturbed, and its keypoints follow.
+    """
+    level = lung_images(pair)
+    points, targets = keypoints(pair, level, config.keypoints, rng)
+    images, ends = [level.fixed, level.moving], [points, points + targets]
+    side = step % 2
+    images[side], ends[side] = disturbed(images[side], ends[side], rng)
+    fixed, moving = (image.to(device) for image in images)
+    points, targets = ends[0].to(device), (ends[1] - ends[0]).to(device)
+    miss = network(fixed, moving, points) - targets
+    loss = (miss / UNIT_VOXELS).square().mean()
+    before, after = (float(d.detach().norm(dim=1).mean()) for d in (targets, miss))
+    return loss, 0, before * level.spacing, after * level.spacing
+
+
+def disturbed(image: torch.Tensor, points: torch.Tensor, rng) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image (d, h, w) seen through a random affine about its middle, and where its points are.
+
+    points: (K, 3), (x, y, z) in voxels.
+    """
+    numbers = torch.from_numpy(DISTURBED * rng.standard_normal((3, 4))).float()
+    matrix, shift = torch.eye(3) + numbers[:, :3], numbers[:, 3] * UNIT_VOXELS
+    middle = (torch.tensor(image.shape[::-1]) - 1) / 2
+    axes = [torch.arange(n, dtype=torch.float32) for n in image.shape]
+    voxels = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)
+    seen = (voxels - middle) @ matrix.T + middle + shift
+    image = sample(image[None], (seen - voxels).permute(3, 0, 1, 2))[0]
+    return image, (points - middle - shift) @ torch.linalg.inv(matrix).T + middle

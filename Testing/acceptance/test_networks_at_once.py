@@ -1,0 +1,178 @@
+"""VoxelMorph++ and LapIRN as methods and as a start: frames, refusals, and training by command."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import L2ORegistrationLib as l2o  # noqa: E402
+from chests import MOTION, breath  # noqa: E402
+from command_line import run  # noqa: E402
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
+from L2ORegistrationLib.core.files import write_volume  # noqa: E402
+from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.engine import registration  # noqa: E402
+from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
+from L2ORegistrationLib.engine.optimise.lapirn import LapIRN  # noqa: E402
+from L2ORegistrationLib.engine.optimise.voxelmorph import VoxelMorph  # noqa: E402
+
+FAST = {"device": "cpu", "spacing": 3.0}  # so that the networks' voxels are 6 mm
+CARD = {"version": "1", "licence": "Apache-2.0", "iterations": (1,), "trained_iterations": (1, 1)}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder of weights that training has not touched."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    export_model(VoxelMorph(), folder / "voxelmorph++.pt", **CARD)
+    export_model(LapIRN(), folder / "lapirn.pt", **CARD)
+    return folder
+
+
+def lungs(image):
+    array = (image.array > -940) & (image.array < -200)
+    return Volume(array.astype(np.uint8), image.grid)
+
+
+def oblique(volume):
+    """The same image stored along other axes: z first, y from back to front."""
+    array = np.ascontiguousarray(volume.array.transpose(1, 2, 0)[::-1])
+    z, y, x = volume.array.shape
+    direction = np.array([[0, 1, 0], [0, 0, -1], [1, 0, 0]], float)
+    last = volume.grid.to_world((0, y - 1, 0))
+    spacing = volume.grid.spacing
+    grid = Grid(array.shape[::-1], (spacing[2], spacing[0], spacing[1]), tuple(last), direction)
+    return Volume(array, grid)
+
+
+class MovesVoxels(VoxelMorph):
+    """Weights that move everything by (1, -0.5, 2) voxels."""
+
+    def forward(self, fixed, moving, points):
+        return torch.tensor([1.0, -0.5, 2.0]).expand(len(points), 3)
+
+
+class MovesAtOnce(LapIRN):
+    def forward(self, fixed, moving, levels=3):
+        return torch.tensor([1.0, -0.5, 2.0]).view(3, 1, 1, 1).expand(3, *fixed.shape), None
+
+
+@pytest.fixture
+def moving_networks(monkeypatch, weights):
+    def load(name):
+        card, _ = load_model(name)
+        return card, {"voxelmorph++": MovesVoxels, "lapirn": MovesAtOnce}[card.variant]()
+
+    monkeypatch.setattr(registration, "load_model", load)
+    return weights
+
+
+@pytest.mark.parametrize("method", ["voxelmorph++", "lapirn"])
+@pytest.mark.parametrize("stored", [lambda v: v, oblique], ids=["upright", "turned"])
+def test_a_networks_voxels_become_millimetres_of_the_patient(moving_networks, method, stored):
+    """Voxels of 6 mm on the patient's axes, however the images are stored."""
+    fixed, mask = (stored(v) for v in (breath(), lungs(breath())))
+    loop = registration.Registration(
+        fixed,
+        fixed,
+        fixed_mask=mask,
+        moving_mask=mask,
+        method=method,
+        model=moving_networks / f"{method}.pt",
+        start="none",
+        refine=False,
+        **FAST,
+    )
+    steps = list(loop)
+    assert [step.stage for step in steps] == ["initial", "start", method]
+    inside = mask.marked_points(most=200)
+    moved = steps[-1].field.sample(inside)
+    np.testing.assert_allclose(moved, np.broadcast_to([6, -3, 12], moved.shape), atol=1e-3)
+
+
+def test_a_network_starts_another_method(moving_networks):
+    fixed, mask = breath(), lungs(breath())
+    loop = registration.Registration(
+        fixed,
+        fixed,
+        fixed_mask=mask,
+        moving_mask=mask,
+        method="adam",
+        start="voxelmorph++",
+        start_model=moving_networks / "voxelmorph++.pt",
+        iterations=1,
+        **FAST,
+    )
+    steps = list(loop)
+    inside = mask.marked_points(most=200)
+    moved = steps[1].field.sample(inside)  # the affine of a scan with itself is next to nothing
+    np.testing.assert_allclose(moved.mean(axis=0), [6, -3, 12], atol=0.3)
+    provenance = loop.result().provenance
+    assert provenance["start"] == "voxelmorph++"
+    assert provenance["start_model"] == "voxelmorph++ 1"
+
+
+@pytest.mark.slow
+def test_adam_follows_the_network_and_keeps_the_better(weights):
+    """Untrained weights change nothing to speak of; Adam finds the motion."""
+    fixed, moving = breath(), breath(MOTION)
+    found = l2o.register(
+        fixed,
+        moving,
+        fixed_mask=lungs(fixed),
+        moving_mask=lungs(moving),
+        method="lapirn",
+        model=weights / "lapirn.pt",
+        start="none",
+        **{**FAST, "spacing": 1.5},
+    )
+    assert [s.stage for s in found.steps[2:]] == ["lapirn", *["adam"] * 50]
+    points = lungs(fixed).marked_points(most=300)
+    left = np.linalg.norm(found.field.sample(points) - MOTION, axis=1)
+    assert left.mean() < 0.5 * np.linalg.norm(MOTION)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"start": "affine", "start_model": "voxelmorph++"}, "'affine' has no weights"),
+        ({"start": "voxelmorph++", "start_model": "lapirn"}, "one of lapirn, not of voxelmorph"),
+        ({"start": "voxelmorph++", "start_model": "nothing"}, "no weights"),
+    ],
+)
+def test_wrong_start_models_are_refused(weights, options, message):
+    model = options["start_model"]
+    if (weights / f"{model}.pt").exists():
+        options = {**options, "start_model": weights / f"{model}.pt"}
+    with pytest.raises(InputError, match=message):
+        registration.Registration(breath(), breath(), **options, **FAST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, parameters", [("voxelmorph++", 1_364_305), ("lapirn", 923_748)])
+def test_train_makes_weights_and_goes_on(tmp_path, name, parameters):
+    """One command, stopped after a step, continued by the same command."""
+    (tmp_path / "pairs/chest").mkdir(parents=True)
+    for role, image in (("fixed", breath()), ("moving", breath(MOTION))):
+        write_volume(image, tmp_path / f"pairs/chest/{role}.nii.gz")
+        write_volume(lungs(image), tmp_path / f"pairs/chest/{role}_mask.nii.gz")
+    points = lungs(breath()).marked_points(most=50)
+    for role, there in (("fixed", points), ("moving", points + MOTION)):
+        text = "".join(f"{x},{y},{z}\n" for x, y, z in there)
+        (tmp_path / f"pairs/chest/{role}_keypoints.csv").write_text("x,y,z\n" + text)
+    config = tmp_path / "tiny.toml"
+    values = {"variant": f'"{name}"', "keypoints": 3, "iterations": "[1, 1]", "accumulate": 1}
+    values |= {"burn_in": 0, "checkpoint_every": 1, "steps": 2}
+    config.write_text("\n".join(f"{k} = {v}" for k, v in values.items()))
+    command = ["train", "--config", config, "--data", f"pairs={tmp_path / 'pairs'}"]
+    command += ["--out", tmp_path / "out", "--name", name, "--device", "cpu"]
+    assert run(*command, "--steps", "1")[0] == 0
+    first = (tmp_path / f"out/{name}.pt").read_bytes()
+    assert run(*command)[0] == 0
+    assert (tmp_path / f"out/{name}.pt").read_bytes() != first
+    card = json.loads((tmp_path / f"out/{name}.json").read_text())
+    assert card["parameters"] == parameters and card["facts"]["steps"] == 2
+    assert card["variant"] == name and card["iterations"] == [1]
