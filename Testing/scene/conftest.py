@@ -45,13 +45,13 @@ def world():
     scene.SetDataIOManager(manager)
     scene.RegisterNodeClass(slicer.vtkMRMLColorLegendDisplayNode())
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
-    slicer.mrmlScene = scene
     return SimpleNamespace(scene=scene, application=application, logics=logics)
 
 
 @pytest.fixture
-def scene(world):
-    """An empty scene; closed afterwards, so that a test cannot lean on another."""
+def scene(world, monkeypatch):
+    """An empty scene, the application's; closed afterwards: no test can lean on another."""
+    monkeypatch.setattr(slicer, "mrmlScene", world.scene)
     world.scene.Clear(1)
     yield world.scene
     world.scene.Clear(1)

@@ -57,4 +57,4 @@ def _warped(transform, field):
     """A function without a node in it: the moving volume as seen on the fixed one's grid."""
     fixed, moving = images_of(transform)
     source, grid = volumes.to_volume(moving, below=transform), volumes.grid_of(fixed)
-    return lambda: volumes.warp(source, field, grid)
+    return lambda: field.warp(source, grid)

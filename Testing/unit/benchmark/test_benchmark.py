@@ -168,7 +168,8 @@ def test_a_registration_is_measured_alone(tmp_path):
     assert held.nbytes / 2**30 > done.result["peak_gb"] > 0.02
     assert done.result["seconds"] < 0.5 < done.result["seconds_process"] + 0.5
     np.testing.assert_allclose(done.result["tre"], np.linalg.norm(SHIFT), atol=1e-6)
-    assert done.result["jacobian"] == {"sdlogj": 0, "sdlogj_learn2reg": 0, "folding": 0, "min": 1}
+    still = {"sdlogj": 0, "sdlogj_learn2reg": 0, "folding": 0, "min": 1}
+    assert done.result["jacobian"] == pytest.approx(still, abs=1e-9)
     assert not done.result["steps"] and done.points == "landmarks"
 
 
