@@ -51,7 +51,7 @@ def world():
 @pytest.fixture
 def scene(world, monkeypatch):
     """An empty scene, the application's; closed afterwards: no test can lean on another."""
-    monkeypatch.setattr(slicer, "mrmlScene", world.scene)
+    monkeypatch.setattr(slicer, "mrmlScene", world.scene, raising=False)
     world.scene.Clear(1)
     yield world.scene
     world.scene.Clear(1)
@@ -164,8 +164,10 @@ class Trial:
             yield self.steps[-1]
 
     def result(self):
+        field = self.steps[-1].field
         return SimpleNamespace(
-            field=self.steps[-1].field,
+            field=field,
+            warped=lambda: field.warp(self.moving, self.fixed.grid),
             steps=self.steps,
             best=len(self.steps) - 1,
             fixed_mask=Volume(np.ones(self.fixed.grid.shape, bool), self.fixed.grid),

@@ -140,6 +140,7 @@ class SteeredEngine:
         last = self.seen[-1]
         return SimpleNamespace(
             field=last.field,
+            warped=lambda: last.field.warp(self.arguments["moving"], self.arguments["fixed"].grid),
             best=last.index,
             steps=list(self.seen),
             fixed_mask=self.mask,

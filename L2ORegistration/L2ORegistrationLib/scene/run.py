@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import InputError
-from ..core.geometry import Volume
 from ..job import Failed, Finished, Progress, RegistrationJob
+from ..outputs.registry import OUTPUTS
 from ..reporting import measures
 from . import display, nodes, transforms, volumes
 from .curve import Curve
@@ -81,10 +81,10 @@ class Run:
         self._before = _Before()
         self._earlier: History | None = None  # the iterations of a run that this one replaces
         self._pending: list = []
-        moving, fixed = arguments["moving"], arguments["fixed"].grid
-        wanted = settings.outputVolume is not None, settings.outputJacobian is not None
+        nodes_of = {"warped": settings.outputVolume, "jacobian": settings.outputJacobian}
+        wanted = [name for name, node in nodes_of.items() if node is not None]
         self.job = RegistrationJob(
-            factory, after=lambda result: _products(result, moving, fixed, *wanted), **arguments
+            factory, after=lambda result: _products(result, wanted), **arguments
         )
 
     def _arguments(self) -> dict:
@@ -242,8 +242,11 @@ class Run:
         _put_back(self._before, self._scene)
 
 
-def _products(result, moving: Volume, fixed, volume: bool, jacobian: bool) -> dict:
-    """What follows from the result and takes long; on the worker, without a node."""
+def _products(result, wanted: list[str]) -> dict:
+    """What follows from the result and takes long; on the worker, without a node.
+
+    wanted: keys of OUTPUTS.
+    """
     products = {"qualities": []}
     try:
         for step in result.steps:
@@ -251,11 +254,7 @@ def _products(result, moving: Volume, fixed, volume: bool, jacobian: bool) -> di
             products["qualities"].append(quality)
     except InputError:  # a mask so small that no node of the field lies in it
         pass
-    if volume:
-        products["warped"] = result.field.warp(moving, fixed)
-    if jacobian:
-        products["jacobian"] = measures.jacobian_determinant(result.field)
-    return products
+    return products | {name: OUTPUTS[name].compute(result) for name in wanted}
 
 
 def _sentence(error: Exception) -> str:
