@@ -59,13 +59,12 @@ def as_mask(mask, image: Volume, name: str) -> Volume | None:
     found = Volume(marked(mask.array, name=called), mask.grid)
     if not found.array.any():
         raise InputError(f"{called} is empty: mark the lungs, or leave the mask out.")
-    points = found.marked_points(most=100_000)
-    if not image.grid.contains(points).any():
-        raise InputError(f"{called} lies outside its image: give the mask of this image.")
     fits = found.grid.matches(image.grid, tolerance=0.1)
     if not fits:
+        if not image.grid.contains(found.marked_points(most=100_000)).any():
+            raise InputError(f"{called} lies outside its image: give the mask of this image.")
         found = found.on_grid(image.grid)
-    if min(np.count_nonzero(found.array.any(axis=a)) for a in ((1, 2), (0, 2), (0, 1))) < 2:
+    if min(s.stop - s.start for s in found.box()) < 2:
         raise InputError(f"{called} marks next to nothing: give a mask of the lungs in all slices.")
     if not fits or len(values) > 2:
         _check_lungs(found, image, called, len(values))

@@ -87,7 +87,7 @@ def test_written_volumes_are_read_back(tmp_path, ct, suffix):
     write_volume(ct, path)
     again = read_volume(path)
     np.testing.assert_array_equal(again.array, ct.array)
-    assert again.array.dtype == np.float32
+    assert again.array.dtype == ct.array.dtype
     assert again.grid.matches(ct.grid)
     assert os.listdir(tmp_path) == [path.name]
 
@@ -108,6 +108,15 @@ def test_four_dimensions_with_a_single_frame_are_read(tmp_path, ct):
     sitk.WriteImage(sitk.JoinSeries([ct.to_image()] * 3), str(tmp_path / "three.nii.gz"))
     with pytest.raises(InputError, match="3 frames"):
         read_volume(tmp_path / "three.nii.gz")
+
+
+def test_whole_numbers_of_16_bits_stay_so_and_others_become_float32(tmp_path, ct):
+    for stored, read in ((np.int16, np.int16), (np.uint16, np.float32), (np.int32, np.float32)):
+        array = (ct.array + 2000).astype(stored)
+        write_volume(Volume(array, ct.grid), tmp_path / "ct.nrrd")
+        again = read_volume(tmp_path / "ct.nrrd").array
+        assert again.dtype == read
+        np.testing.assert_array_equal(again, array)
 
 
 def test_some_nan_voxels_become_the_smallest_value(tmp_path):

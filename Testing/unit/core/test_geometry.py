@@ -190,6 +190,41 @@ def test_marked_points_by_hand():
     assert nothing.marked_points().shape == nothing.marked_points(most=3).shape == (0, 3)
 
 
+def test_many_marked_points_are_thinned_out_and_no_layer_is_lost():
+    array = np.zeros((60, 50, 40), np.uint8)
+    array[5:9, 1:, :] = array[30:, 20:, 7:] = 1
+    volume = Volume(array, Grid((40, 50, 60), (1.0, 2.0, 0.5)))
+    points = volume.marked_points(most=30)
+    assert 15 <= len(points) <= 30
+    assert volume.sample(points, order=0).all()
+    assert (points[:, 2] < 5).any() and (points[:, 2] >= 15).any()
+
+
+def test_the_box_of_what_is_marked():
+    array = np.zeros((4, 5, 6), bool)
+    array[1, 2, 3] = array[2, 4, 1] = True
+    volume = Volume(array, Grid((6, 5, 4)))
+    assert volume.box() == (slice(1, 3), slice(2, 5), slice(1, 4))
+    assert Volume(array & False, volume.grid).box() == (slice(0, 0),) * 3
+
+
+@settings(deadline=None, max_examples=20)
+@given(grids(), grids(), seeds)
+def test_whole_numbers_are_interpolated_and_warped_as_fractions_are(grid, target, seed):
+    rng = np.random.default_rng(seed)
+    whole = Volume(rng.integers(-1000, 1000, grid.shape).astype(np.int16), grid)
+    fractions = Volume(whole.array.astype(np.float32), grid)
+    points = points_within(grid, rng)
+    for order in (0, 1):
+        found = whole.sample(points, order)
+        np.testing.assert_allclose(found, fractions.sample(points, order), atol=1e-3)
+        assert found.dtype == np.float32
+    still = DisplacementField.zeros(target)
+    warped = still.warp(whole, target)
+    np.testing.assert_allclose(warped.array, still.warp(fractions, target).array, atol=1e-3)
+    assert warped.array.dtype == np.float32
+
+
 def test_bool_volumes_become_8_bit_images():
     image = Volume(np.ones((2, 2, 2), bool), Grid((2, 2, 2))).to_image()
     assert image.GetPixelID() == sitk.sitkUInt8

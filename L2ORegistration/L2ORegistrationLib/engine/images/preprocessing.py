@@ -99,14 +99,13 @@ def resample(
     reference.SetSpacing(grid.spacing)
     reference.SetOrigin(grid.origin)
     reference.SetDirection(grid.direction)
-    image = sitk.Cast(volume.to_image(), sitk.sitkFloat32)
     resampler = sitk.ResampleImageFilter()
     resampler.SetReferenceImage(reference)
     resampler.SetTransform(transform)
     resampler.SetInterpolator(interpolator)
     resampler.SetUseNearestNeighborExtrapolator(True)
     resampler.SetOutputPixelType(sitk.sitkFloat32)
-    return sitk.GetArrayFromImage(resampler.Execute(image))
+    return sitk.GetArrayFromImage(resampler.Execute(volume.to_image()))
 
 
 def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
@@ -123,7 +122,10 @@ def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
 def averaged(volume: Volume, spacing: float) -> Volume:
     """Voxels averaged where they are finer than spacing (mm), against aliasing."""
     # In one order of axes, because averaging leaves out what fills no bin at the end of an axis.
-    image = sitk.DICOMOrient(volume.to_image(), "LPS")
+    image = volume.to_image()
+    runs = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    if runs != "LPS":
+        image = sitk.DICOMOrient(image, "LPS")
     shrink = [max(1, int(spacing / s + 0.3)) for s in image.GetSpacing()]
     return Volume.of_image(sitk.BinShrink(image, shrink)) if max(shrink) > 1 else volume
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import interpolate, ndimage, optimize, spatial
+from scipy import interpolate, optimize, spatial
 from scipy.spatial.transform import Rotation
 
 from ...core.errors import InputError
@@ -35,10 +35,9 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
     The grid covers the mask and a margin (mm); beyond it the edge value continues. InputError
     where the mask marks nothing that could be a lung.
     """
-    box = ndimage.find_objects((mask.array != 0).astype(np.uint8))
-    if not box:
+    if not mask.array.any():
         raise InputError("The lung mask is empty: give a mask that marks the lungs.")
-    tight = mask.part(*box[0])
+    tight = mask.part(*mask.box())
     grid = Grid.covering(tight.grid.corners(), spacing, margin)
     # A layer of nothing around it, so that nothing is what continues beyond.
     padded = sitk.ConstantPad(tight.to_image(), (1, 1, 1), (1, 1, 1), 0)
