@@ -22,6 +22,7 @@ FINER = 3  # nodes of the inverse along an axis for each node of the field
 CLOSE = 0.001  # voxels of the field: a node is solved when a step moves it less than this
 _CUT_MM = 0.1  # corners of the inverse that its nodes cut by more are fitted
 _FITS = 8
+_DAMPING = 1.0  # in points: a node that few points touch is shifted less, against overfitting
 _INTERPOLATED_MM = 0.02  # cells that interpolation misses by less are not solved on the fine nodes
 _STEPS = 30  # of Newton at most; folded places never converge
 _STEEPEST = 20.0  # largest entry of an inverse Jacobian that is used as a step
@@ -94,13 +95,13 @@ def invert(
         points = field.grid.points().reshape(-1, 3)
     points = np.asarray(points, dtype=float)
     folded = _folded(jacobian, points)
-    moved = field.transform_points(points)
+    moved = points + _sampled(field, points)
     inverse = _solved(field, moved if asked else None, moving)
-    _fitted(inverse, moved[~folded], points[~folded] - moved[~folded])
-    back = inverse.transform_points(moved[~folded])
     outside = 0 if moving is None else int((~moving.contains(moved)).sum())
-    errors = np.linalg.norm(back - points[~folded], axis=1)
-    return Inverse(inverse, errors, int(folded.sum()), outside)
+    if folded.any():
+        moved, points = moved[~folded], points[~folded]
+    miss = _fitted(inverse, moved, points - moved)
+    return Inverse(inverse, np.linalg.norm(miss, axis=1), int(folded.sum()), outside)
 
 
 def as_field(transform: sitk.Transform, over: Grid | None = None) -> DisplacementField:
@@ -193,12 +194,12 @@ def _extent(
     return np.maximum(first, -size), np.minimum(np.maximum(last, first + 1), 2 * size)
 
 
-def _fitted(field: DisplacementField, points: np.ndarray, wanted: np.ndarray) -> None:
+def _fitted(field: DisplacementField, points: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Bring a field, in place, closer to wanted displacements (N, 3) at points (N, 3), all mm.
 
     Between its nodes a field is linear and cuts the kinks of what it stands for. Only around
     points that miss by more than _CUT_MM are the nodes shifted by what the points around them
-    miss, on average and a few times.
+    miss, on average and a few times. Returns what the points still miss, (N, 3).
     """
     from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
 
@@ -209,10 +210,10 @@ def _fitted(field: DisplacementField, points: np.ndarray, wanted: np.ndarray) ->
     cell = np.clip(np.floor(index).astype(int), 0, size - 2)
     weight = np.clip(index - cell, 0, 1)
     strides = np.array([1, size[0], size[0] * size[1]])
-    miss = wanted - field.sample(points)
-    bad = np.linalg.norm(miss, axis=1) > _CUT_MM
+    missed = wanted - _sampled(field, points)
+    bad = np.linalg.norm(missed, axis=1) > _CUT_MM
     if not bad.any():
-        return
+        return missed
     block = cell // FINER
     marked = np.zeros(tuple(size[::-1] // FINER + 1), bool)
     marked[tuple(block[bad].T[::-1])] = True
@@ -227,7 +228,7 @@ def _fitted(field: DisplacementField, points: np.ndarray, wanted: np.ndarray) ->
     nodes, corner = np.unique(corner, return_inverse=True)
     corner = corner.reshape(share.shape)
     values = flat[nodes].astype(float)
-    total = np.bincount(corner.ravel(), share.ravel(), len(nodes)) + 1e-3
+    total = np.bincount(corner.ravel(), share.ravel(), len(nodes)) + _DAMPING
     for _ in range(_FITS):
         miss = wanted - (values[corner] * share[..., None]).sum(axis=0)
         # Large misses count more: it is the largest one that matters.
@@ -235,6 +236,27 @@ def _fitted(field: DisplacementField, points: np.ndarray, wanted: np.ndarray) ->
         for k in range(3):
             values[:, k] += np.bincount(corner.ravel(), (share * miss[:, k]).ravel()) / total
     flat[nodes] = values
+    missed[chosen] = wanted - (values[corner] * share[..., None]).sum(axis=0)
+    return missed
+
+
+def _sampled(field: DisplacementField, points: np.ndarray) -> np.ndarray:
+    """Displacements (N, 3) at points (N, 3), all mm; the edge value continues."""
+    import torch  # takes seconds to import
+
+    last = torch.tensor(field.grid.size) - 1
+    index = torch.from_numpy(field.grid.to_index(points).astype(np.float32))
+    u = torch.from_numpy(np.ascontiguousarray(np.moveaxis(field.array, -1, 0), dtype=np.float32))
+    return _looked_up(u, index, last).numpy().astype(float)
+
+
+def _looked_up(u, index, last):
+    """u (3, z, y, x) at continuous indices (N, 3), (x, y, z); last: the highest ones. (N, 3)."""
+    from torch.nn.functional import grid_sample
+
+    where = (2 * index / last - 1)[None, None, None]
+    values = grid_sample(u[None], where, "bilinear", padding_mode="border", align_corners=True)
+    return values[0, :, 0, 0].T
 
 
 class _Newton:
@@ -251,7 +273,7 @@ class _Newton:
         useless = (wrong != 0) | ~(inverse.abs().amax(dim=(1, 2)) < _STEEPEST)
         inverse[useless] = torch.eye(3)
         self._inverse = inverse.reshape(-1, 9)
-        self._u = torch.from_numpy(u)[None]
+        self._u = torch.from_numpy(u)
         self._last = torch.tensor(u.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
         self._steps = torch.tensor([1, u.shape[3], u.shape[3] * u.shape[2]])
 
@@ -282,11 +304,7 @@ class _Newton:
 
     def _at(self, x):
         """u (N, 3) at x (N, 3), in voxels; the edge value beyond the grid."""
-        where = (2 * x / self._last - 1)[None, None, None]
-        values = self._torch.nn.functional.grid_sample(
-            self._u, where, mode="bilinear", padding_mode="border", align_corners=True
-        )
-        return values[0, :, 0, 0].T
+        return _looked_up(self._u, x, self._last)
 
     def _nearest(self, x):
         """The number of the nearest node of each x (N, 3)."""
