@@ -56,6 +56,18 @@ def test_regions_need_something_to_appear_in(data, tmp_path):
     assert code == 2 and "label" in err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_regions_of_another_frame_are_refused_before_anything_is_written(data, tmp_path, given):
+    lungs = sitk.ReadImage(str(data / "fixed_mask.nii.gz")) > 0
+    lungs.SetOrigin(np.add(lungs.GetOrigin(), (0, 0, 900)).tolist())
+    elsewhere = tmp_path / "elsewhere.nii.gz"
+    sitk.WriteImage(lungs, str(elsewhere))
+    command = register(data, tmp_path / "t.h5", masks=given)
+    code, _, err = run(*command, "--regions", elsewhere, "--ventilation", tmp_path / "v")
+    assert code == 2 and "'label 1' lies outside the lungs" in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == [elsewhere]
+
+
 @pytest.mark.slow
 def test_landmarks_pull_a_result(data, tmp_path):
     """From no motion at all: what stands at the landmarks afterwards is what they say."""

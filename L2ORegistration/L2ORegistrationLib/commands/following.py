@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError
 from ..core.files import WRITABLE_TRANSFORMS, write_transform
+from ..core.geometry import Volume
 from ..core.paths import made
 from .console import checked_file, checked_folder
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from ..engine.registration import Result
     from ..outputs.ventilation import Ventilation
     from ..reporting.tables import Pairs
+
+_REGION_POINTS = 20_000  # of each region, that are looked up in the lungs
 
 
 @dataclass
@@ -61,6 +64,21 @@ class Following:
 
             for image in self._images:
                 slices_of(image)
+
+    def check_regions(self, fixed: Volume, mask: Path | Volume | None) -> None:
+        """Raise InputError for a region that does not touch the fixed lungs; None: found here."""
+        if not self._regions:
+            return
+        from ..engine.arguments import as_mask
+        from ..engine.images.lungs import lung_mask
+
+        lungs = as_mask(mask, fixed, "fixed") or lung_mask(fixed)
+        for name, region in self._regions.items():
+            if not lungs.sample(region.marked_points(_REGION_POINTS), order=0, outside=0.0).any():
+                raise InputError(
+                    f"The region '{name}' lies outside the lungs of the fixed image: draw regions "
+                    "in the fixed scan, and give them in its frame."
+                )
 
     def write(self, result: Result) -> Written:
         """Write what was asked for."""

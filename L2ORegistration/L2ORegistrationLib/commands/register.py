@@ -141,9 +141,11 @@ def register(
 
     images = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *(one.grid for one in images))
+    masks = _mask(fixed_mask, mask_labels), _mask(moving_mask, mask_labels)
+    following.check_regions(images[0], masks[0])
     options = {
-        "fixed_mask": _mask(fixed_mask, mask_labels),
-        "moving_mask": _mask(moving_mask, mask_labels),
+        "fixed_mask": masks[0],
+        "moving_mask": masks[1],
         "method": method and method.value,
         "model": model,
         "start_model": start_model,
