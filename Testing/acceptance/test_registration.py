@@ -15,6 +15,7 @@ from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # 
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.l2o import L2OOptimiser  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import Falta2022Network  # noqa: E402
+from L2ORegistrationLib.outputs.correction import corrected  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 from L2ORegistrationLib.reporting.measures import (  # noqa: E402
     jacobian_summary,
@@ -374,6 +375,23 @@ def test_on_step_sees_every_step_and_may_stop(pair):
     result = register(pair, on_step=lambda step: seen.append(step) or step.index < 4)
     assert [step.index for step in seen] == [0, 1, 2, 3, 4]
     assert result.cancelled and result.steps == seen
+
+
+@pytest.mark.slow
+def test_three_landmarks_mend_what_more_iterations_do_not(pair):
+    """From 90 mm away: bent through three pairs, what is still wrong around them is searched."""
+    fixed, moving = pair.fixed_landmarks, pair.moving_landmarks
+    failed = register(pair, initial_transform=sitk.TranslationTransform(3, (0, 0, 90)))
+    further = register(pair, initial_transform=failed.field)
+    assert failed.verdict == "failed"
+    assert error(failed.field, pair) > 40 and error(further.field, pair) > 40
+    low, high = fixed[:, 2].argmin(), fixed[:, 2].argmax()
+    apart = np.linalg.norm(fixed - fixed[low], axis=1) + np.linalg.norm(fixed - fixed[high], axis=1)
+    chosen = [low, high, apart.argmax()]
+    bent = corrected(failed.field, fixed[chosen], moving[chosen])
+    mended = register(pair, initial_transform=bent, pinned=fixed[chosen], method="gauss-newton")
+    others = np.delete(target_registration_error(mended.field, fixed, moving), chosen)
+    assert others.mean() < GOOD
 
 
 def test_ctrl_c_keeps_the_best_so_far(pair):

@@ -380,11 +380,13 @@ class Registration:
         check_memory(self._device, BASE_MB + (needed >> 20))
         # One after the other, because copies of large images are large.
         images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
+        comparison = Comparison(*images, *distances, grid, self._device)
         if not self._searching:
             start, field = self._started(*distances, start_grid(grid)), None
+            if self._pinned is not None:  # what was wrong at landmarks may be wrong all around
+                field = comparison.improved(start)
         else:
             candidates = self._candidates(*distances)
-            comparison = Comparison(*images, *distances, grid, self._device)
             self.starts = best_start(comparison, candidates)
             start, field = self.starts[0].transform, self.starts[0].field
         self._check_overlap(distances[0], start)

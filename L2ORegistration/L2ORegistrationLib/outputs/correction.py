@@ -8,7 +8,7 @@ from ..core.errors import InputError
 from ..core.geometry import DisplacementField
 
 REACH_MM = 60.0  # beyond this distance of all pairs nothing changes
-_STEEPNESS = 3.0  # a correction reaches this many times its own length, so that nothing folds
+_STEEPNESS = 6.0  # a correction reaches this many times its own length: far, as large errors do
 _ROUNDS = 5  # the field is linear between its nodes and does not hold a bump at once
 
 

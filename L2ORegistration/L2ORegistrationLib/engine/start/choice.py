@@ -74,6 +74,12 @@ class Comparison:
         field = discrete_search(start.level, start.field)
         return replace(start, field=field, mismatch=mismatch(start.level, field), level=None)
 
+    def improved(self, transform: sitk.Transform) -> torch.Tensor | None:
+        """What a search from a start finds beyond it (3, d, h, w), mm; None: nothing better."""
+        start = self.searched("given", transform)
+        unmoved = mismatch(start.level, torch.zeros_like(start.field))
+        return self.finished(start).field if start.mismatch * ALIKE < unmoved else None
+
     def rough(self, transform: sitk.Transform) -> float:
         """The median dissimilarity of the fixed lungs at a start, features of twice the spacing."""
         level = self._level(transform, 4)
