@@ -7,8 +7,10 @@ up along the way; what is passed on is only where to start.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +23,9 @@ from ..engine.images.lungs import lung_mask
 from ..engine.registration import Registration
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
-ITERATIONS = (1, 2, 2)
+ITERATIONS = (1, 1, 2)
+STIFFER = 2.0  # in the last level: phases are noisier than scans of a held breath, and move less
+MOST_MASKS = 4  # that are sought at a time: each needs a copy of its phase
 SMOOTHNESS = 0.02  # see smooth_in_time
 INVERSE_STEPS = 30
 LOOP_POINTS = 20_000
@@ -31,8 +35,12 @@ class NeighbourRegistration(Registration):
     """A registration that starts where the neighbouring phase ended, in few iterations."""
 
     def _planned(self, refine: bool) -> list[Stage]:
-        stages = METHODS["gauss-newton"].stages
-        return [replace(stage, iterations=ITERATIONS[stage.level]) for stage in stages]
+        *coarse, last = (
+            replace(stage, iterations=ITERATIONS[stage.level])
+            for stage in METHODS["gauss-newton"].stages
+        )
+        settings = {**last.settings, "stiffness": STIFFER * last.settings["stiffness"]}
+        return [*coarse, replace(last, settings=settings)]
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,9 @@ class SequenceRegistration:
         began = time.monotonic()
         done = 0
         if not self._masks:
-            self._masks = [lung_mask(phase) for phase in self._phases]
+            threads = self._options.get("threads") or os.cpu_count() or 1
+            with ThreadPoolExecutor(min(threads, MOST_MASKS)) as pool:
+                self._masks = list(pool.map(lung_mask, self._phases))
         ends = []
         for way in self._ways.values():
             field = None

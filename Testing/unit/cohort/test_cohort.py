@@ -133,7 +133,7 @@ def test_the_page_shows_the_worst_first_and_nothing_unescaped(tmp_path):
     assert re.findall(r'alt="(\w), before"', page) == ["r", "q", "p"]
     assert page.index("no file") < page.index("&lt;b&gt; &amp; so on")
     assert "5 pairs: 3 registered, 1 failed, 1 to come" in page
-    assert "http" not in page  # nothing comes from elsewhere
+    assert "http:" not in page and "https:" not in page  # nothing comes from elsewhere
 
 
 def test_results_follow_the_table_whatever_order_they_come_in(tmp_path):
