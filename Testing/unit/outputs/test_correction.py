@@ -21,8 +21,8 @@ def test_pairs_are_met_and_nothing_folds():
     wanted = FIXED + (5, 0, -8) + MISS
     assert np.abs(found.transform_points(FIXED) - wanted).max() < 0.01
     assert jacobian_determinant(found).array.min() > 0.2
-    far = np.linalg.norm(GRID.points()[..., None, :] - FIXED, axis=-1).min(axis=-1) > 3 * 25
-    assert np.array_equal(found.array[far], field.array[far])
+    far = np.linalg.norm(GRID.points()[..., None, :] - FIXED, axis=-1).min(axis=-1) > 6 * 25
+    assert far.any() and np.array_equal(found.array[far], field.array[far])
 
 
 def test_the_field_itself_is_not_changed():
