@@ -10,6 +10,7 @@ import slicer
 import vtk
 from L2ORegistrationLib import job
 from L2ORegistrationLib.engine.catalogue import DEFAULT, METHODS, STARTS
+from L2ORegistrationLib.engine.packaged import has_weights
 from L2ORegistrationLib.panel import inputs
 from L2ORegistrationLib.panel.advanced import AdvancedPanel
 from L2ORegistrationLib.panel.correction import CorrectionPanel
@@ -147,8 +148,17 @@ class _Choice(enum.Enum):
         return _(self.value)
 
 
-Method = _Choice("Method", {name: method.title for name, method in METHODS.items()})
-Start = _Choice("Start", STARTS)
+def _marked(titles):
+    """The titles; of what has no weights here with a remark, for Register will refuse it."""
+    return {
+        name: title if has_weights(name) else f"{title} (not trained)"
+        for name, title in titles.items()
+    }
+
+
+# All are in the lists, so that a scene that names one of them can be opened everywhere.
+Method = _Choice("Method", _marked({name: method.title for name, method in METHODS.items()}))
+Start = _Choice("Start", _marked(STARTS))
 
 
 @parameterNodeWrapper

@@ -1,6 +1,7 @@
 """VoxelMorph++ and LapIRN as methods and as a start: frames, refusals, and training by command."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from command_line import run  # noqa: E402
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.files import write_volume  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
-from L2ORegistrationLib.engine import registration  # noqa: E402
+from L2ORegistrationLib.engine import packaged, registration  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.lapirn import LapIRN  # noqa: E402
 from L2ORegistrationLib.engine.optimise.voxelmorph import VoxelMorph  # noqa: E402
@@ -148,6 +149,42 @@ def test_wrong_start_models_are_refused(weights, options, message):
     if (weights / f"{model}.pt").exists():
         options = {**options, "start_model": weights / f"{model}.pt"}
     with pytest.raises(InputError, match=message):
+        registration.Registration(breath(), breath(), **options, **FAST)
+
+
+@pytest.fixture
+def nothing_packaged(tmp_path, monkeypatch):
+    (tmp_path / "none").mkdir()
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
+
+
+UNTRAINED = [
+    ({"method": "voxelmorph++"}, "method 'voxelmorph++' .* --config voxelmorph.* as --model, or"),
+    ({"method": "lapirn"}, "method 'lapirn' .* --config lapirn.* as --model, or"),
+    ({"start": "voxelmorph++"}, "start 'voxelmorph++' .*voxelmorph.* as --start-model, or"),
+]
+UNTRAINED = [(options, message.replace("++", r"\+\+")) for options, message in UNTRAINED]
+
+
+@pytest.mark.parametrize("options, message", UNTRAINED)
+def test_what_has_no_weights_says_how_to_get_some(nothing_packaged, tmp_path, options, message):
+    """The same sentence from Python and from the command line, which writes nothing."""
+    with pytest.raises(InputError, match=message):
+        l2o.register(breath(), breath(), **options, **FAST)
+    write_volume(breath(), tmp_path / "a.nii.gz")
+    write_volume(breath(MOTION), tmp_path / "b.nii.gz")
+    ((option, name),) = options.items()
+    command = ["register", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", f"--{option}", name]
+    code, _, told = run(*command, "--output", tmp_path / "t.h5", "--quiet")
+    assert code == 2 and re.search(message, " ".join(told.split()))
+    assert not (tmp_path / "t.h5").exists()
+
+
+def test_own_weights_need_none_packaged(nothing_packaged, weights):
+    for options in (
+        {"method": "lapirn", "model": weights / "lapirn.pt"},
+        {"start": "voxelmorph++", "start_model": weights / "voxelmorph++.pt"},
+    ):
         registration.Registration(breath(), breath(), **options, **FAST)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.engine import packaged
 from L2ORegistrationLib.scene import transforms, volumes
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
@@ -65,6 +66,19 @@ def test_options(fixed, moving):
     assert "choose gauss-newton, l2o" in Settings(fixed, moving, method="magic").problem()
     assert "search, affine" in Settings(fixed, moving, start="magic").problem()
     assert "1 or more" in Settings(fixed, moving, iterations=0).problem()
+
+
+def test_what_has_no_weights_cannot_start(fixed, moving, tmp_path, monkeypatch):
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path)
+    for options in ({"method": "lapirn"}, {"method": "voxelmorph++"}, {"method": "l2o"}):
+        assert "without trained weights" in Settings(fixed, moving, **options).problem()
+        assert Settings(fixed, moving, **options, model="mine.pt").problem() == ""
+    chosen = Settings(fixed, moving, start="voxelmorph++")
+    assert "The start 'voxelmorph++' comes without trained weights" in chosen.problem()
+    chosen = Settings(fixed, moving, start="voxelmorph++", startModel="mine.pt")
+    assert chosen.problem() == "" and "startModel='mine.pt'" in chosen.as_python()
+    assert chosen.engine_arguments()["start_model"] == "mine.pt"
+    assert Settings(fixed, moving).problem() == ""
 
 
 def test_half_a_pair_of_landmarks(fixed, moving, add_points):

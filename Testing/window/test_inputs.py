@@ -5,6 +5,7 @@ import pytest
 import slicer
 import vtk
 from fixtures import process_events
+from L2ORegistrationLib.engine import packaged
 from L2ORegistrationLib.scene import settings
 
 
@@ -53,6 +54,20 @@ def test_methods_and_starts_are_those_of_the_console_with_the_same_defaults(pane
     assert {one.name for one in type(node.start)} == set(settings.STARTS)
     assert panel.ui.startComboBox.currentText == "Lungs, then a search"
     assert panel.ui.methodComboBox.currentText == "Gauss-Newton"
+
+
+def test_what_has_no_weights_is_marked_and_cannot_start(panel, phantom):
+    node = panel._parameterNode
+    for combo, choice in ((panel.ui.methodComboBox, "method"), (panel.ui.startComboBox, "start")):
+        for one in type(getattr(node, choice)):
+            trained = packaged.has_weights(one.name)
+            assert one.label().endswith(" (not trained)") != trained
+            assert combo.findText(one.label()) >= 0
+            if not trained:
+                setattr(node, choice, one)
+                assert f"The {choice} '{one.name}' comes without trained weights" in reason(panel)
+        setattr(node, choice, type(getattr(node, choice))[getattr(settings.Settings(), choice)])
+    assert reason(panel) == ""
 
 
 def test_weights_are_chosen_only_for_methods_that_have_some(panel, phantom):

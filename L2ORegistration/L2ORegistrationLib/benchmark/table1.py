@@ -11,6 +11,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.paths import atomic
 from ..engine import catalogue
+from ..engine.packaged import has_weights
 from . import figure, table
 from .methods import PREREGISTRATION
 from .run import Measurement
@@ -62,7 +63,7 @@ def weights_in(folder: Path | None) -> dict[str, str]:
 
 def trained(own: dict[str, str]) -> list[str]:
     """The keys of those columns whose weights are there: own ones by method, or packaged ones."""
-    missing = {name for name in _learned() if name not in own and not _packaged(name)}
+    missing = {name for name in _learned() if name not in own and not has_weights(name)}
     return [key for key in COLUMNS.values() if not missing & set(key.rsplit("-", 1))]
 
 
@@ -110,7 +111,7 @@ def _weights(own: dict[str, str]) -> list[str]:
     lines = []
     for name in ("lapirn", PREREGISTRATION, "falta2022"):
         title = catalogue.METHODS[name].title
-        if name not in own and not _packaged(name):
+        if name not in own and not has_weights(name):
             lines.append(f"- {title}: {NOT_TRAINED}")
             continue
         card, _ = load_model(own.get(name, catalogue.METHODS[name].weights))
@@ -125,9 +126,3 @@ def _weights(own: dict[str, str]) -> list[str]:
 
 def _learned() -> dict[str, catalogue.Method]:
     return {name: method for name, method in catalogue.METHODS.items() if method.weights}
-
-
-def _packaged(name: str) -> bool:
-    from ..engine.models import FOLDER
-
-    return (FOLDER / f"{catalogue.METHODS[name].weights}.pt").is_file()

@@ -13,11 +13,8 @@ from torch import nn
 
 from ..core.errors import InputError
 from ..core.paths import atomic
+from . import packaged
 from .catalogue import METHODS, OLD_NAMES, load, of_variant
-
-# Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
-_BESIDE = Path(__file__).parents[2] / "Resources" / "Models"
-FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "weights"
 
 
 @dataclass(frozen=True)
@@ -40,9 +37,9 @@ class ModelCard:
     facts: dict = field(default_factory=dict)
 
 
-def available_models(folder: Path = FOLDER) -> list[ModelCard]:
-    """The cards of all packaged weights, by name."""
-    return [_card(path) for path in sorted(folder.glob("*.json"))]
+def available_models(folder: Path | None = None) -> list[ModelCard]:
+    """The cards of all weights in a folder, by name; of the packaged ones where left out."""
+    return [_card(path) for path in sorted((folder or packaged.FOLDER).glob("*.json"))]
 
 
 def load_model(name: str | Path = "l2o") -> tuple[ModelCard, nn.Module]:
@@ -52,7 +49,7 @@ def load_model(name: str | Path = "l2o") -> tuple[ModelCard, nn.Module]:
     """
     path = Path(name)
     if path.suffix != ".pt":
-        path = FOLDER / f"{OLD_NAMES.get(str(name), name)}.pt"
+        path = packaged.FOLDER / f"{OLD_NAMES.get(str(name), name)}.pt"
     if not path.exists():
         names = ", ".join(card.name for card in available_models()) or "none"
         raise InputError(

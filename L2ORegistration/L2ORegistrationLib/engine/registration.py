@@ -47,6 +47,7 @@ from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pair_on, working_grid
 from .match import match, share_inside
 from .models import load_model
+from .packaged import checked_weights
 from .start.alignment import box_alignment, distance_map, landmark_alignment, lung_alignment
 from .start.choice import Comparison, best_start
 from .start.orientation import lost_orientation
@@ -179,6 +180,7 @@ class Registration:
         self._iterations = checked_count(iterations, "The number of iterations", 1000)
         self._spacing, self._start_name = spacing, start
         self._card, self._network = None, None
+        checked_weights(name, model)
         weights = METHODS[name].weights if model is None else model
         if weights:
             self._card, self._network = load_model(weights)
@@ -334,6 +336,7 @@ class Registration:
                     "from 'voxelmorph++'."
                 )
             return None
+        checked_weights(start, model, "start")
         card, network = load_model(model or METHODS[start].weights)
         if of_variant(card.variant) != start:
             raise InputError(

@@ -51,7 +51,13 @@ class Continuation(Run):
         self._field = transforms.field_of(transform)
         self._lungs = session.lungs if session is not None else None
         self._remembered = False
-        plain = {"initialTransform": None, "start": "search", "model": None, "iterations": None}
+        plain = {
+            "initialTransform": None,
+            "start": "search",
+            "startModel": None,
+            "model": None,
+            "iterations": None,
+        }
         settings = replace(settings, method=METHOD, **plain)
         super().__init__(settings, preview=False, factory=_pulled(self._pairs, factory))
         self.session = session or Session(history)

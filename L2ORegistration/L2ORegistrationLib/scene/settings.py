@@ -10,6 +10,7 @@ import vtk
 from ..core.errors import InputError
 from ..core.geometry import Grid
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
+from ..engine.packaged import checked_weights
 from . import landmarks, transforms, volumes
 
 _INITIAL_SPACING = 4.0  # mm, of a non-linear initial transform
@@ -40,6 +41,7 @@ class Settings:
     outputJacobian: Any = None
     model: str | None = None
     start: str = "search"
+    startModel: str | None = None
     threads: int | None = None
     spacing: float | None = None
 
@@ -94,6 +96,7 @@ class Settings:
             "start": self.start,
             "method": self.method,
             "model": self.model,
+            "start_model": self.startModel,
             "iterations": self.iterations,
             "device": self.device,
             "threads": self.threads,
@@ -157,6 +160,8 @@ class Settings:
             raise InputError(f"There is no method '{self.method}': choose {', '.join(METHODS)}.")
         if self.start not in STARTS:
             raise InputError(f"There is no start '{self.start}': choose {', '.join(STARTS)}.")
+        checked_weights(self.method, self.model)
+        checked_weights(self.start, self.startModel, "start")
         if self.iterations is not None and self.iterations < 1:
             raise InputError("The number of iterations must be 1 or more.")
 

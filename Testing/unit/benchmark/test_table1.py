@@ -9,7 +9,7 @@ from L2ORegistrationLib import cli  # noqa: E402
 from L2ORegistrationLib.benchmark import methods, table1  # noqa: E402
 from L2ORegistrationLib.benchmark.run import Measurement  # noqa: E402
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
-from L2ORegistrationLib.engine import models  # noqa: E402
+from L2ORegistrationLib.engine import packaged  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.lapirn import LapIRN  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import Falta2022Network  # noqa: E402
@@ -22,7 +22,7 @@ CARD = {"version": "1", "licence": "Apache-2.0", "trained_iterations": (1, 1)}
 @pytest.fixture
 def nothing_packaged(tmp_path, monkeypatch):
     (tmp_path / "none").mkdir()
-    monkeypatch.setattr(models, "FOLDER", tmp_path / "none")
+    monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
 
 
 @pytest.fixture

@@ -1,0 +1,35 @@
+"""Which weights are packaged, and the one sentence where a method has none. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core.errors import InputError
+from .catalogue import METHODS
+
+# Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
+_BESIDE = Path(__file__).parents[2] / "Resources" / "Models"
+FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "weights"
+
+
+def has_weights(name: str) -> bool:
+    """Whether a method, or a start that is one, runs as installed: it needs none, or has its own.
+
+    name: a key of `catalogue.METHODS` or `catalogue.STARTS`.
+    """
+    weights = METHODS[name].weights if name in METHODS else ""
+    return not weights or (FOLDER / f"{weights}.pt").is_file()
+
+
+def checked_weights(name: str, given: object = None, role: str = "method") -> None:
+    """Raise InputError where weights are needed, none are given and none packaged.
+
+    role: "method" or "start", as which `name` was chosen.
+    """
+    if not given and not has_weights(name):
+        option = "--model" if role == "method" else "--start-model"
+        raise InputError(
+            f"The {role} '{name}' comes without trained weights: train them by "
+            f"`l2o-registration train --config {name}` and give the .pt file as {option}, or "
+            f"choose another {role}."
+        )
