@@ -15,14 +15,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Grid, Volume
-from ..reporting.measures import jacobian_determinant
+from ..core.geometry import DisplacementField, Grid
 
 FINER = 3  # nodes of the inverse along an axis for each node of the field
-CLOSE = 0.001  # voxels of the field: a node is solved when a step moves it less than this
-_CUT_MM = 0.1  # corners of the inverse that its nodes cut by more are fitted
+CLOSE = 0.003  # voxels of the field: a node is solved when a step moves it less than this
+_CUT_MM = 0.25  # places that the inverse misses by more are fitted
+_DENSE = 4  # points along an axis of a cell that are fitted
 _FITS = 8
-_DAMPING = 1.0  # in points: a node that few points touch is shifted less, against overfitting
 _INTERPOLATED_MM = 0.02  # cells that interpolation misses by less are not solved on the fine nodes
 _STEPS = 30  # of Newton at most; folded places never converge
 _STEEPEST = 20.0  # largest entry of an inverse Jacobian that is used as a step
@@ -89,19 +88,18 @@ def invert(
     that the field's grid is moved to; beyond, its edge value continues. Raises InputError for a
     field with a single node along an axis.
     """
-    jacobian = jacobian_determinant(field)
+    grid, newton = field.grid, _Newton(field)
     asked = points is not None
     if not asked:
-        points = field.grid.points().reshape(-1, 3)
-    points = np.asarray(points, dtype=float)
-    folded = _folded(jacobian, points)
-    moved = points + _sampled(field, points)
-    inverse = _solved(field, moved if asked else None, moving)
-    outside = 0 if moving is None else int((~moving.contains(moved)).sum())
-    if folded.any():
-        moved, points = moved[~folded], points[~folded]
-    miss = _fitted(inverse, moved, points - moved)
-    return Inverse(inverse, np.linalg.norm(miss, axis=1), int(folded.sum()), outside)
+        points = grid.points().reshape(-1, 3)
+    x = grid.to_index(np.asarray(points, dtype=float)).astype(np.float32)
+    y = newton.moved(x)
+    folded = newton.folded(x)
+    lattice = _solved(field, newton, y if asked else None, moving)
+    lattice.fit(newton, grid, x[~folded], y[~folded])
+    errors = lattice.missed(grid, x[~folded], y[~folded])
+    outside = 0 if moving is None else int((~moving.contains(grid.to_world(y))).sum())
+    return Inverse(lattice.field(grid), errors, int(folded.sum()), outside)
 
 
 def as_field(transform: sitk.Transform, over: Grid | None = None) -> DisplacementField:
@@ -124,208 +122,229 @@ def as_field(transform: sitk.Transform, over: Grid | None = None) -> Displacemen
 
 
 def _solved(
-    field: DisplacementField, moved: np.ndarray | None, moving: Grid | None
-) -> DisplacementField:
+    field: DisplacementField, newton: _Newton, y: np.ndarray | None, moving: Grid | None
+) -> _Lattice:
     """The inverse on a lattice along the axes of the field's.
 
-    It covers what the field moves to, of that what the moving image shows, and the moved points
-    (N, 3), mm; only around these are the fine nodes solved exactly.
+    It covers what the field moves to, of that what the moving image shows, and the places y (N, 3),
+    voxels of the field; only around these are the fine nodes solved exactly.
     """
     from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
 
-    grid = field.grid
-    first, last = _extent(field, moved, moving)
-    newton = _Newton(_in_voxels(field))
+    first, last = _extent(field, y, moving)
     axes = [np.arange(a, b + 1, dtype=np.float32) for a, b in zip(first, last)]
-    z, y, x = np.meshgrid(*axes[::-1], indexing="ij")
-    coarse = newton.solve(np.stack([x.ravel(), y.ravel(), z.ravel()], axis=-1))
-    coarse = np.ascontiguousarray(coarse.T.reshape(3, *x.shape))
+    nodes = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], axis=-1)
+    coarse = newton.solve(nodes.reshape(-1, 3))
+    coarse = np.ascontiguousarray(coarse.T.reshape(3, *nodes.shape[:3]))
 
-    active = _curved(coarse, _INTERPOLATED_MM / min(grid.spacing))
+    active = _curved(coarse, _INTERPOLATED_MM / min(field.grid.spacing))
     active = ndimage.binary_dilation(active, np.ones((3, 3, 3)))
-    if moved is not None:
+    if y is not None:
         near = np.zeros(active.shape, bool)
-        index = np.rint(grid.to_index(moved) - first).astype(int)
+        index = np.rint(y - first).astype(int)
         near[tuple(np.clip(index, 0, np.array(active.shape[::-1]) - 1).T[::-1])] = True
         active &= ndimage.binary_dilation(near, np.ones((3, 3, 3)))
-    fine = coarse
-    for axis in range(1, 4):
-        fine = _between(fine, axis)
-        active = np.repeat(active, FINER, axis=axis - 1)
+    lattice = _Lattice(coarse, first)
+    for axis in range(3):
+        active = np.repeat(active, FINER, axis=axis)
     middle = FINER // 2  # a coarse node stands for the fine ones around it
-    active = active[tuple(slice(middle, middle + n) for n in fine.shape[1:])]
+    active = active[tuple(slice(middle, middle + n) for n in lattice.values.shape[1:])]
     where = np.flatnonzero(active)
     if where.size:
-        index = np.unravel_index(where, active.shape)
-        y = np.stack([first[k] + index[2 - k] / FINER for k in range(3)], axis=-1)
-        fine = np.ascontiguousarray(fine)
-        flat = fine.reshape(3, -1)
-        flat[:, where] = newton.solve(y, flat[:, where].T).T
-    matrix = grid.matrix[:3, :3].astype(np.float32)
-    lattice = Grid(
-        fine.shape[:0:-1],
-        tuple(s / FINER for s in grid.spacing),
-        tuple(grid.to_world(first)),
-        grid.direction,
-    )
-    return DisplacementField(np.ascontiguousarray(np.moveaxis(fine, 0, -1) @ matrix.T), lattice)
+        index = np.stack(np.unravel_index(where, active.shape)[::-1], axis=-1)
+        flat = lattice.values.reshape(3, -1)
+        solved = newton.solve((first + index / FINER).astype(np.float32), flat[:, where].T)
+        flat[:, where] = solved.T
+    return lattice
 
 
 def _extent(
-    field: DisplacementField, moved: np.ndarray | None, moving: Grid | None
+    field: DisplacementField, y: np.ndarray | None, moving: Grid | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """First and last node (x, y, z) of the coarse lattice, in steps of the field's grid."""
 
-    def around(points: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
-        index = field.grid.to_index(points.reshape(-1, 3))
+    def around(index: np.ndarray, margin: int) -> tuple[np.ndarray, np.ndarray]:
         low, high = np.floor(index.min(axis=0)), np.ceil(index.max(axis=0))
         return low.astype(int) - margin, high.astype(int) + margin
 
-    first, last = around(field.grid.points() + field.array, 0)
+    grid = field.grid
+    first, last = around(grid.to_index((grid.points() + field.array).reshape(-1, 3)), 0)
     if moving is not None:
-        low, high = around(moving.corners(), 0)
+        low, high = around(grid.to_index(moving.corners()), 0)
         if (np.minimum(high, last) > np.maximum(low, first)).all():
             first, last = np.maximum(low, first), np.minimum(high, last)
-    if moved is not None and len(moved):
-        low, high = around(moved, 1)
+    if y is not None and len(y):
+        low, high = around(y, 1)
         first, last = np.minimum(low, first), np.maximum(high, last)
     # Where a fold throws a node far away, the lattice does not follow it.
-    size = np.array(field.grid.size)
+    size = np.array(grid.size)
     return np.maximum(first, -size), np.minimum(np.maximum(last, first + 1), 2 * size)
 
 
-def _fitted(field: DisplacementField, points: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Bring a field, in place, closer to wanted displacements (N, 3) at points (N, 3), all mm.
+class _Lattice:
+    """The inverse v(y) on nodes FINER times as close as the field's, all in voxels of the field.
 
-    Between its nodes a field is linear and cuts the kinks of what it stands for. Only around
-    points that miss by more than _CUT_MM are the nodes shifted by what the points around them
-    miss, on average and a few times. Returns what the points still miss, (N, 3).
+    coarse: (3, z, y, x), v at whole voxels, of which the first node is `first` (x, y, z); between
+    them linear at first. values: (3, z, y, x), float32, to be improved in place.
     """
-    from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
 
-    grid = field.grid
-    size = np.array(grid.size)
-    flat = field.array.reshape(-1, 3)
-    index = grid.to_index(points)
-    cell = np.clip(np.floor(index).astype(int), 0, size - 2)
-    weight = np.clip(index - cell, 0, 1)
-    strides = np.array([1, size[0], size[0] * size[1]])
-    missed = wanted - _sampled(field, points)
-    bad = np.linalg.norm(missed, axis=1) > _CUT_MM
-    if not bad.any():
-        return missed
-    block = cell // FINER
-    marked = np.zeros(tuple(size[::-1] // FINER + 1), bool)
-    marked[tuple(block[bad].T[::-1])] = True
-    marked = ndimage.binary_dilation(marked, np.ones((3, 3, 3)))
-    chosen = marked[tuple(block.T[::-1])]
-    cell, weight, wanted = cell[chosen], weight[chosen], wanted[chosen]
-    corner, share = [], []
-    for shift in np.ndindex(2, 2, 2):
-        corner.append((cell + shift) @ strides)
-        share.append(np.where(shift, weight, 1 - weight).prod(axis=1))
-    corner, share = np.array(corner), np.array(share)  # (8, N)
-    nodes, corner = np.unique(corner, return_inverse=True)
-    corner = corner.reshape(share.shape)
-    values = flat[nodes].astype(float)
-    total = np.bincount(corner.ravel(), share.ravel(), len(nodes)) + _DAMPING
-    for _ in range(_FITS):
-        miss = wanted - (values[corner] * share[..., None]).sum(axis=0)
-        # Large misses count more: it is the largest one that matters.
-        miss *= np.minimum(np.linalg.norm(miss, axis=1, keepdims=True) / _CUT_MM, 2)
+    def __init__(self, coarse: np.ndarray, first: np.ndarray):
+        import torch  # takes seconds to import, and interpolates several times as fast as scipy
+
+        size = [FINER * (n - 1) + 1 for n in coarse.shape[1:]]
+        fine = torch.nn.functional.interpolate(
+            torch.from_numpy(coarse)[None], size, mode="trilinear", align_corners=True
+        )
+        self.values = fine[0].numpy()
+        self._first = first.astype(np.float32)
+
+    def missed(self, grid: Grid, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """How far, mm, y (N, 3) is led from where it came from, x (N, 3); both in voxels."""
+        off = _interpolated(self.values, (y - self._first) * FINER) + (y - x)
+        return np.linalg.norm(off @ grid.matrix[:3, :3].T, axis=1)
+
+    def field(self, grid: Grid) -> DisplacementField:
+        """The inverse in mm; grid: that of the field, whose voxels these are."""
+        matrix = grid.matrix[:3, :3].astype(np.float32)
+        array = np.empty((*self.values.shape[1:], 3), np.float32)
         for k in range(3):
-            values[:, k] += np.bincount(corner.ravel(), (share * miss[:, k]).ravel()) / total
-    flat[nodes] = values
-    missed[chosen] = wanted - (values[corner] * share[..., None]).sum(axis=0)
-    return missed
+            array[..., k] = sum(matrix[k, j] * self.values[j] for j in range(3) if matrix[k, j])
+        spacing = tuple(s / FINER for s in grid.spacing)
+        origin = tuple(grid.to_world(self._first))
+        size = self.values.shape[:0:-1]
+        return DisplacementField(array, Grid(size, spacing, origin, grid.direction))
 
+    def fit(self, newton: _Newton, grid: Grid, x: np.ndarray, y: np.ndarray) -> None:
+        """Improve the nodes around places x (N, 3), led to y (N, 3), that miss by over _CUT_MM.
 
-def _sampled(field: DisplacementField, points: np.ndarray) -> np.ndarray:
-    """Displacements (N, 3) at points (N, 3), all mm; the edge value continues."""
-    import torch  # takes seconds to import
+        Between its nodes the inverse is linear and cuts the kinks of what it stands for. In the
+        field's cells around such places nodes are shifted by what many points of these cells miss,
+        on average and a few times. Voxels.
+        """
+        from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
 
-    last = torch.tensor(field.grid.size) - 1
-    index = torch.from_numpy(field.grid.to_index(points).astype(np.float32))
-    u = torch.from_numpy(np.ascontiguousarray(np.moveaxis(field.array, -1, 0), dtype=np.float32))
-    return _looked_up(u, index, last).numpy().astype(float)
+        bad = self.missed(grid, x, y) > _CUT_MM
+        if not bad.any():
+            return
+        marked = np.zeros(grid.size, bool)
+        cells = np.clip(np.floor(x[bad]).astype(int), 0, np.array(grid.size) - 2)
+        marked[tuple(cells.T)] = True
+        marked = ndimage.binary_dilation(marked, np.ones((3, 3, 3)))
+        inner = np.stack(np.meshgrid(*[(np.arange(_DENSE) + 0.5) / _DENSE] * 3), -1).reshape(-1, 3)
+        x = (np.argwhere(marked)[:, None] + inner).reshape(-1, 3).astype(np.float32)
+        x = x[(x <= np.array(grid.size) - 1).all(axis=1) & ~newton.folded(x)]
+        y = newton.moved(x)
+        self._shift(x - y, (y - self._first) * FINER, _CUT_MM / min(grid.spacing))
 
-
-def _looked_up(u, index, last):
-    """u (3, z, y, x) at continuous indices (N, 3), (x, y, z); last: the highest ones. (N, 3)."""
-    from torch.nn.functional import grid_sample
-
-    where = (2 * index / last - 1)[None, None, None]
-    values = grid_sample(u[None], where, "bilinear", padding_mode="border", align_corners=True)
-    return values[0, :, 0, 0].T
+    def _shift(self, wanted: np.ndarray, index: np.ndarray, cut: float) -> None:
+        """Shift nodes towards wanted values (N, 3) at places (N, 3), in steps of this lattice."""
+        size = np.array(self.values.shape[:0:-1])
+        cell = np.clip(np.floor(index).astype(int), 0, size - 2)
+        weight = np.clip(index - cell, 0, 1)
+        strides = np.array([1, size[0], size[0] * size[1]])
+        corner, share = [], []
+        for step in np.ndindex(2, 2, 2):
+            corner.append((cell + step) @ strides)
+            share.append(np.where(step, weight, 1 - weight).prod(axis=1))
+        corner, share = np.array(corner), np.array(share)  # (8, N)
+        nodes, corner = np.unique(corner, return_inverse=True)
+        corner = corner.reshape(share.shape)
+        flat = self.values.reshape(3, -1)
+        values = flat[:, nodes].T.astype(float)
+        total = np.bincount(corner.ravel(), share.ravel(), len(nodes)) + 1e-3
+        for _ in range(_FITS):
+            miss = wanted - (values[corner] * share[..., None]).sum(axis=0)
+            # Large misses count more: it is the largest one that matters.
+            miss *= np.minimum(np.linalg.norm(miss, axis=1, keepdims=True) / cut, 2)
+            for k in range(3):
+                shift = np.bincount(corner.ravel(), (share * miss[:, k]).ravel(), len(nodes))
+                values[:, k] += shift / total
+        flat[:, nodes] = values.T
 
 
 class _Newton:
-    """Solves v = -u(y + v) at points, everything in voxels of u (components first)."""
+    """Solves v = -u(y + v) at points; points and displacements are in voxels of the field.
 
-    def __init__(self, u: np.ndarray):
-        import torch  # takes seconds to import, and looks up fields four times as fast as scipy
+    Raises InputError for a field with a single node along an axis.
+    """
 
-        self._torch = torch
+    def __init__(self, field: DisplacementField):
+        import torch  # takes seconds to import, and interpolates several times as fast as scipy
+
+        if min(field.grid.size) < 2:
+            raise InputError("An inverse needs a field of at least two nodes along each axis.")
+        self._u = u = _in_voxels(field)
         slopes = np.stack([np.gradient(u, axis=3 - k) for k in range(3)], axis=1)  # du_i / dx_k
         matrices = np.moveaxis(slopes, (0, 1), (-2, -1)) + np.eye(3, dtype=np.float32)
         flat = torch.from_numpy(np.ascontiguousarray(matrices.reshape(-1, 3, 3)))
+        self._determinant = torch.linalg.det(flat).reshape(u.shape[1:]).numpy()
         inverse, wrong = torch.linalg.inv_ex(flat)
         useless = (wrong != 0) | ~(inverse.abs().amax(dim=(1, 2)) < _STEEPEST)
         inverse[useless] = torch.eye(3)
         self._inverse = inverse.reshape(-1, 9)
-        self._u = torch.from_numpy(u)
-        self._last = torch.tensor(u.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
-        self._steps = torch.tensor([1, u.shape[3], u.shape[3] * u.shape[2]])
+        self._last = np.array(u.shape[:0:-1]) - 1  # x, y, z
+
+    def moved(self, x: np.ndarray) -> np.ndarray:
+        """x + u(x), (N, 3); the edge value of u beyond the grid."""
+        return x + _interpolated(self._u, x)
+
+    def folded(self, x: np.ndarray) -> np.ndarray:
+        """Which x (N, 3) lie in a cell with a node whose determinant is not positive."""
+        from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
+
+        bad = self._determinant <= 0
+        if not bad.any():
+            return np.zeros(len(x), bool)
+        around = ndimage.binary_dilation(bad, np.ones((3, 3, 3)))
+        inside = ((x > -0.5) & (x < self._last + 0.5)).all(axis=1)
+        return around.ravel()[self._nearest(x)] & inside
 
     def solve(self, y: np.ndarray, v: np.ndarray | None = None) -> np.ndarray:
         """v (N, 3), float32, at y (N, 3), started from v or from -u(y)."""
-        torch = self._torch
-        y = torch.from_numpy(np.ascontiguousarray(y, dtype=np.float32))
-        v = -self._at(y) if v is None else torch.from_numpy(np.array(v, dtype=np.float32))
-        left, target, found = None, y, v  # those not yet solved; at first all
+        import torch
+
+        v = -_interpolated(self._u, y) if v is None else np.array(v, dtype=np.float32)
+        left = np.arange(len(y))  # those not yet solved; at first all
         for count in range(_STEPS):
-            x = target + found
-            miss = -found - self._at(x)  # what x + u(x) lacks to reach y
-            matrix = self._inverse[self._nearest(x)].reshape(-1, 3, 3)
-            step = (matrix @ miss[..., None])[..., 0]
+            x = y[left] + v[left]
+            miss = torch.from_numpy(y[left] - self.moved(x))
+            matrix = self._inverse[torch.from_numpy(self._nearest(x))].reshape(-1, 3, 3)
+            step = torch.bmm(matrix, miss[..., None])[..., 0].numpy()
             if count > 6:  # nearest Jacobians make some nodes jump to and fro
                 step *= 0.5
-            found = found + step
-            if left is None:
-                v = found
-            else:
-                v[left] = found
-            far = step.abs().amax(dim=1) > CLOSE
-            if not far.any():
+            v[left] += step
+            left = left[np.abs(step).max(axis=1) > CLOSE]
+            if not len(left):
                 break
-            left = far.nonzero()[:, 0] if left is None else left[far]
-            target, found = y[left], v[left]
-        return v.numpy()
+        return v
 
-    def _at(self, x):
-        """u (N, 3) at x (N, 3), in voxels; the edge value beyond the grid."""
-        return _looked_up(self._u, x, self._last)
-
-    def _nearest(self, x):
+    def _nearest(self, x: np.ndarray) -> np.ndarray:
         """The number of the nearest node of each x (N, 3)."""
-        rounded = (x + 0.5).clamp(min=self._last * 0).minimum(self._last).long()
-        return (rounded * self._steps).sum(dim=1)
+        x, y, z = np.clip(np.rint(x), 0, self._last).astype(np.int64).T
+        _, height, width = self._determinant.shape
+        return (z * height + y) * width + x
+
+
+def _interpolated(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """values (3, z, y, x), float32, at places (N, 3), linear, the edge value beyond: (N, 3)."""
+    import torch
+
+    last = np.array(values.shape[:0:-1], np.float32) - 1
+    where = torch.from_numpy(index.astype(np.float32) * (2 / last) - 1)[None, None, None]
+    found = torch.nn.functional.grid_sample(
+        torch.from_numpy(values)[None],
+        where,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
+    return found[0, :, 0, 0].numpy().T
 
 
 def _in_voxels(field: DisplacementField) -> np.ndarray:
     """Displacements (3, z, y, x) in voxels of the field's grid, float32."""
     matrix = np.linalg.inv(field.grid.matrix[:3, :3]).astype(np.float32)
     return np.ascontiguousarray(np.moveaxis(field.array.astype(np.float32) @ matrix.T, -1, 0))
-
-
-def _between(array: np.ndarray, axis: int) -> np.ndarray:
-    """Linear interpolation along an axis at FINER positions for each step."""
-    array = np.moveaxis(array, axis, 0)
-    out = np.empty(((len(array) - 1) * FINER + 1, *array.shape[1:]), np.float32)
-    out[::FINER] = array
-    for k in range(1, FINER):
-        out[k::FINER] = array[:-1] + np.float32(k / FINER) * (array[1:] - array[:-1])
-    return np.moveaxis(out, 0, axis)
 
 
 def _curved(v: np.ndarray, limit: float) -> np.ndarray:
@@ -342,14 +361,3 @@ def _curved(v: np.ndarray, limit: float) -> np.ndarray:
         second[tuple(middle)] = inner
         bend += second
     return bend > 8 * limit
-
-
-def _folded(jacobian: Volume, points: np.ndarray) -> np.ndarray:
-    """Which points (N, 3) lie in a cell with a node whose determinant is not positive."""
-    from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
-
-    bad = jacobian.array <= 0
-    if not bad.any():
-        return np.zeros(len(points), bool)
-    around = ndimage.binary_dilation(bad, np.ones((3, 3, 3)))
-    return Volume(around.astype(np.uint8), jacobian.grid).sample(points, order=0) > 0

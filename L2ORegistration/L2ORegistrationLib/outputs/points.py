@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.geometry import DisplacementField
-from ..reporting.measures import jacobian_determinant
-from .inverse import _folded, _in_voxels, _Newton
+from .inverse import _Newton
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ def to_moving(points: np.ndarray, field: DisplacementField) -> MovedPoints:
     """Points (N, 3) of the fixed scan in the moving one: the field itself, LPS mm."""
     points = np.asarray(points, dtype=float)
     beyond = ~field.grid.contains(points, margin=0)
-    folded = _folded(jacobian_determinant(field), points)
+    folded = _Newton(field).folded(field.grid.to_index(points))
     return MovedPoints(field.transform_points(points), beyond, folded)
 
 
@@ -45,10 +44,11 @@ def to_fixed(points: np.ndarray, field: DisplacementField) -> MovedPoints:
     """Points (N, 3) of the moving scan in the fixed one: solved point by point, LPS mm."""
     points = np.asarray(points, dtype=float)
     y = field.grid.to_index(points)
-    v = _Newton(_in_voxels(field)).solve(y.astype(np.float32))
+    newton = _Newton(field)
+    v = newton.solve(y.astype(np.float32))
     found = field.grid.to_world(y + v)
     beyond = ~field.grid.contains(found, margin=0)
-    folded = _folded(jacobian_determinant(field), found)
+    folded = newton.folded(y + v)
     folded |= np.linalg.norm(field.transform_points(found) - points, axis=1) > 0.5
     return MovedPoints(found, beyond, folded)
 
