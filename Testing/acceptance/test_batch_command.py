@@ -63,7 +63,7 @@ def kill_workers_of(folder, deaths):
     file = folder / "starts.txt"
     until = time.monotonic() + 120
     while len(seen) < deaths and time.monotonic() < until:
-        lines = file.read_text().splitlines() if file.exists() else []
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
         for line in lines:
             if line not in seen and line.count(" ") == 1 and line.split()[1].isdigit():
                 seen.add(line)

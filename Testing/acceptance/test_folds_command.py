@@ -81,9 +81,9 @@ def test_folds_are_trained_and_measured_once(dirlab20):
     code, shown, err = run(*command, "--folds")
     assert code == 0, err
     assert list(json.loads(shown)["results"]) == ["DIR-Lab COPDgene", "DIR-Lab 4DCT"]
-    card = json.loads((out / "fold-1/fold-1.json").read_text())
+    card = json.loads((out / "fold-1/fold-1.json").read_text("utf-8"))
     assert card["facts"]["data"] == "DIR-Lab COPDgene (9), DIR-Lab 4DCT (10) pairs"
-    trained = json.loads((out / "fold-1/data.json").read_text())
+    trained = json.loads((out / "fold-1/data.json").read_text("utf-8"))
     assert "copd1" not in trained["DIR-Lab COPDgene"]
     with open(out / "cases.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -210,6 +210,6 @@ def test_train_makes_weights_and_goes_on(tmp_path, name, parameters):
     first = (tmp_path / f"out/{name}.pt").read_bytes()
     assert run(*command)[0] == 0
     assert (tmp_path / f"out/{name}.pt").read_bytes() != first
-    card = json.loads((tmp_path / f"out/{name}.json").read_text())
+    card = json.loads((tmp_path / f"out/{name}.json").read_text("utf-8"))
     assert card["parameters"] == parameters and card["facts"]["steps"] == 2
     assert card["variant"] == name and card["iterations"] == [1]

@@ -70,17 +70,17 @@ def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
     assert code == 2 and "Case torn: " in err and not (tmp_path / "out/checkpoint.pt").exists()
     code, out, err = run(*command, "--steps", 1, "--skip", "--json")
     assert code == 0 and "Case torn: " in err and "Skipped." in err
-    card = json.loads((tmp_path / "out/trained.json").read_text())
+    card = json.loads((tmp_path / "out/trained.json").read_text("utf-8"))
     assert card["facts"]["data"] == "mine (1) pairs" and "patient" not in card["facts"]["limits"]
     assert json.loads(out)["sha256"] == card["sha256"]
-    log = (tmp_path / "out/log.csv").read_text().splitlines()
+    log = (tmp_path / "out/log.csv").read_text("utf-8").splitlines()
     assert [line.split(",")[0] for line in log] == ["step", "1", "1"]
     # Two processes go on with the prepared pair; only the first one prints and writes.
     done = torchrun(2, *command, "--steps", 2, "--cases", "good")
     assert done.returncode == 0 and done.stdout.count("Wrote") == 1, done.stderr
-    card = json.loads((tmp_path / "out/trained.json").read_text())
+    card = json.loads((tmp_path / "out/trained.json").read_text("utf-8"))
     assert card["facts"]["device"] == "2 processes on cpu, float32"
-    log = (tmp_path / "out/log.csv").read_text().splitlines()
+    log = (tmp_path / "out/log.csv").read_text("utf-8").splitlines()
     assert [line.split(",")[0] for line in log[1:]] == ["1"] * 2 + ["2"] * 4
 
 

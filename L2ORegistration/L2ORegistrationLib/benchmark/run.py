@@ -93,11 +93,11 @@ def _measured(folder: Path, method: str, options: dict[str, Any]) -> dict[str, A
         "options": options,
         "born": time.time(),
     }
-    job.write_text(json.dumps(content))
+    job.write_text(json.dumps(content), encoding="utf-8")
     command = [sys.executable, "-m", "L2ORegistrationLib.benchmark.measure", str(job)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.exists():
-        return json.loads(result.read_text())
+        return json.loads(result.read_text("utf-8"))
     lines = done.stderr.strip().splitlines()
     reason = lines[-1] if lines else f"it ended with code {done.returncode}"
     return {"error": f"The process failed: {reason}"}

@@ -256,13 +256,13 @@ def _thumbnails(home: Path, result: Result) -> None:
 def _forget_peak() -> None:
     """Let the process's peak memory begin anew, where the system can (Linux)."""
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_mb() -> int | str:
     """The most memory that this process held, in MB; "" where the system does not say."""
     with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) >> 10
     with suppress(ImportError):
         import resource

@@ -91,7 +91,7 @@ def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
         **card,
     )
     with atomic(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n")
+        temporary.write_text(json.dumps(asdict(card), indent=2) + "\n", encoding="utf-8")
     return card
 
 

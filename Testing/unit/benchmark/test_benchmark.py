@@ -95,7 +95,7 @@ def test_every_case_weighs_the_same_in_the_table():
 
 def test_the_table_as_text_and_csv(tmp_path):
     table.write(RUNS, tmp_path)
-    text = (tmp_path / "table.md").read_text()
+    text = (tmp_path / "table.md").read_text("utf-8")
     assert "| L2O with pre-reg. | 1.50 ± 1.12 |  |" in text
     assert "## A (2 cases)" in text and "Initial (1 failed)" in text
     by_case = ["| TRE mean of | 1 | 2 |", "|---|---|---|", "| Initial | 4.00 | 8.00 |"]
@@ -132,7 +132,7 @@ def test_where_the_time_goes(tmp_path):
     seconds = dict(zip(names, (1.5, 1.25, 1.5, 0.5), strict=True))
     assert table.stages(runs) == {"A": {"l2o-search": seconds}}
     table.write(runs, tmp_path)
-    text = (tmp_path / "table.md").read_text()
+    text = (tmp_path / "table.md").read_text("utf-8")
     assert "| seconds of | preparation | start | l2o, level 1 | refine, level 2 |" in text
     assert "| L2O with pre-reg. | 1.50 | 1.25 | 1.50 | 0.50 |" in text
 

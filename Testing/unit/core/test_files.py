@@ -342,11 +342,11 @@ def test_atomic_replaces_on_success_only(tmp_path):
         assert temporary.parent == tmp_path and temporary.name.endswith(".nii.gz")
         temporary.write_text("half")
         raise KeyError("stopped")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
+    assert path.read_text("utf-8") == "old" and os.listdir(tmp_path) == [path.name]
     with atomic(path) as temporary:
         temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" and os.listdir(tmp_path) == [path.name]
+        assert path.read_text("utf-8") == "old"
+    assert path.read_text("utf-8") == "new" and os.listdir(tmp_path) == [path.name]
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path, field):
@@ -424,14 +424,14 @@ def test_nifti_that_cannot_be_read_says_why(tmp_path, ct, name, form, said):
 def thin_plate_spline(path):
     sitk.WriteTransform(sitk.Euler3DTransform(), str(path))
     name = "InverseThinPlateSplineKernelTransform"
-    path.write_text(path.read_text().replace("Euler3DTransform", name))
+    path.write_text(path.read_text("utf-8").replace("Euler3DTransform", name))
 
 
 def not_a_number(path):
     turn = sitk.Euler3DTransform()
     turn.SetTranslation((1, 2, 3))
     sitk.WriteTransform(turn, str(path))
-    path.write_text(path.read_text().replace("1 2 3", "1 nan 3"))
+    path.write_text(path.read_text("utf-8").replace("1 2 3", "1 nan 3"))
 
 
 def cut_short(path):

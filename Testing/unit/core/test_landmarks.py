@@ -190,7 +190,7 @@ def test_slicer_reads_and_writes_the_same_markups(tmp_path, system, sign):
     storage.SetFileName(str(theirs))
     storage.SetCoordinateSystem(getattr(slicer.vtkMRMLStorageNode, f"CoordinateSystem{system}"))
     assert storage.WriteData(node)
-    assert json.loads(theirs.read_text())["markups"][0]["coordinateSystem"] == system
+    assert json.loads(theirs.read_text("utf-8"))["markups"][0]["coordinateSystem"] == system
     again = read_landmarks(theirs)
     np.testing.assert_allclose(again.points, POINTS, atol=1e-6)
     assert again.labels == ("a", "b")

@@ -38,7 +38,7 @@ def exported(tmp_path):
 def changed(path, **entries):
     """Change entries of the card beside these weights; ... takes one out."""
     card = path.with_suffix(".json")
-    content = {**json.loads(card.read_text()), **entries}
+    content = {**json.loads(card.read_text("utf-8")), **entries}
     card.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}))
 
 

@@ -212,7 +212,7 @@ def test_surfaces_keep_their_faces(name, text, tmp_path):
     write(found + 1, tmp_path / ("b" + name))
     again, _ = surfaces.read_surface(tmp_path / ("b" + name))
     assert np.array_equal(again, found + 1)
-    assert (tmp_path / ("b" + name)).read_text().splitlines()[-1] == text.splitlines()[-1]
+    assert (tmp_path / ("b" + name)).read_text("utf-8").splitlines()[-1] == text.splitlines()[-1]
 
 
 def dose_file(path, ct, grid, array):

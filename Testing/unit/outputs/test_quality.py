@@ -97,7 +97,7 @@ def test_evaluate_writes_the_page(tmp_path, capsys):
     assert main(["evaluate", *map(str, arguments)]) == 0
     rows = json.loads(capsys.readouterr().out)["quality"]
     assert [row["verdict"] for row in rows] == ["not measured"] + ["within"] * 4
-    text = page.read_text()
+    text = page.read_text("utf-8")
     assert "1.000 (at most 1.000 with these volumes)" in text and "needs landmark pairs" in text
     assert text.count("<tr>") == 6
 

@@ -145,5 +145,5 @@ def test_the_files_hold_what_was_found(breath, found, tmp_path):
     pair, fixed, _ = breath
     paths = reporting.write(found, fixed, pair.fixed_mask, tmp_path)
     assert all(path.stat().st_size > 1000 for path in paths)
-    about = json.loads((tmp_path / "ventilation.json").read_text())
+    about = json.loads((tmp_path / "ventilation.json").read_text("utf-8"))
     assert about["regions"] == found.regions and about["fixed_is"] == found.fixed_is

@@ -120,7 +120,7 @@ def test_history_can_be_read_again(tmp_path):
     result = made_result()
     paths = tables.write_history(result, tmp_path, (POINTS, POINTS + SHIFT))
     assert all(path.exists() for path in paths)
-    rows = json.loads((tmp_path / "steps.json").read_text())
+    rows = json.loads((tmp_path / "steps.json").read_text("utf-8"))
     table = list(csv.DictReader((tmp_path / "steps.csv").open(encoding="utf-8")))
     assert [row["best"] for row in rows] == [False, False, False, True]
     for row, line, step in zip(rows, table, result.steps, strict=True):
