@@ -101,7 +101,7 @@ def apply(
         return
     out.print(f"{_NAMES[kind]}: {answer.pop('how')}", markup=False, soft_wrap=True)
     for key, value in answer.items():
-        out.print(f"{key}: {value}", markup=False, soft_wrap=True)
+        out.print(f"{key.replace('_', ' ')}: {_said(value)}", markup=False, soft_wrap=True)
     tell_written(output)
 
 
@@ -113,6 +113,15 @@ _NAMES = {
     "labels": "labels",
     "image": "an image",
 }
+
+
+def _said(value: object) -> str:
+    """A value of the answer in words: dictionaries as a list, numbers to four digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_said(one)}" for name, one in value.items())
+    if isinstance(value, (tuple, list)):
+        return " -> ".join(map(_said, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _kind(thing: Path, labels: bool) -> str:

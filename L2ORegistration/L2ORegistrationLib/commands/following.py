@@ -83,15 +83,6 @@ class Following:
     def write(self, result: Result) -> Written:
         """Write what was asked for."""
         done = Written()
-        if self._inverse:
-            from ..outputs.inverse import invert
-
-            points = result.fixed_mask.marked_points(most=300_000)
-            found = invert(result.field, points, result.moving.grid)
-            write_transform(found.field, self._inverse)
-            done.paths.append(self._inverse)
-            done.sentences.append(found.sentence())
-            done.measures["inverse_round_trip_mm"] = found.summary()
         if self._dicom:
             from ..outputs.dicom import write_registration
 
@@ -105,6 +96,16 @@ class Following:
             done.paths += write(filled, result.fixed, result.fixed_mask, folder)
             done.sentences.append(filled.sentence())
             done.measures["ventilation"] = filled.regions
+        # Last, because a folded field has none, and the rest shall be there nevertheless.
+        if self._inverse:
+            from ..outputs.inverse import invert
+
+            points = result.fixed_mask.marked_points(most=300_000)
+            found = invert(result.field, points, result.moving.grid)
+            write_transform(found.field, self._inverse)
+            done.paths.append(self._inverse)
+            done.sentences.append(found.sentence())
+            done.measures["inverse_round_trip_mm"] = found.summary()
         return done
 
     def sections(self, result: Result, pairs: Pairs | None) -> dict[str, str]:

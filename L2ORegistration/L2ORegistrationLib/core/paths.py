@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,8 +52,15 @@ def check_writable(folder: Path) -> None:
     """Raise InputError for a folder that is missing, or in which no file can be made."""
     if not folder.is_dir():
         raise InputError(f"The folder {folder} does not exist: create it or choose another one.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"The folder {folder} cannot be written to: choose another one.")
+    try:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # shares and read-only disks refuse also those who have the rights
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be written to ({error.strerror}): choose another one."
+        ) from error
 
 
 def made(folder: Path) -> Path:

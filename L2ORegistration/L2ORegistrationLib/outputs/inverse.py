@@ -10,6 +10,7 @@ field", Med. Phys. 35, 2008 (there without the Jacobian, which converges slowly 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,7 +18,13 @@ import SimpleITK as sitk
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid
 
+if TYPE_CHECKING:
+    import torch
+
 FINER = 3  # nodes of the inverse along an axis for each node of the field
+FINEST = 6  # the same along an axis where the field compresses much
+_MOST_NODES = FINER * FINER * FINEST  # for each voxel of the field
+_MOST_FOLDED = 0.2  # share of the points beyond which the rest means nothing either
 CLOSE = 0.003  # voxels of the field: a node is solved when a step moves it less than this
 _CUT_MM = 0.25  # places that the inverse misses by more are fitted
 _DENSE = 4  # points along an axis of a cell that are fitted
@@ -86,7 +93,7 @@ def invert(
     points: such as the voxels of the lungs; the field's own nodes where left out. moving: the
     moving image's grid, which tells the points that lead beyond it. The inverse covers everything
     that the field's grid is moved to; beyond, its edge value continues. Raises InputError for a
-    field with a single node along an axis.
+    field with a single node along an axis, or folded at many of the points.
     """
     grid, newton = field.grid, _Newton(field)
     asked = points is not None
@@ -95,7 +102,13 @@ def invert(
     x = grid.to_index(np.asarray(points, dtype=float)).astype(np.float32)
     y = newton.moved(x)
     folded = newton.folded(x)
-    lattice = _solved(field, newton, y if asked else None, moving)
+    if folded.mean() > _MOST_FOLDED:
+        raise InputError(
+            f"The transform folds at {100 * folded.mean():.0f} % of the places: it has no inverse. "
+            "Register again, or check that this is the right file."
+        )
+    finer = newton.nodes_a_voxel(x[~folded])
+    lattice = _solved(field, newton, finer, y if asked else None, moving)
     lattice.fit(newton, grid, x[~folded], y[~folded])
     errors = lattice.missed(grid, x[~folded], y[~folded])
     outside = 0 if moving is None else int((~moving.contains(grid.to_world(y))).sum())
@@ -122,9 +135,13 @@ def as_field(transform: sitk.Transform, over: Grid | None = None) -> Displacemen
 
 
 def _solved(
-    field: DisplacementField, newton: _Newton, y: np.ndarray | None, moving: Grid | None
+    field: DisplacementField,
+    newton: _Newton,
+    finer: np.ndarray,
+    y: np.ndarray | None,
+    moving: Grid | None,
 ) -> _Lattice:
-    """The inverse on a lattice along the axes of the field's.
+    """The inverse on a lattice along the axes of the field's, `finer` nodes (x, y, z) a voxel.
 
     It covers what the field moves to, of that what the moving image shows, and the places y (N, 3),
     voxels of the field; only around these are the fine nodes solved exactly.
@@ -134,7 +151,7 @@ def _solved(
     first, last = _extent(field, y, moving)
     axes = [np.arange(a, b + 1, dtype=np.float32) for a, b in zip(first, last)]
     nodes = np.stack(np.meshgrid(*axes[::-1], indexing="ij")[::-1], axis=-1)
-    coarse = newton.solve(nodes.reshape(-1, 3))
+    coarse, solved = newton.solve(nodes.reshape(-1, 3))
     coarse = np.ascontiguousarray(coarse.T.reshape(3, *nodes.shape[:3]))
 
     active = _curved(coarse, _INTERPOLATED_MM / min(field.grid.spacing))
@@ -144,17 +161,19 @@ def _solved(
         index = np.rint(y - first).astype(int)
         near[tuple(np.clip(index, 0, np.array(active.shape[::-1]) - 1).T[::-1])] = True
         active &= ndimage.binary_dilation(near, np.ones((3, 3, 3)))
-    lattice = _Lattice(coarse, first)
-    for axis in range(3):
-        active = np.repeat(active, FINER, axis=axis)
-    middle = FINER // 2  # a coarse node stands for the fine ones around it
-    active = active[tuple(slice(middle, middle + n) for n in lattice.values.shape[1:])]
+    active &= solved.reshape(active.shape)  # in a fold finer nodes have no inverse either
+    lattice = _Lattice(coarse, first, finer)
+    for axis, count in enumerate(finer[::-1]):
+        active = np.repeat(active, count, axis=axis)
+    inside = zip(finer[::-1] // 2, lattice.values.shape[1:])
+    # A coarse node stands for the fine ones around it.
+    active = active[tuple(slice(middle, middle + n) for middle, n in inside)]
     where = np.flatnonzero(active)
     if where.size:
         index = np.stack(np.unravel_index(where, active.shape)[::-1], axis=-1)
         flat = lattice.values.reshape(3, -1)
-        solved = newton.solve((first + index / FINER).astype(np.float32), flat[:, where].T)
-        flat[:, where] = solved.T
+        finer, solved = newton.solve((first + index / finer).astype(np.float32), flat[:, where].T)
+        flat[:, where[solved]] = finer[solved].T
     return lattice
 
 
@@ -182,25 +201,26 @@ def _extent(
 
 
 class _Lattice:
-    """The inverse v(y) on nodes FINER times as close as the field's, all in voxels of the field.
+    """The inverse v(y) on nodes `finer` (x, y, z) times as close as the field's, all in its voxels.
 
     coarse: (3, z, y, x), v at whole voxels, of which the first node is `first` (x, y, z); between
     them linear at first. values: (3, z, y, x), float32, to be improved in place.
     """
 
-    def __init__(self, coarse: np.ndarray, first: np.ndarray):
+    def __init__(self, coarse: np.ndarray, first: np.ndarray, finer: np.ndarray):
         import torch  # takes seconds to import, and interpolates several times as fast as scipy
 
-        size = [FINER * (n - 1) + 1 for n in coarse.shape[1:]]
+        size = [int(f * (n - 1) + 1) for f, n in zip(finer[::-1], coarse.shape[1:])]
         fine = torch.nn.functional.interpolate(
             torch.from_numpy(coarse)[None], size, mode="trilinear", align_corners=True
         )
         self.values = fine[0].numpy()
         self._first = first.astype(np.float32)
+        self._finer = finer
 
     def missed(self, grid: Grid, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """How far, mm, y (N, 3) is led from where it came from, x (N, 3); both in voxels."""
-        off = _interpolated(self.values, (y - self._first) * FINER) + (y - x)
+        off = _interpolated(self.values, (y - self._first) * self._finer) + (y - x)
         return np.linalg.norm(off @ grid.matrix[:3, :3].T, axis=1)
 
     def field(self, grid: Grid) -> DisplacementField:
@@ -209,7 +229,7 @@ class _Lattice:
         array = np.empty((*self.values.shape[1:], 3), np.float32)
         for k in range(3):
             array[..., k] = sum(matrix[k, j] * self.values[j] for j in range(3) if matrix[k, j])
-        spacing = tuple(s / FINER for s in grid.spacing)
+        spacing = tuple(s / f for s, f in zip(grid.spacing, self._finer))
         origin = tuple(grid.to_world(self._first))
         size = self.values.shape[:0:-1]
         return DisplacementField(array, Grid(size, spacing, origin, grid.direction))
@@ -234,7 +254,7 @@ class _Lattice:
         x = (np.argwhere(marked)[:, None] + inner).reshape(-1, 3).astype(np.float32)
         x = x[(x <= np.array(grid.size) - 1).all(axis=1) & ~newton.folded(x)]
         y = newton.moved(x)
-        self._shift(x - y, (y - self._first) * FINER, _CUT_MM / min(grid.spacing))
+        self._shift(x - y, (y - self._first) * self._finer, _CUT_MM / min(grid.spacing))
 
     def _shift(self, wanted: np.ndarray, index: np.ndarray, cut: float) -> None:
         """Shift nodes towards wanted values (N, 3) at places (N, 3), in steps of this lattice."""
@@ -278,49 +298,68 @@ class _Newton:
         matrices = np.moveaxis(slopes, (0, 1), (-2, -1)) + np.eye(3, dtype=np.float32)
         flat = torch.from_numpy(np.ascontiguousarray(matrices.reshape(-1, 3, 3)))
         self._determinant = torch.linalg.det(flat).reshape(u.shape[1:]).numpy()
+        self._stretch = np.einsum("...kk->...k", matrices)  # of a step in x, y, z
         inverse, wrong = torch.linalg.inv_ex(flat)
         useless = (wrong != 0) | ~(inverse.abs().amax(dim=(1, 2)) < _STEEPEST)
         inverse[useless] = torch.eye(3)
-        self._inverse = inverse.reshape(-1, 9)
-        self._last = np.array(u.shape[:0:-1]) - 1  # x, y, z
+        self._inverse = inverse
+        self._last = torch.tensor(u.shape[:0:-1], dtype=torch.float32) - 1  # x, y, z
+        self._zero = torch.zeros(3)
 
     def moved(self, x: np.ndarray) -> np.ndarray:
         """x + u(x), (N, 3); the edge value of u beyond the grid."""
         return x + _interpolated(self._u, x)
 
+    def nodes_a_voxel(self, x: np.ndarray) -> np.ndarray:
+        """How many nodes of the inverse one voxel needs along x, y, z around places x (N, 3)."""
+        import torch
+
+        near = self._nearest(torch.from_numpy(np.asarray(x, np.float32))).numpy()
+        least = np.percentile(self._stretch.reshape(-1, 3)[near], 0.01, axis=0)
+        count = np.clip(np.ceil(1.5 / np.maximum(least, 0.01)), FINER, FINEST).astype(int)
+        while count.prod() > _MOST_NODES:
+            count[count.argmax()] -= 1
+        return count
+
     def folded(self, x: np.ndarray) -> np.ndarray:
         """Which x (N, 3) lie in a cell with a node whose determinant is not positive."""
+        import torch
         from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
 
         bad = self._determinant <= 0
         if not bad.any():
             return np.zeros(len(x), bool)
         around = ndimage.binary_dilation(bad, np.ones((3, 3, 3)))
-        inside = ((x > -0.5) & (x < self._last + 0.5)).all(axis=1)
-        return around.ravel()[self._nearest(x)] & inside
+        inside = ((x > -0.5) & (x < self._last.numpy() + 0.5)).all(axis=1)
+        nearest = self._nearest(torch.from_numpy(np.asarray(x, np.float32)))
+        return around.ravel()[nearest.numpy()] & inside
 
-    def solve(self, y: np.ndarray, v: np.ndarray | None = None) -> np.ndarray:
-        """v (N, 3), float32, at y (N, 3), started from v or from -u(y)."""
+    def solve(self, y: np.ndarray, v: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """v (N, 3), float32, at y (N, 3), from v or -u(y) on, and which are solved (N,)."""
         import torch
 
-        v = -_interpolated(self._u, y) if v is None else np.array(v, dtype=np.float32)
-        left = np.arange(len(y))  # those not yet solved; at first all
+        u, y = torch.from_numpy(self._u), torch.from_numpy(np.ascontiguousarray(y, np.float32))
+        v = -_sampled(u, y) if v is None else torch.from_numpy(np.array(v, np.float32))
+        left = torch.arange(len(y))  # those not yet solved; at first all
+        at = y
         for count in range(_STEPS):
-            x = y[left] + v[left]
-            miss = torch.from_numpy(y[left] - self.moved(x))
-            matrix = self._inverse[torch.from_numpy(self._nearest(x))].reshape(-1, 3, 3)
-            step = torch.bmm(matrix, miss[..., None])[..., 0].numpy()
+            x = at + v[left]
+            miss = at - x - _sampled(u, x)
+            step = torch.bmm(self._inverse[self._nearest(x)], miss[..., None])[..., 0]
             if count > 6:  # nearest Jacobians make some nodes jump to and fro
                 step *= 0.5
             v[left] += step
-            left = left[np.abs(step).max(axis=1) > CLOSE]
+            far = step.abs().amax(dim=1) > CLOSE
+            left, at = left[far], at[far]
             if not len(left):
                 break
-        return v
+        solved = np.ones(len(y), bool)
+        solved[left.numpy()] = False
+        return v.numpy(), solved
 
-    def _nearest(self, x: np.ndarray) -> np.ndarray:
+    def _nearest(self, x: torch.Tensor) -> torch.Tensor:
         """The number of the nearest node of each x (N, 3)."""
-        x, y, z = np.clip(np.rint(x), 0, self._last).astype(np.int64).T
+        x, y, z = x.round().clamp(self._zero, self._last).long().T
         _, height, width = self._determinant.shape
         return (z * height + y) * width + x
 
@@ -329,16 +368,20 @@ def _interpolated(values: np.ndarray, index: np.ndarray) -> np.ndarray:
     """values (3, z, y, x), float32, at places (N, 3), linear, the edge value beyond: (N, 3)."""
     import torch
 
-    last = np.array(values.shape[:0:-1], np.float32) - 1
-    where = torch.from_numpy(index.astype(np.float32) * (2 / last) - 1)[None, None, None]
+    places = torch.from_numpy(index.astype(np.float32, copy=False))
+    return _sampled(torch.from_numpy(values), places).numpy()
+
+
+def _sampled(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """values (3, z, y, x) at places (N, 3), linear, the edge value beyond: (N, 3), float32."""
+    import torch
+
+    last = torch.tensor(values.shape[:0:-1]) - 1
+    where = (index * (2 / last) - 1)[None, None, None]
     found = torch.nn.functional.grid_sample(
-        torch.from_numpy(values)[None],
-        where,
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=True,
+        values[None], where, mode="bilinear", padding_mode="border", align_corners=True
     )
-    return found[0, :, 0, 0].numpy().T
+    return found[0, :, 0, 0].T
 
 
 def _in_voxels(field: DisplacementField) -> np.ndarray:

@@ -70,6 +70,27 @@ def test_folded_places_are_left_out_and_counted():
     assert f"{found.folded} points" in found.sentence() and "folded" in found.sentence()
 
 
+def test_a_field_folded_at_many_places_is_refused_at_once():
+    grid = Grid((40, 40, 40), (6.0, 6.0, 6.0))
+    field = DisplacementField.zeros(grid)
+    field.array[..., 2] = 20 * np.sin(np.arange(40))[:, None, None]
+    with pytest.raises(InputError, match=r"folds at \d+ % of the places: it has no inverse"):
+        invert(field)
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_nodes_lie_closer_along_the_axis_that_is_compressed(axis):
+    grid = Grid((30, 30, 30), (6.0, 6.0, 6.0))
+    field = DisplacementField.zeros(grid)
+    wave = 5 * 6 * 0.7 * np.sin(np.arange(30) / 5)  # stretches by 0.3 at least
+    field.array[..., axis] = wave.reshape([-1 if k == 2 - axis else 1 for k in range(3)])
+    inner = grid.to_world(np.random.default_rng(0).uniform(1, 28, (20000, 3)))
+    found = invert(field, inner)
+    closer = np.round(np.array(grid.spacing) / found.field.grid.spacing)
+    assert closer[axis] > 4 and (np.delete(closer, axis) == 3).all()
+    assert found.summary()["max"] < 0.3
+
+
 def test_says_what_leads_beyond_the_moving_image():
     grid = Grid((10, 10, 10), (5.0, 5.0, 5.0))
     field = DisplacementField.zeros(grid)
