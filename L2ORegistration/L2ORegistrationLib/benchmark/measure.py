@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
@@ -47,6 +48,8 @@ def measure(scan: Scan, name: str, options: dict[str, Any], born: float) -> dict
     result["jacobian"] = jacobian_summary(outcome.field.resampled(scan.lattice), scan.region)
     if scan.fixed_points is not None:
         result |= _errors(scan, outcome.field)
+    if scan.labels is not None:
+        result["dice"] = label_dice(*scan.labels, outcome.field)
     result["steps"] = [_step(scan, step) for step in outcome.steps]
     return result
 
@@ -66,6 +69,22 @@ def near_pleura(points: np.ndarray, lungs: Volume, limit: float = PLEURA_MM) -> 
     from ..engine.start.alignment import distance_map
 
     return distance_map(lungs, spacing=1.5).sample(points) >= -limit
+
+
+def label_dice(fixed: Volume, moving: Volume, field: DisplacementField) -> dict[str, float]:
+    """The Dice coefficient of each label after the moving ones are brought to the fixed grid."""
+    from ..outputs.labels import warp_labels
+
+    here = np.rint(fixed.array).astype(np.int16)
+    there = Volume(np.rint(moving.array).astype(np.int16), moving.grid)
+    moved = sitk.GetArrayFromImage(warp_labels(there.to_image(), field, fixed.grid))
+    found = {}
+    for value in np.union1d(here, there.array):
+        if value > 0:
+            size = (here == value).sum() + (moved == value).sum()
+            both = ((here == value) & (moved == value)).sum()
+            found[str(value)] = 2 * float(both) / float(size) if size else 0.0
+    return found
 
 
 def _step(scan: Scan, step) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def write_scan(case: Case, folder: Path) -> None:
         mask = getattr(case, f"{side}_mask")
         if mask is not None:
             _write(mask(), folder / f"{side}_mask.nrrd")
+    for side, labels in zip(_SIDES, case.labels or ()):
+        _write(labels(), folder / f"{side}_labels.nrrd")
     points = case.landmarks or case.keypoints
     if points is not None:
         np.save(folder / "points.npy", np.stack(points))

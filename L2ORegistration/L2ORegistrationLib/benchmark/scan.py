@@ -16,7 +16,10 @@ LATTICE_MM = 2.0  # all fields are judged on one lattice, or the coarser would l
 
 @dataclass
 class Scan:
-    """A case in memory: images in HU, lung masks (None: automatic), points LPS mm (None: none)."""
+    """A case in memory: images in HU, lung masks (None: automatic), points LPS mm (None: none).
+
+    labels: label maps of fixed and moving, such as lobes (None: none).
+    """
 
     fixed: Volume
     moving: Volume
@@ -24,6 +27,7 @@ class Scan:
     moving_mask: Volume | None
     fixed_points: np.ndarray | None
     moving_points: np.ndarray | None
+    labels: tuple[Volume, Volume] | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Scan:
@@ -36,7 +40,9 @@ class Scan:
         points = folder / "points.npy"
         fixed, moving = np.load(points) if points.exists() else (None, None)
         images = (read_volume(folder / f"{side}.nrrd") for side in ("fixed", "moving"))
-        return cls(*images, mask("fixed"), mask("moving"), fixed, moving)
+        labels = [folder / f"{side}_labels.nrrd" for side in ("fixed", "moving")]
+        found = tuple(map(read_volume, labels)) if labels[0].exists() else None
+        return cls(*images, mask("fixed"), mask("moving"), fixed, moving, found)
 
     @cached_property
     def region(self) -> Volume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ COLUMNS = {
     "95 %": ("tre_p95", ".2f", 1),
     "snapped": ("snapped_mean", ".2f", 1),
     "near pleura": ("pleura_mean", ".2f", 1),
+    "label Dice": ("dice_mean", ".3f", 1),
     "SDlogJ": ("sdlogj", ".3f", 1),
     "SDlogJ (Learn2Reg)": ("sdlogj_learn2reg", ".3f", 1),
     "folding %": ("folding", ".3f", 100),
@@ -41,6 +43,9 @@ def case_row(run: Measurement) -> dict:
         row |= {"points_count": len(result["tre"]), "pleura_count": len(near)}
         if len(near):
             row["pleura_mean"] = float(near.mean())
+    if result.get("dice"):
+        row["dice_mean"] = float(np.mean(list(result["dice"].values())))
+        row |= {f"dice_{label}": value for label, value in result["dice"].items()}
     row |= result.get("jacobian", {})
     for key in ("seconds", "seconds_process", "peak_gb", "added_gb", "gpu_gb"):
         if result.get(key) is not None:
@@ -124,11 +129,18 @@ def _averages(cases: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([case.get(name, 0.0) for case in cases])) for name in names}
 
 
-def cells(measures: dict[str, float]) -> list[str]:
-    """One text for each of COLUMNS; empty where nothing was measured."""
+def measured(methods: dict[str, dict[str, float]]) -> list[str]:
+    """Those of COLUMNS that hold a number for any of {method: measures}."""
+    keys = {key for measures in methods.values() for key in measures}
+    return [column for column, (key, _, _) in COLUMNS.items() if key in keys]
+
+
+def cells(measures: dict[str, float], columns: Iterable[str] = COLUMNS) -> list[str]:
+    """One text for each of these COLUMNS; empty where nothing was measured."""
+    formats = (COLUMNS[column] for column in columns)
     return [
         format(factor * measures[key], style) if key in measures else ""
-        for key, style, factor in COLUMNS.values()
+        for key, style, factor in formats
     ]
 
 
@@ -149,9 +161,10 @@ def markdown(runs: list[Measurement]) -> str:
     for dataset, rows in found.items():
         count = max(measures["cases"] + measures["failed"] for measures in rows.values())
         lines += ["", f"## {dataset} ({count} case{'s' if count > 1 else ''})", ""]
-        lines += ["| | " + " | ".join(COLUMNS) + " |", "|---|" + "---|" * len(COLUMNS)]
+        columns = measured(rows)
+        lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
         lines += [
-            f"| {title(method, rows[method])} | " + " | ".join(cells(rows[method])) + " |"
+            f"| {title(method, rows[method])} | " + " | ".join(cells(rows[method], columns)) + " |"
             for method in methods
             if method in rows
         ]

@@ -21,7 +21,7 @@ def benchmark(
         list[str],
         typer.Option(
             metavar="NAME=FOLDER",
-            help="4dct, copd, empire10, learn2reg or pairs and where it is; phantom=SEEDS (0-4).",
+            help="4dct, copd, empire10, learn2reg, nlst or pairs and where; phantom=SEEDS (0-4).",
         ),
     ],
     methods: Annotated[
@@ -137,10 +137,11 @@ def show(runs: list, folder: Path) -> None:
     for dataset, methods in table.summary(runs).items():
         view = Table(title=dataset, box=box.SIMPLE_HEAD, title_justify="left")
         view.add_column("")
-        for name in table.COLUMNS:
+        columns = table.measured(methods)
+        for name in columns:
             view.add_column(name, justify="right")
         for method, measures in methods.items():
-            view.add_row(table.title(method, measures), *table.cells(measures))
+            view.add_row(table.title(method, measures), *table.cells(measures, columns))
         wide.print(view)
         for method, parts in seconds.get(dataset, {}).items():
             text = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())

@@ -25,7 +25,8 @@ class Case:
 
     name: as the data set calls it; fixed, moving: read the image, HU; fixed_mask, moving_mask:
     read the lung mask (None: none comes with the data, find the lungs automatically); landmarks:
-    placed by experts, for measuring; keypoints: found automatically, for training.
+    placed by experts, for measuring; keypoints: found automatically, for training; labels: read the
+    label map of each image (fixed, moving), such as lobes, for measuring.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     moving_mask: Callable[[], Volume] | None = None
     landmarks: Points | None = None
     keypoints: Points | None = None
+    labels: tuple[Callable[[], Volume], Callable[[], Volume]] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ def mask_of(name: str, path: Path) -> Callable[[], Volume]:
     """Reads this lung mask of case `name`; the header and the size of the file are checked now."""
     _check_complete(path)
     return _named(name, lambda: read_mask(path))
+
+
+def labels_of(name: str, fixed: Path, moving: Path) -> tuple[Callable[[], Volume], ...] | None:
+    """Reads the label maps of case `name`; None where there are none.
+
+    Raises InputError where only one is there, and for what `image_of` refuses.
+    """
+    if not fixed.is_file() and not moving.is_file():
+        return None
+    return image_of(name, fixed), image_of(name, moving)
 
 
 def points_of(fixed: Path, moving: Path, fixed_grid: Grid, moving_grid: Grid) -> Points:

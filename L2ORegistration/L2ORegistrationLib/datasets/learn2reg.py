@@ -1,4 +1,4 @@
-"""Learn2Reg LungCT: expiration (fixed) and inspiration (moving) with masks and keypoints."""
+"""Learn2Reg's lung tasks, LungCT and NLST: images with masks, keypoints and, where given, lobes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,38 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.geometry import Grid
-from .cases import Case, Entry, Points, image_grid, image_of, mask_of, matching, required
+from .cases import (
+    Case,
+    Entry,
+    Points,
+    image_grid,
+    image_of,
+    labels_of,
+    mask_of,
+    matching,
+    required,
+)
 
-JSON = "LungCT_dataset.json"
+
+def lung_ct(folder: Path) -> list[Entry]:
+    """Expiration (fixed) and inspiration (moving): the pairs that LungCT_dataset.json lists."""
+    return _pairs(folder, "LungCT")
 
 
-def pairs(folder: Path) -> list[Entry]:
-    """The pairs that LungCT_dataset.json lists, with masksTr, keypointsTr and landmarksTr.
+def nlst(folder: Path) -> list[Entry]:
+    """Two scans of a screened patient: the pairs that NLST_dataset.json lists."""
+    return _pairs(folder, "NLST")
 
-    Masks, keypoints and landmarks have the name and the folder's ending (Tr, Ts) of their image;
-    points are .csv rows x,y,z of voxel indices from 0. Keypoints and landmarks may be missing.
+
+def _pairs(folder: Path, task: str) -> list[Entry]:
+    """The pairs that TASK_dataset.json lists, with masksTr, keypointsTr, landmarksTr and labelsTr.
+
+    All have the name and the folder's ending (Tr, Ts) of their image; points are .csv rows x,y,z of
+    voxel indices from 0. All but the masks may be missing.
     """
-    folder = next((p.parent for p in sorted(folder.rglob(JSON))), folder)
-    path = required(folder / JSON)
+    name = f"{task}_dataset.json"
+    folder = next((p.parent for p in sorted(folder.rglob(name))), folder)
+    path = required(folder / name)
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
         found = {
@@ -50,6 +69,7 @@ def _case(folder: Path, name: str, pair: dict) -> Case:
         *(mask_of(name, path) for path in masks),
         landmarks=_points(images, "landmarks"),
         keypoints=_points(images, "keypoints"),
+        labels=labels_of(name, *(_beside(image, "labels", ".nii.gz") for image in images)),
     )
 
 

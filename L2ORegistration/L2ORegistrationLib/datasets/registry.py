@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..phantom.pair import PhantomPair, make_pair
 from . import dirlab, empire10, learn2reg
-from .cases import Case, Entry, image_grid, image_of, mask_of, naming, points_of
+from .cases import Case, Entry, image_grid, image_of, labels_of, mask_of, naming, points_of
 
 __all__ = ["DATASETS", "Case", "Dataset", "case_names", "load_dataset"]
 
@@ -124,12 +124,17 @@ def _pair(folder: Path) -> Case:
         _file(folder, side, _IMAGES) or folder / f"{side}.nii.gz" for side in ("fixed", "moving")
     ]
     masks = [_file(folder, f"{side}_mask", _IMAGES) for side in ("fixed", "moving")]
+    labels = [
+        _file(folder, f"{side}_labels", _IMAGES) or folder / f"{side}_labels.nii.gz"
+        for side in ("fixed", "moving")
+    ]
     return Case(
         folder.name,
         *(image_of(folder.name, path) for path in images),
         *(path and mask_of(folder.name, path) for path in masks),
         landmarks=_pair_points(folder, images, "landmarks"),
         keypoints=_pair_points(folder, images, "keypoints"),
+        labels=labels_of(folder.name, *labels),
     )
 
 
@@ -183,9 +188,10 @@ DATASETS = {
     ),
     "learn2reg": Dataset(
         "Learn2Reg LungCT",
-        learn2reg.pairs,
+        learn2reg.lung_ct,
         "learn2reg.grand-challenge.org and zenodo.org/records/3835682",
     ),
+    "nlst": Dataset("Learn2Reg NLST", learn2reg.nlst, "learn2reg.grand-challenge.org (task NLST)"),
     "pairs": Dataset("Pairs", _pairs, ""),
     "phantom": Dataset("Breathing phantom", _phantoms, ""),
 }

@@ -16,7 +16,7 @@ from L2ORegistrationLib import cli
 from L2ORegistrationLib.benchmark import figure, measure, methods, peers, table
 from L2ORegistrationLib.benchmark.run import Measurement, run
 from L2ORegistrationLib.core.errors import InputError
-from L2ORegistrationLib.core.geometry import Grid, Volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.datasets.registry import load_dataset
 from L2ORegistrationLib.reporting.measures import target_registration_error
 from scipy import ndimage
@@ -106,6 +106,27 @@ def test_the_table_as_text_and_csv(tmp_path):
     assert float(rows[1]["tre_mean"]) == 2 and rows[1]["pleura_count"] == "1"
     steps = list(csv.DictReader(open(tmp_path / "iterations.csv", encoding="utf-8")))
     assert [float(s["tre_mean"]) for s in steps] == [4, 3, 2, 8, 5, 1.5, 1]
+
+
+def test_labels_are_compared_on_the_fixed_grid_after_they_moved():
+    grid = Grid((10, 8, 6), (2.0, 2.0, 2.0))
+    fixed, moving = (np.zeros(grid.shape, np.int16) for _ in range(2))
+    fixed[2:4, 2:4, 2:6], moving[2:4, 2:4, 4:8] = 1, 1  # two voxels, 4 mm, further on along x
+    fixed[5, 6, 2:6], moving[5, 6, 2:6] = 7, 7  # stays, and is led astray
+    moving[0, 0, 0] = 3  # in one scan only
+    labels = Volume(fixed, grid), Volume(moving, grid)
+    field = DisplacementField.zeros(grid)
+    assert measure.label_dice(*labels, field) == {"1": 0.5, "3": 0.0, "7": 1.0}
+    field.array[..., 0] = 4.0
+    assert measure.label_dice(*labels, field) == {"1": 1.0, "3": 0.0, "7": 0.5}
+
+
+def test_label_dice_is_a_column_where_there_are_labels():
+    lobes = {"dice": {"1": 0.9, "2": 0.8}}
+    runs = [Measurement("A", "1", "initial", "landmarks", result([3.0, 5.0], **lobes))]
+    assert "| label Dice |" in table.markdown(runs) and "| 0.850 |" in table.markdown(runs)
+    assert table.case_row(runs[0])["dice_2"] == 0.8
+    assert "label Dice" not in table.markdown(RUNS)
 
 
 def test_the_error_at_each_landmark_is_written(tmp_path):

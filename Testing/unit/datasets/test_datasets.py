@@ -194,6 +194,23 @@ def test_learn2reg(learn2reg):
     assert case.fixed_mask().array.dtype == bool and case.landmarks is None
 
 
+def test_nlst_has_lobes_in_the_same_layout(learn2reg, tmp_path):
+    text = (learn2reg / "LungCT_dataset.json").read_text("utf-8")
+    (learn2reg / "NLST_dataset.json").write_text(text)
+    lobes = np.zeros(RAS.shape, np.uint8)
+    lobes[1:3, 2, 3] = 4
+    for phase in ("0000", "0001"):
+        write_image(learn2reg / f"labelsTr/LungCT_0001_{phase}.nii.gz", lobes)
+    with_lobes, without = load_dataset("nlst", tmp_path)
+    assert [np.unique(read().array).tolist() for read in with_lobes.labels] == [[0, 4], [0, 4]]
+    assert without.labels is None
+    (learn2reg / "labelsTr/LungCT_0001_0001.nii.gz").unlink()
+    with pytest.raises(InputError, match="LungCT_0001_0001.nii.gz is missing"):
+        load_dataset("nlst", tmp_path)
+    with pytest.raises(InputError, match="NLST_dataset.json is missing.*task NLST"):
+        load_dataset("nlst", learn2reg / "imagesTr")
+
+
 @pytest.mark.parametrize(
     "part", ["imagesTr/LungCT_0002_0001.nii.gz", "keypointsTr/LungCT_0002_0000.csv"]
 )
