@@ -2,7 +2,8 @@
 
     python Testing/tools/calibrate_verdict.py [PHANTOMS] [PAIRS ...]
 
-Registers breathing phantoms (and folders of pairs with landmarks) as they are, and so that it must
+Registers breathing phantoms (and folders of pairs with landmarks) as they are, with the moving
+patient turned by 30 degrees about each axis and 200 mm away in every direction, and so that it must
 fail: against another patient, mirrored, and from no start 60 mm away. Prints each error beside its
 verdict, the share of failed ones (mean error above 5 mm) called good, and the share of right ones
 (below 1 mm) called failed.
@@ -14,9 +15,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
 
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.files import read_volume  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.core.landmarks import read_landmarks  # noqa: E402
@@ -25,6 +28,8 @@ from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 from L2ORegistrationLib.reporting.measures import target_registration_error  # noqa: E402
 
 FAR_MM = 60.0
+FARTHER_MM = (200.0, -200.0, 200.0)
+TURN = 30.0  # degrees
 
 
 def cases(phantoms: int, folders: list[Path]):
@@ -53,15 +58,38 @@ def variants(case, other):
     """The case as it is, and in ways in which it must fail: (kind, case, options)."""
     name, fixed, moving, p, q = case
     yield "as it is", case, {}
+    for axis in range(3):
+        yield f"turned about {'xyz'[axis]}", (name, fixed, *turned(moving, p, q, axis)), {}
+    yield "200 mm away", (name, fixed, shifted(moving, FARTHER_MM), p, q + FARTHER_MM), {}
     yield "another patient", (name, fixed, other[2], p, None), {}
     mirrored = Volume(np.ascontiguousarray(moving.array[..., ::-1]), moving.grid)
     index = moving.grid.to_index(q)
     index[:, 0] = moving.grid.size[0] - 1 - index[:, 0]
     yield "mirrored", (name, fixed, mirrored, p, moving.grid.to_world(index)), {}
-    grid = moving.grid
-    far = Grid(grid.size, grid.spacing, np.add(grid.origin, (0, 0, FAR_MM)), grid.direction)
-    away = (name, fixed, Volume(moving.array, far), p, q + [0, 0, FAR_MM])
+    away = (name, fixed, shifted(moving, (0, 0, FAR_MM)), p, q + [0, 0, FAR_MM])
     yield "no start, far away", away, {"start": "none"}
+
+
+def shifted(image: Volume, mm: tuple[float, float, float]) -> Volume:
+    """The image elsewhere."""
+    grid = image.grid
+    return Volume(
+        image.array, Grid(grid.size, grid.spacing, np.add(grid.origin, mm), grid.direction)
+    )
+
+
+def turned(moving: Volume, p: np.ndarray, q: np.ndarray, axis: int):
+    """(image, fixed points, moving points) of a patient who lies turned in the same scanner.
+
+    Points that leave the image are left out on both sides.
+    """
+    turn = Rotation.from_euler("xyz"[axis], TURN, degrees=True).as_matrix()
+    grid = moving.grid
+    middle = grid.to_world((np.array(grid.size) - 1) / 2)
+    array = moving.sample((grid.points() - middle) @ turn + middle, outside=-1000.0)
+    ends = (q - middle) @ turn.T + middle
+    seen = grid.contains(ends)
+    return Volume(array.astype(np.float32), grid), p[seen], ends[seen]
 
 
 def main(phantoms: int = 4, *folders: str) -> None:
@@ -69,7 +97,11 @@ def main(phantoms: int = 4, *folders: str) -> None:
     rows = []
     for number, case in enumerate(every):
         for kind, (name, fixed, moving, p, q), options in variants(case, every[number - 1]):
-            result = register(fixed, moving, method="gauss-newton", **options)
+            try:
+                result = register(fixed, moving, method="gauss-newton", **options)
+            except InputError as refused:
+                print(f"{name:24} {kind:20} refused: {refused}", flush=True)
+                continue
             # Between patients nothing corresponds: there is no right answer, so it has failed.
             error = np.inf if q is None else target_registration_error(result.field, p, q).mean()
             rows.append((error, result.verdict))
