@@ -6,6 +6,7 @@ import SimpleITK as sitk
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid
 from L2ORegistrationLib.outputs.inverse import as_field, invert
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 TURN = Rotation.from_euler("xyz", [20, -10, 35], degrees=True).as_matrix()
@@ -89,6 +90,23 @@ def test_nodes_lie_closer_along_the_axis_that_is_compressed(axis):
     closer = np.round(np.array(grid.spacing) / found.field.grid.spacing)
     assert closer[axis] > 4 and (np.delete(closer, axis) == 3).all()
     assert found.summary()["max"] < 0.3
+
+
+def test_what_is_told_of_the_round_trip_holds_at_points_that_were_not_asked_for():
+    grid = Grid((30, 30, 30), (6.0, 6.0, 6.0))
+    rng = np.random.default_rng(1)
+    field = DisplacementField.zeros(grid)
+    rough = ndimage.gaussian_filter(rng.standard_normal((30, 30, 30, 3)), (2, 2, 2, 0))
+    field.array[:] = 2.5 * rough / rough.std()
+    points = grid.to_world(rng.uniform(4, 25, (60000, 3)))
+    found = invert(field, points[:20000])
+    others = points[20000:]
+    back = found.field.transform_points(field.transform_points(others))
+    errors = np.linalg.norm(back - others, axis=1)
+    told = found.summary()
+    assert found.folded == 0 and told["max"] > 0.05  # hard enough to mean something
+    assert errors.mean() < 1.05 * told["mean"] and np.percentile(errors, 95) < 1.1 * told["p95"]
+    assert errors.max() < 1.5 * told["max"]
 
 
 def test_says_what_leads_beyond_the_moving_image():
