@@ -23,8 +23,8 @@ class Stage:
     DESCRIPTORS; optimiser: the place of a class whose `iterate(level, field, iterations)` yields
     (field in mm, dissimilarity), made with `settings`, and, where learned, with the network before
     them. A learned stage takes its iterations from the weights and is left out where these do not
-    know its level. closing: ends a learned method on the levels that no network serves, with
-    iterations of its own.
+    know its level. unsearched: iterations where no search came before. closing: ends a learned
+    method on the levels that no network serves, with iterations of its own.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Stage:
     compares: str
     optimiser: str
     iterations: int = 0
+    unsearched: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     learned: bool = False
     closing: bool = False
@@ -57,12 +58,17 @@ class Method:
     start: str = "search"
 
     def plan(
-        self, iterations: int | None = None, learned: Sequence[int] = (), refine: bool = True
+        self,
+        iterations: int | None = None,
+        learned: Sequence[int] = (),
+        refine: bool = True,
+        searched: bool = True,
     ) -> list[Stage]:
         """The stages in order, with their iterations.
 
         iterations: on each level instead of the usual, except of closing stages; learned: the
-        weights' usual iterations of each level that they know; refine: with the closing stages.
+        weights' usual iterations of each level that they know; refine: with the closing stages;
+        searched: a search, or a given transform, has come near.
         """
         stages = []
         for stage in self.stages:
@@ -72,7 +78,8 @@ class Method:
             elif stage.closing:
                 count = stage.iterations if refine and stage.level >= len(learned) else 0
             else:
-                count = iterations or stage.iterations
+                usual = stage.iterations if searched else stage.unsearched or stage.iterations
+                count = iterations or usual
             if count:
                 stages.append(replace(stage, iterations=count))
         return stages
@@ -98,7 +105,10 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
         ("mind, fine", 4, {"stiffness": 2e-3}),
         ("contrast", 6, {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3}),
     )[level]
-    return Stage(name, level, compares, _GAUSS_NEWTON, iterations, settings, closing=closing)
+    unsearched = 8 if level == 0 else 0  # without a search there is further to go
+    return Stage(
+        name, level, compares, _GAUSS_NEWTON, iterations, unsearched, settings, closing=closing
+    )
 
 
 def _instance(level: int, closing: bool = False) -> Stage:

@@ -272,7 +272,8 @@ class Registration:
 
     def _planned(self, refine: bool) -> list[Stage]:
         """The stages in order, with their iterations."""
-        return self._method.plan(self._iterations, self._learned_iterations(), refine)
+        searched = self._searching or self._given is not None
+        return self._method.plan(self._iterations, self._learned_iterations(), refine, searched)
 
     def _learned_iterations(self) -> list[int]:
         """The usual iterations of each level that the weights know; none without weights."""

@@ -70,12 +70,21 @@ def test_a_heatmaps_mean_by_hand():
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_the_head_sees_a_points_own_features(network):
-    """A point in the middle of 2x2x2 voxels reads exactly the feature voxel over them."""
-    features = torch.randn(1, 64, 4, 4, 4)
-    middle = torch.tensor([[2.5, 4.5, 6.5]])  # of feature voxel (1, 2, 3)
-    found = sample_points(features[0], (middle + 0.5) / 2 - 0.5)
-    np.testing.assert_allclose(found[0], features[0, :, 3, 2, 1], atol=1e-5)
+def test_the_head_sees_a_points_own_features():
+    """Features that tell where they are, and a head that repeats them: points come back."""
+
+    class Places(torch.nn.Module):
+        def forward(self, images):
+            axes = [2 * torch.arange(n // 2) + 0.5 for n in images.shape[2:]]
+            z, y, x = torch.meshgrid(*axes, indexing="ij")
+            return torch.stack((x, y, z))[None]
+
+    network = vm.VoxelMorph()
+    network.features, network.head = Places(), torch.nn.Identity()
+    points = torch.from_numpy(np.random.default_rng(0).uniform(1, 28, (700, 3))).float()
+    image = torch.zeros(30, 31, 32)  # filled up to 32 voxels each way
+    found = network(image, image, points) / vm.UNIT_VOXELS
+    np.testing.assert_allclose(found, points, atol=1e-4)
 
 
 def test_the_spline_keeps_an_affine_motion():
