@@ -320,6 +320,35 @@ def test_a_patient_far_away_in_the_other_scan(pair):
     assert error(register(far).field, far) < GOOD
 
 
+def test_fluid_in_a_lung_of_a_patient_who_lies_turned_elsewhere(pair):
+    """The masks alone would stretch the healthy lung over what the fluid has left of the other."""
+    grid, lungs = pair.moving.grid, pair.moving_mask.array != 0
+    z, _, x = np.indices(lungs.shape)
+    low, high = np.flatnonzero(lungs.any(axis=(1, 2)))[[0, -1]]
+    right = x < np.argwhere(lungs)[:, 2].mean()
+    fluid = lungs & right & (z < low + 0.85 * (high - low))
+    image = Volume(np.where(fluid, 20, pair.moving.array).astype(np.float32), grid)
+    mask = Volume((lungs & ~fluid).astype(np.float32), grid)
+
+    turn = Rotation.from_euler("z", 30, degrees=True).as_matrix()
+    away, middle = np.array([200.0, -200.0, 200.0]), grid.to_world(np.array(grid.size) / 2)
+    back = (grid.points() - middle) @ turn + middle
+    there = Grid(grid.size, grid.spacing, np.add(grid.origin, away), grid.direction)
+    ends = (pair.moving_landmarks - middle) @ turn.T + middle
+    dry = mask.sample(pair.moving_landmarks, order=0) > 0
+    seen = dry & grid.contains(ends)
+    turned = SimpleNamespace(
+        fixed=pair.fixed,
+        moving=Volume(image.sample(back, outside=-1000.0).astype(np.float32), there),
+        fixed_mask=pair.fixed_mask,
+        moving_mask=Volume(mask.sample(back, order=0, outside=0.0), there),
+        fixed_landmarks=pair.fixed_landmarks[seen],
+        moving_landmarks=ends[seen] + away,
+    )
+    assert seen.sum() > 50
+    assert error(register(turned).field, turned) < GOOD
+
+
 @pytest.mark.slow
 def test_the_packaged_network_beats_the_step_that_it_corrects(pair):
     """On the 12 mm level of a phantom, as its card says; nothing is claimed for what follows."""

@@ -48,8 +48,14 @@ from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pai
 from .match import match, share_inside
 from .models import load_model
 from .packaged import checked_weights
-from .start.alignment import box_alignment, distance_map, landmark_alignment, lung_alignment
-from .start.choice import Comparison, best_start
+from .start.alignment import (
+    box_alignment,
+    distance_map,
+    landmark_alignment,
+    lung_alignment,
+    rigid_part,
+)
+from .start.choice import CONVINCING, Comparison, Start, best_start
 from .start.orientation import lost_orientation
 from .verdict import CHECK, MATCHED, Verdict, judge
 
@@ -390,20 +396,26 @@ class Registration:
             if self._pinned is not None:  # what was wrong at landmarks may be wrong all around
                 field = comparison.improved(start)
         else:
-            candidates = self._candidates(*distances)
+            candidates = self._candidates(comparison, *distances)
             self.starts = best_start(comparison, candidates)
             start, field = self.starts[0].transform, self.starts[0].field
         self._check_overlap(distances[0], start)
         self._check_cancelled()
         return pair_on(grid, *images, *distances, start), field
 
-    def _candidates(self, fixed: Volume, moving: Volume) -> Iterator[tuple[str, sitk.Transform]]:
+    def _candidates(self, comparison: Comparison, fixed: Volume, moving: Volume) -> Iterator[Start]:
         """The starts among which the images choose, the safest first, from both distance maps."""
-        yield "identity", sitk.Transform(3, sitk.sitkIdentity)
+        unmoved = comparison.searched("identity", sitk.Transform(3, sitk.sitkIdentity))
+        yield unmoved
         self._check_cancelled()
-        yield "affine", lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
+        affine = lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
         self._check_cancelled()
-        yield "box", box_alignment(fixed, moving)
+        if unmoved.mismatch >= CONVINCING and (rigid := rigid_part(affine, fixed)):
+            yield comparison.searched("rigid", comparison.realigned(rigid))
+            self._check_cancelled()
+        yield comparison.searched("affine", affine)
+        self._check_cancelled()
+        yield comparison.searched("box", box_alignment(fixed, moving))
 
     def _check_cancelled(self) -> None:
         if self._cancelled():

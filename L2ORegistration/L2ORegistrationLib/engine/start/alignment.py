@@ -23,6 +23,8 @@ POINTS, STEPS = 6000, 60
 INSIDE_POINTS = 30000  # that tell the lungs' extent
 ROUGH_POINTS, ROUGH_STEPS = 1000, 8  # enough to see which turn is the right one
 TURNS = [(0, 0, 0), *(np.eye(3) * 25).tolist(), *(np.eye(3) * -25).tolist()]  # degrees, x, y, z
+TURNED_DEGREES, MOVED_MM = 12.0, 50.0  # of the lungs as a whole: more is another position
+ROUNDS = 5  # of fitting a rigid motion to the half of the points that agrees
 SMALLEST = 100  # voxels of the distance map, 2.7 ml: less is no lung
 EDGE_MM = 8.0  # a mask that ends this close to the image's edge is cut off there, not a surface
 
@@ -86,6 +88,40 @@ def lung_alignment(
     start = starts[int(np.argmin(costs))]
     _, fitted = surface(start, points, STEPS)
     return fitted if 0.3 < np.linalg.det(np.reshape(fitted.GetMatrix(), (3, 3))) < 3.0 else start
+
+
+def rigid_part(fitted: sitk.AffineTransform, fixed: Volume) -> sitk.AffineTransform | None:
+    """How an affine turns and moves the fixed lungs (a distance map) as a whole; None: hardly.
+
+    Where disease has taken a part of the lungs out of one mask, an affine of their surfaces
+    stretches the rest; a patient who was only turned and moved was not stretched.
+    """
+    matrix = np.reshape(fitted.GetMatrix(), (3, 3))
+    left, _, right = np.linalg.svd(matrix)
+    turn = left @ right
+    centre = _inside(fixed).mean(axis=0)
+    image = np.array(fitted.TransformPoint(centre))
+    angle = np.degrees(Rotation.from_matrix(turn).magnitude())
+    if angle < TURNED_DEGREES and np.linalg.norm(image - centre) < MOVED_MM:
+        return None
+    return affine(turn, centre, image)
+
+
+def rigid_fit(points: np.ndarray, ends: np.ndarray) -> sitk.AffineTransform:
+    """The rigid motion of points (N, 3) to ends (N, 3), LPS mm, that suits half of them best."""
+    agree = np.ones(len(points), bool)
+    for _ in range(ROUNDS):
+        centre, image = points[agree].mean(axis=0), ends[agree].mean(axis=0)
+        turn, _ = Rotation.align_vectors(ends[agree] - image, points[agree] - centre)
+        fitted = affine(turn.as_matrix(), centre, image)
+        missed = np.linalg.norm(moved(fitted, points) - ends, axis=1)
+        agree = missed <= np.median(missed)
+    return fitted
+
+
+def moved(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:
+    """Where a transform takes points (N, 3), LPS mm."""
+    return np.array([transform.TransformPoint(p) for p in points.tolist()])
 
 
 class _SurfaceFit:

@@ -18,10 +18,12 @@ from ..field.levels import MindLevel, feature_map
 from ..field.sampling import dissimilarity
 from ..images.features import pool
 from ..images.preprocessing import averaged, intensity, resample
+from .alignment import moved, rigid_fit
 from .search import discrete_search, first_pass
 
 ALIKE = 1.02  # mismatches closer than this say nothing
 CONVINCING = 0.045  # mismatches below this, as even noisy lungs reach them, need no further start
+SEARCHES, SETTLED_MM = 4, 3.0  # for a rigid motion: at most, and when it is found
 COARSER = 2  # the images' spacing against the working grid's: the coarsest level needs no finer
 
 
@@ -80,6 +82,22 @@ class Comparison:
         unmoved = mismatch(start.level, torch.zeros_like(start.field))
         return self.finished(start).field if start.mismatch * ALIKE < unmoved else None
 
+    def realigned(self, transform: sitk.Transform) -> sitk.Transform:
+        """The rigid motion that is nearest to what searches find, the first from a start.
+
+        The half of the lungs that agrees best counts: what a search cannot reach misleads.
+        """
+        for _ in range(SEARCHES):
+            level, field = (start := self.searched("rigid", transform)).level, start.field
+            nodes = level.active_nodes[level.distance.flatten()[level.active_nodes] < 0]
+            points = level.grid.points().reshape(-1, 3)[nodes.cpu()]
+            searched = points + field.flatten(1)[:, nodes].T.cpu().numpy()
+            before, ends = (moved(transform, where) for where in (points, searched))
+            transform = rigid_fit(points, ends)
+            if np.linalg.norm(moved(transform, points) - before, axis=1).mean() < SETTLED_MM:
+                break
+        return transform
+
     def rough(self, transform: sitk.Transform) -> float:
         """The median dissimilarity of the fixed lungs at a start, features of twice the spacing."""
         level = self._level(transform, 4)
@@ -103,18 +121,16 @@ class Comparison:
         return features, pool(lungs.to(self._device)[None], 4)[0]
 
 
-def best_start(
-    comparison: Comparison, candidates: Iterable[tuple[str, sitk.Transform]]
-) -> list[Start]:
-    """Search from each candidate (name, transform); what the images say orders them, best first.
+def best_start(comparison: Comparison, candidates: Iterable[Start]) -> list[Start]:
+    """The candidates, searched one by one, as the images order them, the best first.
 
     The first are the safest: one of them wins unless a later one matches clearly better. The first
     pass tells them apart; only the best is searched from to the end. From the third on, a candidate
     is for pairs that no earlier one brings together.
     """
     starts = []
-    for name, transform in candidates:
-        starts.append(comparison.searched(name, transform))
+    for candidate in candidates:
+        starts.append(candidate)
         best = min(start.mismatch for start in starts)
         if len(starts) > 1 and best < CONVINCING:
             break

@@ -15,6 +15,8 @@ from L2ORegistrationLib.engine.start.alignment import (  # noqa: E402
     distance_map,
     landmark_alignment,
     lung_alignment,
+    rigid_fit,
+    rigid_part,
 )
 from scipy.spatial.transform import Rotation  # noqa: E402
 
@@ -49,6 +51,29 @@ def test_an_affine_takes_its_centre_to_its_image():
     transform = affine(np.diag([2.0, 1.0, 0.5]), (1, 2, 3), (10, 20, 30))
     assert transform.TransformPoint((1.0, 2.0, 3.0)) == (10.0, 20.0, 30.0)
     assert transform.TransformPoint((2.0, 2.0, 5.0)) == (12.0, 20.0, 31.0)
+
+
+def test_a_rigid_motion_follows_the_half_that_agrees():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-100, 100, (500, 3))
+    turn = Rotation.from_euler("xyz", (20, -15, 30), degrees=True).as_matrix()
+    ends = points @ turn.T + (200.0, -100.0, 50.0)
+    ends[:200] += rng.normal(30, 20, (200, 3))  # what a search could not reach
+    matrix, _ = matrix_of(found := rigid_fit(points, ends))
+    np.testing.assert_allclose(matrix, turn, atol=1e-3)
+    np.testing.assert_allclose(found.TransformPoint(points[-1].tolist()), ends[-1], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "shift", "moved"), [(5, 30, False), (20, 0, True), (0, 80, True), (-30, 200, True)]
+)
+def test_only_a_patient_who_lies_elsewhere_is_turned_and_moved(degrees, shift, moved):
+    turn = Rotation.from_euler("z", degrees, degrees=True).as_matrix()
+    stretched = affine(turn @ np.diag([1.2, 1.0, 0.8]), (0, 0, 0), (0, shift, 0))
+    found = rigid_part(stretched, distance_map(lungs(GRID)))
+    assert (found is not None) == moved
+    if moved:
+        np.testing.assert_allclose(matrix_of(found)[0], turn, atol=1e-6)
 
 
 def test_a_box_alignment_is_scale_and_shift():
