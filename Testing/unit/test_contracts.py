@@ -28,7 +28,8 @@ def at_file_scope(path):
     """The statements that run when a file is imported, also those under an if or a try."""
     for statement in tree_of(path).body:
         yield statement
-        if isinstance(statement, ast.If | ast.Try):
+        never_runs = ast.unparse(statement).startswith("if TYPE_CHECKING:")
+        if isinstance(statement, ast.If | ast.Try) and not never_runs:
             yield from statement.body
 
 

@@ -23,8 +23,8 @@ class Stage:
     DESCRIPTORS; optimiser: the place of a class whose `iterate(level, field, iterations)` yields
     (field in mm, dissimilarity), made with `settings`, and, where learned, with the network before
     them. A learned stage takes its iterations from the weights and is left out where these do not
-    know its level. unsearched: iterations where no search came before. closing: ends a learned
-    method on the levels that no network serves, with iterations of its own.
+    know its level. closing: ends a learned method on the levels that no network serves, with
+    iterations of its own. unsearched: iterations where no search came before.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Stage:
     compares: str
     optimiser: str
     iterations: int = 0
-    unsearched: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     learned: bool = False
     closing: bool = False
+    unsearched: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,15 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
         ("mind, fine", 4, {"stiffness": 2e-3}),
         ("contrast", 6, {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3}),
     )[level]
-    unsearched = 8 if level == 0 else 0  # without a search there is further to go
     return Stage(
-        name, level, compares, _GAUSS_NEWTON, iterations, unsearched, settings, closing=closing
+        name,
+        level,
+        compares,
+        _GAUSS_NEWTON,
+        iterations,
+        settings,
+        closing=closing,
+        unsearched=8 if level == 0 else 0,  # without a search there is further to go
     )
 
 

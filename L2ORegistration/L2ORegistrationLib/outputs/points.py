@@ -45,7 +45,7 @@ def to_fixed(points: np.ndarray, field: DisplacementField) -> MovedPoints:
     points = np.asarray(points, dtype=float)
     y = field.grid.to_index(points)
     newton = _Newton(field)
-    v = newton.solve(y.astype(np.float32))
+    v, _ = newton.solve(y.astype(np.float32))
     found = field.grid.to_world(y + v)
     beyond = ~field.grid.contains(found, margin=0)
     folded = newton.folded(y + v)
