@@ -36,7 +36,14 @@ def data(tmp_path_factory):
 def registered(data, tmp_path_factory):
     """The folder of a registration that wrote everything it can, and its JSON."""
     folder = tmp_path_factory.mktemp("registered")
-    options = ("--warped", folder / "warped.nii.gz", "--history", folder / "history")
+    options = (
+        "--warped",
+        folder / "warped.nii.gz",
+        "--confidence",
+        folder / "sure.nrrd",
+        "--history",
+        folder / "history",
+    )
     code, out, err = run(
         *register(data, folder / "t.h5"), *landmarks(data), *options,
         "--report", folder / "report", "--json",

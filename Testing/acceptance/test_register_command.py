@@ -34,6 +34,22 @@ def test_warped_image_is_what_simpleitk_resamples(data, registered):
     assert np.percentile(difference, 99) < 5 and inside.sum() > 10000  # HU
 
 
+def test_how_sure_it_is_is_told_and_written(data, registered):
+    folder, document = registered
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "sure.nrrd")))
+    inside = sitk.GetArrayFromImage(sitk.ReadImage(str(data / "fixed_mask.nii.gz"))) > 0
+    assert (image > 0)[inside].all() and not image[~inside].any()
+    told = document["confidence"]
+    assert told["median"] == pytest.approx(np.median(image[inside]), rel=0.1)
+    assert told["p95"] >= told["median"] and 0 <= told["unsure"] <= 1
+    at = document["landmarks"]
+    assert len(at["error_mm"]) == len(at["confidence_mm"]) > 20
+    mean = document["measures"]["Gauss-Newton"]["tre"]["mean"]
+    assert np.mean(at["error_mm"]) == pytest.approx(mean, abs=1e-4)
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert "9 of 10 places" in page and "landmarks" in page
+
+
 def test_history_has_every_step(registered):
     folder, document = registered
     rows = list(csv.DictReader((folder / "history" / "steps.csv").open(encoding="utf-8")))

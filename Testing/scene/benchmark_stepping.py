@@ -46,7 +46,13 @@ class Trial:
 
     def result(self):
         whole = Volume(np.ones(IMAGE.shape, bool), IMAGE)
-        return SimpleNamespace(field=self.field, best=self.total, fixed_mask=whole, provenance={})
+        return SimpleNamespace(
+            field=self.field,
+            best=self.total,
+            fixed_mask=whole,
+            confidence_image=lambda: Volume(np.ones(IMAGE.shape, np.float32), IMAGE),
+            provenance={},
+        )
 
 
 def main():

@@ -171,6 +171,9 @@ class Trial:
             steps=self.steps,
             best=len(self.steps) - 1,
             fixed_mask=Volume(np.ones(self.fixed.grid.shape, bool), self.fixed.grid),
+            confidence_image=lambda: Volume(
+                np.full(self.fixed.grid.shape, 1.5, np.float32), self.fixed.grid
+            ),
             provenance={"version": "0.0", "method": "trial", "seconds": 0.5},
             cancelled=len(self.steps) <= self.total,
         )

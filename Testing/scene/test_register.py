@@ -11,9 +11,10 @@ import slicer
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.job import Failed, Finished
 from L2ORegistrationLib.reporting import measures
-from L2ORegistrationLib.scene import run, transforms, volumes
+from L2ORegistrationLib.scene import confidence, run, transforms, volumes
 from L2ORegistrationLib.scene.history import History
 from L2ORegistrationLib.scene.logic import SceneLogic
+from L2ORegistrationLib.scene.nodes import of_class
 from L2ORegistrationLib.scene.run import Run
 from L2ORegistrationLib.scene.settings import Settings
 
@@ -121,7 +122,24 @@ class TestRegister:
         assert [node.GetParentTransformNode() for node in nodes] == parents
         for node, volume in zip(nodes, before, strict=True):
             np.testing.assert_array_equal(volumes.to_volume(node).array, volume.array)
-        assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 2
+        there = of_class(scene, "vtkMRMLScalarVolumeNode")
+        assert [node for node in there if not node.GetHideFromEditors()] == [fixed, moving]
+
+    def test_how_sure_it_is_stands_beside_the_result(self, logic, nodes, kit, add_points):
+        fixed, moving = nodes
+        transform = logic.register(fixed, moving).transform
+        told = confidence.of(transform)
+        assert set(np.unique(volumes.to_volume(told).array)) == {1.5}
+        inner = kit.GRIDS["oblique"].to_world(np.full((2, 3), 10.0))
+        pair = add_points(inner), add_points(inner)
+        partner = logic.addPartners(transform, pair[0])
+        np.testing.assert_allclose(partner[2], 1.5)
+        table = logic.evaluate(transform, *pair).table.GetTable()
+        assert table.GetColumnByName("Told").GetValue(0) == 1.5
+        History.of(transform).index = 1  # of an iteration on the way nothing is known
+        assert confidence.of(transform) is None and logic.addPartners(transform, pair[0])[2] is None
+        assert logic.register(fixed, moving, outputTransform=transform).transform is transform
+        assert confidence.of(transform) is told
 
     def test_landmarks_are_measured_at_each_iteration(self, logic, nodes, kit, add_points):
         fixed, moving = nodes

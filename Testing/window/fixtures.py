@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -144,6 +145,9 @@ class SteeredEngine:
             best=last.index,
             steps=list(self.seen),
             fixed_mask=self.mask,
+            confidence_image=lambda: replace(
+                self.mask, array=1.5 * (self.mask.array > 0).astype(np.float32)
+            ),
             seconds=1.5,
             provenance={"version": "0.1.0", "model": "test"},
             verdict="good",

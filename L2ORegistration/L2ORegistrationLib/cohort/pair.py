@@ -26,7 +26,7 @@ from ..reporting.tables import LandmarkPairs, table
 from .table import Row
 
 if TYPE_CHECKING:
-    from ..engine.registration import Result
+    from ..engine.result import Result
 
 RECORD = "pair.json"  # written last: a folder that has it is complete
 _STARTS = "starts.txt"  # run and process of each time that a worker began with this pair

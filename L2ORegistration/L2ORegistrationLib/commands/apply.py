@@ -20,7 +20,7 @@ from ..core.files import (
     write_landmarks,
     write_volume,
 )
-from ..core.geometry import DisplacementField, Grid
+from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, checked_suffix, existing, suffix_of
 from ..reporting.measures import jacobian_determinant
 from .console import checked_file, messages, print_json, tell_written
@@ -61,6 +61,10 @@ def apply(
         Path | None,
         typer.Option(help="A registration of moving to fixed: how sure each point is, in mm."),
     ] = None,
+    confidence: Annotated[
+        Path | None,
+        typer.Option(help="What register --confidence wrote: how sure each point is, in mm."),
+    ] = None,
     labels: Annotated[bool, typer.Option("--labels", help="THING is a label map.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -88,7 +92,8 @@ def apply(
     field = as_field(read_transform(transform), target if to is To.fixed else None)
     if kind in ("points", "surface"):
         other = as_field(read_transform(backward)) if backward else None
-        answer = _moved_points(thing, output, field, to, target, kind, other)
+        told = read_volume(confidence) if confidence else None
+        answer = _moved_points(thing, output, field, to, target, kind, other, told)
     else:
         motion = field if to is To.fixed else invert(field, moving=target).field
         answer = _moved(kind, thing, output, motion, target, reference, source)
@@ -154,6 +159,7 @@ def _moved_points(
     target: Grid | None,
     kind: str,
     backward: DisplacementField | None,
+    told: Volume | None = None,
 ) -> dict:
     from ..outputs import points
 
@@ -185,11 +191,11 @@ def _moved_points(
             label: "({:.1f}, {:.1f}, {:.1f}) LPS mm".format(*point)
             for label, point in zip(read.labels, moved.points, strict=True)
         }
-        if backward is not None:
-            ends = (moved.points, given) if to is To.fixed else (given, moved.points)
-            apart = points.disagreement(*ends, field, backward)
+        ends = (moved.points, given) if to is To.fixed else (given, moved.points)
+        sure = points.uncertainty(*ends, field, told, backward)
+        if sure is not None:
             answer["confidence_mm"] = {
-                label: round(float(mm), 2) for label, mm in zip(read.labels, apart, strict=True)
+                label: round(float(mm), 2) for label, mm in zip(read.labels, sure, strict=True)
             }
     return answer
 

@@ -28,7 +28,8 @@ from ..reporting.measures import (
 from ..reporting.tables import LandmarkPairs
 
 if TYPE_CHECKING:
-    from ..engine.registration import Registration, Result
+    from ..engine.registration import Registration
+    from ..engine.result import Result
 
 _LINES = 30  # of progress, about, that one run prints at most
 

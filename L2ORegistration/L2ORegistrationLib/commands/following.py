@@ -14,7 +14,7 @@ from ..core.paths import made
 from .console import checked_file, checked_folder
 
 if TYPE_CHECKING:
-    from ..engine.registration import Result
+    from ..engine.result import Result
     from ..outputs.ventilation import Ventilation
     from ..reporting.tables import Pairs
 
@@ -111,17 +111,19 @@ class Following:
     def sections(self, result: Result, pairs: Pairs | None) -> dict[str, str]:
         """What a report shows beside the registration itself: HTML by heading."""
         from ..outputs.quality import assess
-        from ..reporting import quality, ventilation
+        from ..reporting import certainty, quality, ventilation
 
         rows = assess(result.field, pairs, masks={"lungs": result.fixed_mask})
         verdict = " ".join((f"{result.verdict}.", *result.reasons))
+        beside = {"Verdict": verdict, "Confidence": certainty.sentence(result.provenance)}
         try:
             filled = self._fill(result)
             change = ventilation.section(filled, result.fixed, result.fixed_mask)
         except InputError as error:
             change = f"<p>Not measured: {escape(str(error))}</p>"
         return {
-            "Quality after AAPM TG-132": quality.section(rows, {"Verdict": verdict}),
+            "How sure it is": certainty.section(result, pairs),
+            "Quality after AAPM TG-132": quality.section(rows, beside),
             "How the lungs change their volume": change,
         }
 

@@ -20,7 +20,7 @@ from ..core.files import (
 from ..core.geometry import Grid, Volume
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..outputs.registry import OUTPUTS, named
-from ..reporting import tables
+from ..reporting import certainty, tables
 from ..reporting.case import CaseFiles
 from ..reporting.measures import opposite_direction
 from ..reporting.tables import LandmarkPairs
@@ -41,7 +41,7 @@ from .following import Following, Written
 from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Threads
 
 if TYPE_CHECKING:
-    from ..engine.registration import Result
+    from ..engine.result import Result
 
 
 Method = Enum("Method", {name: name for name in METHODS}, type=str)
@@ -99,6 +99,10 @@ def register(
     warped: Annotated[
         Path | None, typer.Option(help="Also write the moving image in the fixed geometry.")
     ] = None,
+    confidence: Annotated[
+        Path | None,
+        typer.Option(help="Also write how far off each place of the lungs may be, in mm."),
+    ] = None,
     image: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help=f"Also write an image: {', '.join(OUTPUTS)}."),
@@ -132,7 +136,8 @@ def register(
     """
     if quiet and verbose:
         raise InputError("--quiet and --verbose exclude each other: leave one out.")
-    files = _checked_files(output, warped, image or (), history, report)
+    images_wanted = [*([f"confidence={confidence}"] if confidence else []), *(image or ())]
+    files = _checked_files(output, warped, images_wanted, history, report)
     following = Following(fixed, moving, inverse, dicom, ventilation, regions, bool(report))
     landmarks = bool(fixed_landmarks and moving_landmarks)
     _check_start(start, initial_transform is not None, landmarks, pull)
@@ -178,6 +183,9 @@ def register(
     else:
         out.print(measures_table(rows))
         tell_verdict(result.verdict, result.reasons)
+        out.print(
+            f"Confidence: {certainty.sentence(result.provenance)}", markup=False, soft_wrap=True
+        )
         for sentence in more.sentences:
             out.print(sentence, markup=False, soft_wrap=True)
         tell_written(*more.paths)
@@ -260,6 +268,8 @@ def _document(
         "best": result.best,
         "verdict": result.verdict,
         "reasons": list(result.reasons),
+        "confidence": certainty.told(result.provenance),
+        **({"landmarks": certainty.at_landmarks(result, pairs)} if pairs else {}),
         "measures": rows,
         "steps": tables.by_step(result, pairs, regularity=False),
         "provenance": result.provenance,

@@ -177,6 +177,12 @@ class Volume:
         )
         return Volume(sitk.GetArrayFromImage(nearest).astype(self.array.dtype, copy=False), grid)
 
+    def resampled(self, grid: Grid) -> Volume:
+        """Linear between the voxels, at each voxel of another grid; zero beyond this volume."""
+        frame = grid.size, sitk.Transform(), sitk.sitkLinear, grid.origin, grid.spacing
+        image = sitk.Resample(self.to_image(), *frame, grid.direction, 0.0, sitk.sitkFloat32)
+        return Volume(sitk.GetArrayFromImage(image), grid)
+
     def sample(
         self, points: np.ndarray, order: int = 1, outside: float | None = None
     ) -> np.ndarray:

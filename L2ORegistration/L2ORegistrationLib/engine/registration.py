@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 
 from .. import __version__
 from ..core.errors import InputError
-from ..core.files import write_transform
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.jacobian import jacobian_determinant
 from .arguments import (
@@ -30,6 +29,7 @@ from .arguments import (
 from .catalogue import (
     DEFAULT,
     DESCRIPTORS,
+    MEASURED,
     METHODS,
     STARTS,
     Stage,
@@ -37,10 +37,10 @@ from .catalogue import (
     load,
     of_variant,
 )
+from .confidence import confidence, summary
 from .devices import check_memory, choose_device
-from .field.levels import FeaturePyramid, MindLevel
-from .field.operations import sample_points
-from .field.sampling import dissimilarity, voxel_positions
+from .field.levels import FeaturePyramid
+from .field.monitor import Monitor
 from .field.whole import WholeField, continued, start_grid
 from .images.lungs import lung_mask
 from .images.plausibility import implausible
@@ -48,6 +48,7 @@ from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pai
 from .match import match, share_inside
 from .models import load_model
 from .packaged import checked_weights
+from .result import Result, Step
 from .start.alignment import (
     box_alignment,
     distance_map,
@@ -64,61 +65,6 @@ IMAGE_COPIES = 2  # of one image at a time, while it is averaged
 BASE_MB = 500
 MIN_OVERLAP = 0.3
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
-
-
-@dataclass(frozen=True)
-class Step:
-    """The state after one iteration.
-
-    index: 0 before registration, 1 the start, then one for each iteration; total: index of the
-    last planned step; stage: "initial", "start" or the name of a stage in the catalogue; level:
-    0 is the coarsest; field: the whole motion fixed -> moving, mm LPS, on a world-aligned grid that
-    all steps share and that covers the fixed image; dissimilarity: mean squared MIND difference in
-    the fixed lungs, comparable between steps; seconds: since the registration began.
-    """
-
-    index: int
-    total: int
-    stage: str
-    level: int
-    field: DisplacementField
-    dissimilarity: float
-    seconds: float
-
-
-@dataclass
-class Result:
-    """A registration's outcome: the chosen step's field, all steps, the inputs and provenance."""
-
-    field: DisplacementField
-    steps: list[Step]
-    best: int
-    fixed: Volume
-    moving: Volume
-    fixed_mask: Volume
-    moving_mask: Volume
-    seconds: float
-    provenance: dict[str, str | int | float]
-    cancelled: bool
-    judgement: Verdict
-
-    @property
-    def verdict(self) -> str:
-        """ "good", "check" or "failed"; `reasons` say why."""
-        return self.judgement.level
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the verdict is not "good": sentences."""
-        return self.judgement.reasons
-
-    def save(self, path: str | Path) -> None:
-        """Write the field as one transform: .h5, .tfm, .nrrd, .mha or .nii.gz."""
-        write_transform(self.field, path)
-
-    def warped(self) -> Volume:
-        """Moving in the geometry of fixed, linear; its lowest value beyond the moving image."""
-        return self.field.warp(self.moving, self.fixed.grid)
 
 
 class Registration:
@@ -244,6 +190,7 @@ class Registration:
             raise RuntimeError("The registration has not made a step yet.")
         best = self._best()
         judgement = self._judge(best)
+        told = self._confidence(best)
         return Result(
             field=self.steps[best].field,
             steps=list(self.steps),
@@ -253,9 +200,10 @@ class Registration:
             fixed_mask=self._fixed_mask,
             moving_mask=self._moving_mask,
             seconds=self.steps[-1].seconds,
-            provenance=self._provenance(judgement),
+            provenance=self._provenance(judgement, summary(told, self._fixed_mask)),
             cancelled=not self._finished,
             judgement=judgement,
+            confidence=told,
         )
 
     def _judge(self, best: int) -> Verdict:
@@ -275,6 +223,22 @@ class Registration:
             for reason in implausible(mask, image)
         ]
         return judge(found, float((values <= 0).mean()), float(values.mean()), odd, self._turned)
+
+    def _confidence(self, best: int) -> Volume:
+        """How far off a step may be: see `confidence.confidence`."""
+        with torch.inference_mode():
+            level, (fields, before) = self._finest, (self._fields, self._before(best))
+            if self._method.finest != MEASURED:
+                level = _level(MEASURED, self._pyramid, None)
+            field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
+            moved = self.steps[best].field.transform_points(level.grid.points())
+            return confidence(replace(level), field, before, self._moving.grid.contains(moved))
+
+    def _before(self, best: int) -> int:
+        """The step that the last stage until `best` began with; half of a single stage's."""
+        stages = [(step.stage, step.level) for step in self.steps]
+        before = stages.index(stages[best]) - 1
+        return before if before > 1 else best // 2
 
     def _planned(self, refine: bool) -> list[Stage]:
         """The stages in order, with their iterations."""
@@ -299,7 +263,7 @@ class Registration:
         finest = _level(self._method.finest, pyramid, None)
         self._check_cancelled()
         whole_field = WholeField(pair, finest, self._fixed.grid)
-        monitor = _Monitor(finest)
+        monitor = Monitor(finest)
 
         def step(index, stage, level, field):
             whole = whole_field.identity() if field is None else whole_field.field(field)
@@ -308,7 +272,7 @@ class Registration:
             seconds = time.monotonic() - begin
             return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
 
-        self._finest, self._fields, self._turned = finest, [], ""
+        self._pyramid, self._finest, self._fields, self._turned = pyramid, finest, [], ""
         yield step(0, "initial", 0, None)
         self._check_cancelled()
         field = torch.zeros((3, *finest.shape), device=self._device)
@@ -449,7 +413,9 @@ class Registration:
         good = min(values) * WORSE
         return next((i for i in range(len(values) - 1, 0, -1) if values[i] <= good), 0)
 
-    def _provenance(self, judgement: Verdict) -> dict[str, str | int | float]:
+    def _provenance(
+        self, judgement: Verdict, told: dict[str, float]
+    ) -> dict[str, str | int | float]:
         return {
             "software": f"L2ORegistration {__version__}",
             "method": self._name,
@@ -467,6 +433,9 @@ class Registration:
             "seconds": round(self.steps[-1].seconds, 2),
             "verdict": judgement.level,
             "reasons": " ".join(judgement.reasons),
+            "confidence_median_mm": round(told["median"], 2),
+            "confidence_p95_mm": round(told["p95"], 2),
+            "confidence_unsure": round(told["unsure"], 3),
             "warning": self.warning,
         }
 
@@ -507,23 +476,3 @@ def _level(descriptor: str, pyramid: FeaturePyramid, field: torch.Tensor | None)
 
 class _Cancelled(Exception):
     """Ends an iteration that its caller no longer wants."""
-
-
-class _Monitor:
-    """The dissimilarity at the same points of the finest level's features for every step."""
-
-    COUNT = 10000
-
-    def __init__(self, finest: MindLevel):
-        inside = finest.distance.flatten()[finest.active_nodes] < 0
-        voxels = finest.voxels[inside].flatten()
-        stride = max(1, len(voxels) // self.COUNT)
-        self._voxels = voxels[::stride]
-        index = voxel_positions(self._voxels, finest.fixed.shape).float()
-        self._fixed = finest.fixed.flatten(0, 2)[self._voxels]
-        self._position = (index + 0.5) / finest.ratio - 0.5
-
-    def __call__(self, finest: MindLevel, field: torch.Tensor) -> float:
-        displacement = sample_points(field, self._position) / (finest.spacing / finest.ratio)
-        costs = dissimilarity(self._fixed, finest.moving, displacement, self._voxels)
-        return float(costs.mean())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.geometry import DisplacementField
+from ..core.geometry import DisplacementField, Volume
 from .inverse import _Newton
 
 
@@ -65,3 +65,24 @@ def disagreement(
     back = np.linalg.norm(backward.transform_points(moving) - fixed, axis=1)
     there = field.transform_points(backward.transform_points(moving))
     return np.maximum(back, np.linalg.norm(there - moving, axis=1))
+
+
+def uncertainty(
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    field: DisplacementField,
+    told: Volume | None = None,
+    backward: DisplacementField | None = None,
+) -> np.ndarray | None:
+    """How far off (N,), mm, pairs of the field may be; None where nothing tells it.
+
+    fixed, moving: (N, 3), LPS mm; told: the confidence in the geometry of fixed, 0 where it is not
+    known; backward: as for disagreement(). The larger of what both say; NaN where nothing is known.
+    """
+    said = []
+    if told is not None:
+        values = told.sample(fixed, order=0, outside=0.0)
+        said.append(np.where(values > 0, values, np.nan))
+    if backward is not None:
+        said.append(disagreement(fixed, moving, field, backward))
+    return np.fmax.reduce(said) if said else None

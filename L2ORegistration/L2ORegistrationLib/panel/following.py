@@ -1,9 +1,10 @@
-"""The panel's section for what follows a registration: its inverse and how the lungs change."""
+"""The panel's section for what follows a registration: confidence, inverse, volume change."""
 
 import qt
 from slicer.i18n import tr as _
 
-from ..scene import display, outputs, transforms
+from ..reporting.certainty import sentence
+from ..scene import confidence, display, outputs, transforms
 from ..scene.following import images_of
 from . import widgets
 from .background import Background
@@ -11,14 +12,21 @@ from .messages import show_error
 
 
 class FollowingPanel:
-    """Makes the inverse transform and the ventilation maps of the iteration shown; see `widget`."""
+    """Shows how sure the result is, makes the inverse and the ventilation maps; see `widget`."""
 
     def __init__(self, torch, lender, session, lungs):
         """torch: a requirements.PyTorch; lender: a lock.Lender; session(): the Session, None for
         none; lungs(fixed): what outputs.lungs_of() gives for the fixed volume node."""
         self._session, self._lungs = session, lungs
         self._background = Background(torch, lender, self.refresh)
-        self.widget, form = widgets.section(_("Inverse and volume change"))
+        self.widget, form = widgets.section(_("Confidence, inverse and volume change"))
+        self.confidenceButton = widgets.button(
+            _("Show how sure it is"),
+            _("In colours over the fixed volume: the distance that 9 of 10 such places are off by"),
+        )
+        form.addRow(self.confidenceButton)
+        self.confidenceLabel = widgets.label()
+        form.addRow(self.confidenceLabel)
         self.inverseButton = widgets.button(
             _("Make the inverse"),
             _("A transform from moving to fixed, with what it misses there and back in the lungs"),
@@ -49,6 +57,7 @@ class FollowingPanel:
             )
         )
         form.addRow(self.regionsTable)
+        self.confidenceButton.clicked.connect(lambda *_: self.show_confidence())
         self.inverseButton.clicked.connect(lambda *_: self.invert())
         self.ventilationButton.clicked.connect(lambda *_: self.map())
         self.refresh()
@@ -57,6 +66,19 @@ class FollowingPanel:
     def running(self):
         """Whether something is being computed."""
         return self._background.running
+
+    def show_confidence(self):
+        """Colour the fixed volume by how far off the result may be."""
+        history = self._session().history
+        node, fixed = confidence.of(history.transform), transforms.roles(history.transform)[0]
+        if node is None:
+            text = _("It is known of the result, iteration {n}: choose that one to see it.")
+            widgets.say(self.confidenceLabel, text.format(n=history.result))
+            return
+        widgets.say(self.confidenceLabel, sentence(history.description))
+        node.SetHideFromEditors(False)
+        if fixed is not None:
+            display.showBlend(fixed, node, 0.6)
 
     def invert(self):
         """Make the inverse of the iteration shown."""
@@ -83,13 +105,14 @@ class FollowingPanel:
         self._background.abandon()
         self.regionsTable.setMRMLTableNode(None)
         self.regionsTable.setVisible(False)
-        for label in (self.inverseLabel, self.ventilationLabel):
+        for label in (self.confidenceLabel, self.inverseLabel, self.ventilationLabel):
             widgets.say(label, "")
         self.refresh()
 
     def refresh(self):
         """Bring the buttons up to date."""
         possible = self._session() is not None and not self.running
+        self.confidenceButton.setEnabled(self._session() is not None)
         self.inverseButton.setEnabled(possible)
         self.ventilationButton.setEnabled(possible)
 

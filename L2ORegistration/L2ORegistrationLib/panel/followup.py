@@ -134,16 +134,13 @@ class FollowUpPanel:
         self._pairs = (markups, made) if marked_in == "fixed" else (made, markups)
         fixed, moving = outputs.ends(transform, *self._pairs)
         warnings = moved.warnings()
-        if apart is None:
-            warnings.append(
-                _("A second registration, of fixed to moving, would tell how uncertain they are.")
-            )
         widgets.say(self.pointsLabel, " ".join(warnings))
         table = self.pointsTable
         table.setRowCount(len(fixed))
         for row in range(len(fixed)):
             way = float(((moving[row] - fixed[row]) ** 2).sum() ** 0.5)
-            sure = _("not known") if apart is None else f"{apart[row]:.1f} mm"
+            known = apart is not None and apart[row] == apart[row]  # NaN is not known
+            sure = f"{apart[row]:.1f} mm" if known else _("not known")
             for column, text in enumerate(
                 (made.GetNthControlPointLabel(row), f"{way:.1f} mm", sure)
             ):

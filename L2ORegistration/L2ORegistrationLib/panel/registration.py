@@ -8,6 +8,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from ..job import Failed, Finished
+from ..reporting.certainty import sentence
 from .messages import errors_shown, show_error
 
 _POLL_MS = 20
@@ -151,7 +152,8 @@ def _verdict(outcome):
         return ""
     result = outcome.result
     text = _("Verdict: {verdict}.").format(verdict=result.verdict)
-    text = " ".join((f"<b>{text}</b>", *map(escape, result.reasons)))
+    said = (*result.reasons, sentence(result.provenance))
+    text = " ".join((f"<b>{text}</b>", *map(escape, said)))
     return f'<span style="color: {_COLOURS[result.verdict]}">{text}</span>'
 
 

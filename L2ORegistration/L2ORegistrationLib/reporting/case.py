@@ -13,7 +13,7 @@ from ..outputs.registry import OUTPUTS
 from .tables import LandmarkPairs, write_history
 
 if TYPE_CHECKING:
-    from ..engine.registration import Result
+    from ..engine.result import Result
 
 
 @dataclass(frozen=True)

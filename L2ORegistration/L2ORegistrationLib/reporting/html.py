@@ -18,7 +18,7 @@ from ..core.paths import atomic, check_writable
 from .tables import LandmarkPairs, table
 
 if TYPE_CHECKING:
-    from ..engine.registration import Result
+    from ..engine.result import Result
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2rem auto;

@@ -26,7 +26,7 @@ from .measures import jacobian_determinant
 from .tables import LandmarkPairs, by_step
 
 if TYPE_CHECKING:
-    from ..engine.registration import Result
+    from ..engine.result import Result
 
 _WINDOW = -1100.0, 150.0  # HU shown as black and white
 _MARGIN = 20.0  # mm around the lungs
@@ -130,6 +130,20 @@ def deformation(result: Result) -> Figure:
         bar = figure.colorbar(ScalarMappable(norm, name), ax=list(row), shrink=0.85, extend="both")
         bar.set_label(label, color=_INK)
     _plain_ticks(bar.ax.yaxis, FixedLocator([0.4, 0.6, 1.0, 1.6, 2.5]))  # of the Jacobian
+    return figure
+
+
+def confidence(result: Result) -> Figure:
+    """Inside the lungs: the distance that 90 % of such places are off by less than."""
+    planes = lung_planes(result.fixed_mask)
+    norm, name = LogNorm(0.5, 16.0), "YlOrRd"
+    figure, axes = _panels(planes, 1, transpose=True)
+    for axis, plane in zip(axes[0], planes, strict=True):
+        _draw_map(axis, plane, result, result.confidence, norm, name, folds=False)
+        axis.set_title(plane.name, fontsize=10, color=_INK)
+    bar = figure.colorbar(ScalarMappable(norm, name), ax=list(axes[0]), shrink=0.85, extend="both")
+    bar.set_label("may be off by (mm)", color=_INK)
+    _plain_ticks(bar.ax.yaxis, FixedLocator([0.5, 1, 2, 4, 8, 16]))
     return figure
 
 

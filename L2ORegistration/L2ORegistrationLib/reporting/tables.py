@@ -16,7 +16,7 @@ from ..core.paths import atomic
 from .measures import jacobian_summary, summarise, target_registration_error
 
 if TYPE_CHECKING:
-    from ..engine.registration import Result
+    from ..engine.result import Result
 
 LandmarkPairs = tuple[np.ndarray, np.ndarray]  # fixed and moving points (N, 3), LPS mm, row by row
 

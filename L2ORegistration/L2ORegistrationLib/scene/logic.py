@@ -13,7 +13,7 @@ from ..core.errors import InputError
 from ..engine.catalogue import DEFAULT
 from ..job import Failed, Finished
 from ..reporting import measures
-from . import landmarks, nodes, transforms, volumes
+from . import confidence, landmarks, nodes, transforms, volumes
 from .correction import Continuation, undo
 from .curve import Curve
 from .following import FollowingLogic, images_of
@@ -142,7 +142,8 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         history = History.of(transform)
         if history is not None:
             Curve(history).show_errors(*pairs)
-        return landmarks.evaluate(transforms.field_of(transform), *pairs, transform, grid)
+        field, told = transforms.field_of(transform), confidence.at(transform)
+        return landmarks.evaluate(field, *pairs, transform, grid, told)
 
     def quality(self, transform, mask=None) -> dict[str, float]:
         """Measures of the Jacobian determinant in a mask of fixed, as `jacobian_summary` says."""

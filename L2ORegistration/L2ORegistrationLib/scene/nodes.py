@@ -50,6 +50,22 @@ def fill_table(node, columns: dict) -> None:
     node.SetAndObserveTable(table)
 
 
+def add_legend(volume, name: str, title: str, numbers: str) -> None:
+    """A colour bar for a volume node in the views that show it; numbers: their printf format."""
+    scene = volume.GetScene()
+    if not scene.IsNodeClassRegistered("vtkMRMLColorLegendDisplayNode"):
+        return
+    for number in range(volume.GetNumberOfDisplayNodes()):
+        if volume.GetNthDisplayNode(number).IsA("vtkMRMLColorLegendDisplayNode"):
+            return
+    legend = scene.AddNewNodeByClass("vtkMRMLColorLegendDisplayNode", f"{name} scale")
+    legend.SetTitleText(title)
+    legend.SetLabelFormat(numbers)
+    legend.SetAndObservePrimaryDisplayNode(volume.GetDisplayNode())
+    legend.SetVisibility(True)
+    volume.AddAndObserveDisplayNodeID(legend.GetID())
+
+
 def colours(scene, name: str, stops: list) -> object:
     """The colour table node of this name, made once: 256 colours through `stops` (r, g, b)."""
     found = scene.GetFirstNode(name, "vtkMRMLColorTableNode")

@@ -13,7 +13,7 @@ from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..outputs.followup import VolumeChange, volume_change
 from ..outputs.points import disagreement, to_fixed, to_moving
-from . import landmarks, nodes, transforms, volumes
+from . import confidence, landmarks, nodes, transforms, volumes
 from .tasks import Task
 
 PREFIX = "L2ORegistration."
@@ -147,6 +147,7 @@ def add_ventilation(node, fixed, moving, mask: Volume, regions: Mapping | None =
 
 def partners_task(node, markups, marked_in: str) -> Task:
     """(markups node, MovedPoints, confidence): see add_partners()."""
+    told = confidence.at(node)
     field = transforms.field_of(node)
     marked = landmarks.of_markups(markups, below=node)
     backward = backward_of(node)
@@ -154,10 +155,12 @@ def partners_task(node, markups, marked_in: str) -> Task:
 
     def compute() -> tuple:
         moved = (to_fixed if marked_in == "moving" else to_moving)(marked.points, field)
-        if back is None:
-            return moved, None
         pair = (marked.points, moved.points)
-        return moved, disagreement(*(pair if marked_in == "fixed" else pair[::-1]), field, back)
+        ends = pair if marked_in == "fixed" else pair[::-1]
+        said = [] if told is None else [told(ends[0])]
+        if back is not None:
+            said.append(disagreement(*ends, field, back))
+        return moved, np.fmax.reduce(said) if said else None
 
     def show(found: tuple) -> tuple:
         moved, apart = found
@@ -176,8 +179,9 @@ def partners_task(node, markups, marked_in: str) -> Task:
 def add_partners(node, markups, marked_in: str = "fixed") -> tuple:
     """(markups node, MovedPoints, confidence): where marked points lie in the other scan.
 
-    marked_in: "fixed" or "moving"; labels are kept. confidence: (N,) mm, how far an independent
-    registration the other way round, that the scene has, is from these; None without one.
+    marked_in: "fixed" or "moving"; labels are kept. confidence: (N,) mm that they may be off by:
+    what the result's confidence says or, where it is more, how far an independent registration the
+    other way round is from them, where the scene has one; NaN or None where nothing is known.
     """
     if marked_in not in ("fixed", "moving"):
         raise InputError(f"Points are marked in 'fixed' or in 'moving', not in '{marked_in}'.")
@@ -238,12 +242,4 @@ def _show_map(node, volume: Volume, title: str) -> None:
     display.SetInterpolate(False)  # no colours of a border that is half lung
     display.SetThreshold(_NO_LUNG + 1e-3, float(values.max()) + 1)
     display.SetApplyThreshold(True)
-    scene = node.GetScene()
-    if not scene.IsNodeClassRegistered("vtkMRMLColorLegendDisplayNode"):
-        return
-    legend = scene.AddNewNodeByClass("vtkMRMLColorLegendDisplayNode", f"{title} scale")
-    legend.SetTitleText(f"{title}\nvolume gained /\nvolume at expiration")
-    legend.SetLabelFormat("%.2f")
-    legend.SetAndObservePrimaryDisplayNode(display)
-    legend.SetVisibility(True)
-    node.AddAndObserveDisplayNodeID(legend.GetID())
+    nodes.add_legend(node, title, f"{title}\nvolume gained /\nvolume at expiration", "%.2f")

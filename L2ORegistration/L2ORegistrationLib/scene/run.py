@@ -15,7 +15,7 @@ from ..core.errors import InputError
 from ..job import Failed, Finished, Progress, RegistrationJob
 from ..outputs.registry import OUTPUTS
 from ..reporting import measures
-from . import display, nodes, transforms, volumes
+from . import confidence, display, nodes, transforms, volumes
 from .curve import Curve
 from .history import History
 from .session import Session
@@ -212,6 +212,7 @@ class Run:
             )
         if settings.outputJacobian is not None:
             display.show_jacobian(settings.outputJacobian, products["jacobian"])
+        confidence.keep(history.transform, products["confidence"], base + best)
         self.active = False
         self.outcome = Outcome(
             transform=history.transform,
@@ -254,6 +255,7 @@ def _products(result, wanted: list[str]) -> dict:
             products["qualities"].append(quality)
     except InputError:  # a mask so small that no node of the field lies in it
         pass
+    products["confidence"] = result.confidence_image()
     return products | {name: OUTPUTS[name].compute(result) for name in wanted}
 
 

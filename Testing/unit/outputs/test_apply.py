@@ -187,6 +187,14 @@ def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["confidence_mm"] == {"nodule": 1.5}
     assert said["how"].startswith("fixed to moving")
+    # What the registration itself says counts where it is more, and only where it says something.
+    for told, expected in ((2.5, 2.5), (1.0, 1.5), (0.0, 1.5)):
+        image = np.full(GRID.shape, told, np.float32)
+        image[0] = 9.0  # elsewhere
+        write_volume(Volume(image, GRID), tmp_path / "c.nrrd")
+        more = [*arguments, "--confidence", tmp_path / "c.nrrd"]
+        assert main(["apply", *map(str, more)]) == 0
+        assert json.loads(capsys.readouterr().out)["confidence_mm"] == {"nodule": expected}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import read_transform
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.engine.registration import Result, Step
+from L2ORegistrationLib.engine.result import Result, Step
 from L2ORegistrationLib.engine.verdict import Verdict  # noqa: E402
 from L2ORegistrationLib.reporting import pictures, tables
 from L2ORegistrationLib.reporting.html import write_report
@@ -48,6 +48,7 @@ def made_result(strengths=(0, 0.5, 0.9, 1.0), best=3):
         provenance={"model": "pyramid <1>", "device": "cpu"},
         cancelled=False,
         judgement=Verdict("good"),
+        confidence=Volume(np.full(nodes.shape, 0.8, np.float32), nodes),
     )
 
 

@@ -1,0 +1,29 @@
+"""One dissimilarity that all steps of a registration are compared by."""
+
+from __future__ import annotations
+
+import torch
+
+from .levels import MindLevel
+from .operations import sample_points
+from .sampling import dissimilarity, voxel_positions
+
+
+class Monitor:
+    """The dissimilarity at the same points of the finest level's features for every step."""
+
+    COUNT = 10000
+
+    def __init__(self, finest: MindLevel):
+        inside = finest.distance.flatten()[finest.active_nodes] < 0
+        voxels = finest.voxels[inside].flatten()
+        stride = max(1, len(voxels) // self.COUNT)
+        self._voxels = voxels[::stride]
+        index = voxel_positions(self._voxels, finest.fixed.shape).float()
+        self._fixed = finest.fixed.flatten(0, 2)[self._voxels]
+        self._position = (index + 0.5) / finest.ratio - 0.5
+
+    def __call__(self, finest: MindLevel, field: torch.Tensor) -> float:
+        displacement = sample_points(field, self._position) / (finest.spacing / finest.ratio)
+        costs = dissimilarity(self._fixed, finest.moving, displacement, self._voxels)
+        return float(costs.mean())

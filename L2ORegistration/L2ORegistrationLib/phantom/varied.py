@@ -1,0 +1,88 @@
+"""Phantom pairs with what real scans have: disease in one scan, and scanners' and readers' faults.
+
+The motion stays known at every voxel of the fixed lungs, also where nothing shows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from ..core.geometry import Volume
+from .disease import FINDINGS, emphysema
+from .pair import Anatomy, PhantomPair
+from .scanner import WAYS, Scan
+
+_CLEAR_MM = 6.0  # landmarks this near to a finding are left out
+
+# name: (findings in fixed, in moving, ways of the fixed scan, of the moving one, masks hold them)
+KINDS: dict[str, tuple[tuple, tuple, tuple, tuple, bool]] = {
+    "plain": ((), (), (), (), False),
+    "thick": ((), (), ("thick slices",), ("thick slices",), False),
+    "dose": ((), (), ("sharp kernel",), ("low dose",), False),
+    "disease": (("consolidation",), ("collapse",), (), (), False),
+    "effusion": ((), ("effusion",), (), (), False),
+    "nodules": (("nodules",), (), ("contrast agent",), (), False),
+    "hard": (("consolidation",), ("collapse",), ("sharp kernel",), ("low dose",), True),
+    "partial": ((), (), ("partial",), ("partial",), False),
+    "artefacts": ((), (), ("motion bands", "shaky mask"), ("metal", "shaky mask"), False),
+}
+
+
+def vary(pair: PhantomPair, kind: str, seed: int) -> PhantomPair:
+    """A pair of that kind, a key of KINDS; deterministic in the seed. The motion stays."""
+    in_fixed, in_moving, fixed_ways, moving_ways, held = KINDS[kind]
+    rng = np.random.default_rng([seed, sorted(KINDS).index(kind)])
+    fixed = Scan(pair.fixed, pair.fixed_mask)
+    moving = Scan(pair.moving, pair.moving_mask)
+    fixed, fixed_clear = _diseased(rng, fixed, in_fixed, held, pair.fixed_landmarks)
+    moving, moving_clear = _diseased(rng, moving, in_moving, held, pair.moving_landmarks)
+    for name in fixed_ways:
+        fixed = WAYS[name](rng, fixed)
+    for name in moving_ways:
+        moving = WAYS[name](rng, moving)
+    p, q = pair.fixed_landmarks, pair.moving_landmarks
+    kept = fixed_clear & moving_clear
+    kept &= fixed.image.grid.contains(p, margin=0) & moving.image.grid.contains(q, margin=0)
+    return replace(
+        pair,
+        fixed=fixed.image,
+        moving=moving.image,
+        fixed_mask=fixed.mask,
+        moving_mask=moving.mask,
+        fixed_landmarks=p[kept],
+        moving_landmarks=q[kept],
+    )
+
+
+def with_emphysema(anatomy: Anatomy, seed: int) -> Anatomy:
+    """The same patient with holes in the lungs, which then show in both scans."""
+    array = anatomy.image.array.copy()
+    spacing = np.array(anatomy.image.grid.spacing[::-1])
+    emphysema(np.random.default_rng([seed, 97]), array, anatomy.lungs.array > 0, spacing)
+    return replace(anatomy, image=Volume(array, anatomy.image.grid))
+
+
+def _diseased(rng, scan: Scan, findings, held: bool, landmarks) -> tuple[Scan, np.ndarray]:
+    """The scan with the findings, and which landmarks (N, 3), LPS mm, are clear of them.
+
+    held: the mask holds the findings, as a careful reader would draw it.
+    """
+    if not findings:
+        return scan, np.ones(len(landmarks), bool)
+    image, lungs = scan.image.array.copy(), scan.mask.array > 0
+    spacing = np.array(scan.image.grid.spacing[::-1])
+    solid, mask = np.zeros_like(lungs), lungs.copy()
+    for name in findings:
+        before = image.copy()
+        region = FINDINGS[name](rng, image, lungs, spacing)
+        solid |= image != before
+        mask &= ~region
+    distance = ndimage.distance_transform_edt(~solid, sampling=spacing).astype(np.float32)
+    clear = Volume(distance, scan.image.grid).sample(landmarks) > _CLEAR_MM
+    drawn = lungs if held or not mask.any() else mask
+    return Scan(
+        Volume(image, scan.image.grid), Volume(drawn.astype(np.uint8), scan.mask.grid)
+    ), clear

@@ -1,0 +1,62 @@
+"""How sure a registration is, in words and as a picture: see `engine.confidence`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .tables import LandmarkPairs
+
+if TYPE_CHECKING:
+    from ..engine.result import Result
+
+UNSURE_MM = 5.0
+
+
+def told(provenance: Mapping) -> dict[str, float]:
+    """median, p95 (mm) and unsure (share) of a registration's provenance; empty without."""
+    found = {}
+    for name, key in (("median", "median_mm"), ("p95", "p95_mm"), ("unsure", "unsure")):
+        value = float(provenance.get(f"confidence_{key}", np.nan))
+        if np.isfinite(value):
+            found[name] = value
+    return found
+
+
+def sentence(provenance: Mapping) -> str:
+    """What a user should know of it; "" where nothing is known."""
+    found = told(provenance)
+    if len(found) < 3:
+        return ""
+    said = (
+        f"Half of the lungs are told to be off by at most {found['median']:.1f} mm, 95 % of them "
+        f"by at most {found['p95']:.1f} mm; 9 of 10 places keep to what they are told."
+    )
+    if found["unsure"] >= 0.005:
+        said += f" {found['unsure']:.0%} of the lungs may be off by more than {UNSURE_MM:g} mm."
+    return said
+
+
+def at_landmarks(result: Result, pairs: LandmarkPairs) -> dict[str, list[float]]:
+    """error_mm and confidence_mm of each landmark pair; NaN away from the fixed lungs."""
+    errors = np.linalg.norm(result.field.transform_points(pairs[0]) - pairs[1], axis=1)
+    return {"error_mm": errors.tolist(), "confidence_mm": result.confidence_at(pairs[0]).tolist()}
+
+
+def section(result: Result, pairs: LandmarkPairs | None = None) -> str:
+    """HTML: the sentence, the map, and how many of the landmarks keep to what they are told."""
+    from . import html, pictures  # matplotlib takes a second to import
+
+    said = [sentence(result.provenance)]
+    if pairs is not None:
+        found = {name: np.array(values) for name, values in at_landmarks(result, pairs).items()}
+        known = np.isfinite(found["confidence_mm"])
+        if known.any():
+            within = (found["error_mm"] <= found["confidence_mm"])[known].mean()
+            said.append(f"Of {known.sum()} landmarks {within:.0%} are off by less than told.")
+    picture = html.embedded(pictures.png(pictures.confidence(result)))
+    text = escape(" ".join(said))
+    return f'<p>{text}</p><img alt="Confidence in the lungs, in mm" src="{picture}">'

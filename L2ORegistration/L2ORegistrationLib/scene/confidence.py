@@ -1,0 +1,72 @@
+"""How far off a result may be, as a volume node that its output transform refers to."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..core.geometry import Volume
+from . import nodes, volumes
+from .history import History
+
+_ROLE = "L2ORegistration.confidence"
+_ITERATION = "L2ORegistration.iteration"
+_RANGE_MM = 0.0, 8.0
+# Of ColorBrewer's YlOrRd (Brewer and Harrower), pale where it is sure.
+_SURE_TO_UNSURE = [
+    (1.0, 1.0, 0.8),
+    (0.996, 0.85, 0.463),
+    (0.992, 0.553, 0.235),
+    (0.89, 0.102, 0.11),
+    (0.5, 0.0, 0.149),
+]
+
+
+def keep(transform, confidence: Volume, iteration: int):
+    """Put a confidence (mm, 0 outside the lungs) of this iteration beside the output transform.
+
+    Returns its volume node; an earlier one of the same transform is used again. It is hidden from
+    lists of volumes, so that nobody registers it by mistake.
+    """
+    scene = transform.GetScene()
+    node = transform.GetNodeReference(_ROLE)
+    if node is None:
+        name = f"{transform.GetName()} confidence (mm)"
+        node = nodes.unique(scene, "vtkMRMLScalarVolumeNode", name)
+        transform.SetNodeReferenceID(_ROLE, node.GetID())
+    low, high = _RANGE_MM
+    volumes.set_volume(node, confidence, window=(high - low, (high + low) / 2))
+    node.SetAttribute(_ITERATION, str(iteration))
+    node.SetHideFromEditors(True)
+    display = node.GetDisplayNode()
+    colour = nodes.colours(scene, "Confidence", _SURE_TO_UNSURE)
+    display.SetAndObserveColorNodeID(colour.GetID())
+    display.SetThreshold(1e-3, 1e6)
+    display.SetApplyThreshold(True)
+    nodes.add_legend(node, "Confidence", "may be off by (mm)", "%.0f")
+    return node
+
+
+def of(transform):
+    """The volume node of the result; None where it is not known, as after a correction is undone.
+
+    It speaks of the result: of another iteration that is shown nothing is known.
+    """
+    node = transform.GetNodeReference(_ROLE)
+    history = History.of(transform)
+    if node is None or history is None or not history.index == history.result:
+        return None
+    return node if node.GetAttribute(_ITERATION) == str(history.result) else None
+
+
+def at(transform):
+    """A function without a node in it: (N, 3) fixed points, LPS mm -> (N,) mm; None: not known."""
+    node = of(transform)
+    if node is None:
+        return None
+    told = volumes.to_volume(node)
+
+    def found(points: np.ndarray) -> np.ndarray:
+        values = told.sample(points, order=0, outside=0.0)
+        return np.where(values > 0, values, np.nan)
+
+    return found

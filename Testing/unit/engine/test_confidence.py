@@ -1,0 +1,88 @@
+"""The confidence: a distance for each place, larger where less is known, calibrated on phantoms."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.engine import confidence  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
+
+LATTICE = Grid((10, 9, 8), (6.0, 6.0, 6.0), (-30.0, -20.0, 5.0))
+
+
+def level_of(fixed, moving):
+    """Lungs everywhere but in the first two planes along x; features (C, D, H, W)."""
+    distance = torch.full(LATTICE.shape, -20.0)
+    distance[..., :2] = 20.0
+    return MindLevel.of(fixed, moving, distance, distance.clone(), LATTICE)
+
+
+def waves(seed=0, shape=(16, 18, 20)):
+    """Features (12, D, H, W) that change smoothly."""
+    noise = torch.from_numpy(np.random.default_rng(seed).random((12, 4, 4, 5), np.float32))
+    return torch.nn.functional.interpolate(noise[None], shape, mode="trilinear")[0]
+
+
+def test_each_score_has_its_distance_and_larger_ones_a_larger_one():
+    first = np.array(confidence.WEIGHTS)
+    scores = np.linspace(-3, 3, 50)
+    found = first[:, None] * scores / (first**2).sum()  # whose weighted sum is the score
+    told = confidence.distances(found, np.ones(50, bool))
+    assert (np.diff(told) >= 0).all()
+    assert told[0] == np.float32(confidence.DISTANCES_MM[0])
+    assert told[-1] == np.float32(confidence.DISTANCES_MM[-1])
+    knot = first * confidence.SCORES[4] / (first**2).sum()
+    told = confidence.distances(knot[:, None], np.ones(1, bool))
+    assert told[0] == pytest.approx(confidence.DISTANCES_MM[4])
+    middle = first * np.mean(confidence.SCORES[4:6]) / (first**2).sum()
+    told = confidence.distances(middle[:, None], np.ones(1, bool))
+    assert told[0] == pytest.approx(np.sqrt(np.prod(confidence.DISTANCES_MM[4:6])))
+
+
+def test_beyond_the_moving_image_little_is_known_and_where_nothing_is_it_stays_so():
+    found = np.tile([[-5.0, -8.0, np.nan]], (4, 1))
+    told = confidence.distances(found, np.array([True, False, False]))
+    assert told[1] == confidence.OUTSIDE_MM > told[0] and np.isnan(told[2])
+
+
+def test_the_evidence_is_measured_per_place():
+    fixed, moved = waves(), torch.zeros((3, *LATTICE.shape))
+    moved[1, :4] = 2.0  # mm along y in half of the field
+    level, still = level_of(fixed, fixed.clone()), torch.zeros_like(moved)
+    found = confidence.evidence(level, moved, still)
+    known = ~torch.isnan(found[0])
+    assert known[..., 2:].all()
+    assert (found[3][known & (moved[1] > 0)] >= np.log(2.0)).all()
+    settled = confidence.evidence(level, still, still)
+    assert settled[3][known].numpy() == pytest.approx(np.log(0.01))
+    assert found[2, :2, :, 4:].min() > settled[2, :2, :, 4:].max() + 3
+    # What is moved off matches worse, farther from the border than a block reaches.
+    assert found[0, :2, :, 4:].min() > found[0, 6:, :, 4:].max()
+
+
+def test_the_sharpness_grows_with_the_square_of_the_features():
+    fixed = waves()
+    still = torch.zeros((3, *LATTICE.shape))
+    plain, strong = (
+        confidence.evidence(level_of(k * fixed, k * waves(1) * 0.1 + k * fixed), still, still)
+        for k in (1, 2)
+    )
+    known = ~torch.isnan(plain[0])
+    for row in (0, 1):
+        change = (strong - plain)[row][known].numpy()
+        assert change == pytest.approx(np.log(4.0), abs=1e-3)
+
+
+def test_the_summary_counts_places_of_the_lungs_alone():
+    told = np.full(LATTICE.shape, 1.0, np.float32)
+    told[4:] = 9.0
+    told[..., 0] = np.nan
+    mask = np.zeros(LATTICE.shape, np.uint8)
+    mask[3:6, 2:7, 3:8] = 1
+    found = confidence.summary(Volume(told, LATTICE), Volume(mask, LATTICE))
+    assert found == {"median": 9.0, "p95": 9.0, "unsure": pytest.approx(2 / 3)}
+    outside = Volume((mask * 0).astype(np.uint8), LATTICE)
+    outside.array[:, :, 0] = 1
+    assert np.isnan(confidence.summary(Volume(told, LATTICE), outside)["median"])
