@@ -36,7 +36,7 @@ ASTRAY = "led astray"
 ASTRAY_MM, ASTRAY_WIDTH_MM = 10.0, 60.0  # largest false displacement, and how wide it is
 BINS_MM = (0, 0.6, 0.8, 1.2, 2, 4, 8, np.inf)
 BEST_MM = 0.02  # errors below are as good
-SIGNS = (1, -1, 1, 1)  # which way the distance can only go with the evidence
+SIGNS = (-1, 1, 1)  # which way the distance can only go with the evidence
 QUANTILES = (0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1)  # of the scores, for a fit
 
 
@@ -80,7 +80,7 @@ def patient(seed: int):
 def registered(pair, truth, seed: int, method: str, astray: bool) -> dict[str, dict]:
     """What is known at places of the fixed lungs: of the result, "", and of ASTRAY where asked for.
 
-    error (N,), mm, evidence (4, N), inside (N,) and the verdict.
+    error (N,), mm, evidence (3, N), inside (N,) and the verdict.
     """
     kept = []
 
@@ -91,13 +91,14 @@ def registered(pair, truth, seed: int, method: str, astray: bool) -> dict[str, d
     registration.confidence = listening
     masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
     result = registration.register(pair.fixed, pair.moving, method=method, **masks)
-    level, field, before, inside = kept
+    level, field, before, coarsest, inside = kept
     points = pair.fixed_mask.marked_points(most=100_000)
     points = points[np.random.default_rng(seed).permutation(len(points))[:PLACES]]
     missed = result.field.transform_points(points) - truth.transform_points(points)
 
     def known(false) -> dict:
-        found = confidence.evidence(level, field + false, before + false).cpu().numpy()
+        found = confidence.evidence(level, field + false, before + false, coarsest)
+        found = found.cpu().numpy()
         moved = [Volume(one, level.grid).sample(points) for one in false.numpy()]
         return {
             "error": np.linalg.norm(missed + np.stack(moved, axis=-1), axis=1),
@@ -121,7 +122,7 @@ def fit(evidence: np.ndarray, error: np.ndarray) -> None:
     from scipy.optimize import minimize
 
     wanted = np.log(np.maximum(error, BEST_MM))
-    mean, sd = evidence.mean(axis=1), evidence.std(axis=1)
+    mean, sd = evidence.mean(axis=1), np.maximum(evidence.std(axis=1), 1e-6)
     known = np.vstack([np.ones(len(error)), (evidence - mean[:, None]) / sd[:, None]])
     soft = 0.05
 

@@ -47,8 +47,19 @@ def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
     chosen = chosen[:: max(1, len(chosen) // BLOCKS)]
     if not len(chosen):
         return Match(0.0, 1.0, None, None, inside)
-    here, beside = dissimilarities_around(level, field, chosen, BESIDE_MM)
-    ratio = here / beside.mean(dim=1).clamp(min=1e-9)
+    corners = [0, 3, 5, 6] if level.ratio == 2 else [0]  # of a block's 2x2x2 voxels, a tetrahedron
+    voxels = level.voxels[chosen][:, corners].flatten()
+    shifts = level.displacements(field).view(*level.voxels.shape, 3)[chosen][:, corners]
+    shifts, own = shifts.flatten(0, 1), level.fixed.flatten(0, 2)[voxels]
+    step = BESIDE_MM * level.ratio / level.spacing
+
+    def costs(way) -> torch.Tensor:
+        shifted = shifts + step * shifts.new_tensor(way)
+        found = dissimilarity(own, level.moving, shifted, voxels)
+        return found.view(len(chosen), -1).mean(dim=1)
+
+    here = costs((0, 0, 0))
+    ratio = here / (sum(costs(way) for way in _WAYS) / len(_WAYS)).clamp(min=1e-9)
     found = ratio < CLEARLY
     across = level.active_nodes[chosen] % level.shape[2]  # LPS: x grows towards the patient's left
     right = across < across.double().mean()
@@ -56,28 +67,6 @@ def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
         float(found[h].double().mean()) if h.sum() >= FEWEST else None for h in (right, ~right)
     )
     return Match(float(found.double().mean()), float(ratio.median()), *halves, inside)
-
-
-def dissimilarities_around(
-    level: MindLevel, field: torch.Tensor, chosen: torch.Tensor, mm: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean squared MIND differences of blocks where a field puts them, and `mm` beside that.
-
-    field: (3, d, h, w), mm; chosen: (N,) rows of the level's active nodes. Returns (N,) and (N, 6),
-    both ways along x, y and z.
-    """
-    corners = [0, 3, 5, 6] if level.ratio == 2 else [0]  # of a block's 2x2x2 voxels, a tetrahedron
-    voxels = level.voxels[chosen][:, corners].flatten()
-    shifts = level.displacements(field).view(*level.voxels.shape, 3)[chosen][:, corners]
-    shifts, own = shifts.flatten(0, 1), level.fixed.flatten(0, 2)[voxels]
-    step = mm * level.ratio / level.spacing
-
-    def costs(way) -> torch.Tensor:
-        shifted = shifts + step * shifts.new_tensor(way)
-        found = dissimilarity(own, level.moving, shifted, voxels)
-        return found.view(len(chosen), -1).mean(dim=1)
-
-    return costs((0, 0, 0)), torch.stack([costs(way) for way in _WAYS], dim=1)
 
 
 def share_inside(fixed_mask: Volume, moving: Volume, transform) -> float:

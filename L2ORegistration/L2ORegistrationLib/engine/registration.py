@@ -189,8 +189,9 @@ class Registration:
         if not self.steps:
             raise RuntimeError("The registration has not made a step yet.")
         best = self._best()
-        judgement = self._judge(best)
         told = self._confidence(best)
+        sure = summary(told, self._fixed_mask)
+        judgement = self._judge(best, sure["unsure"])
         return Result(
             field=self.steps[best].field,
             steps=list(self.steps),
@@ -200,13 +201,13 @@ class Registration:
             fixed_mask=self._fixed_mask,
             moving_mask=self._moving_mask,
             seconds=self.steps[-1].seconds,
-            provenance=self._provenance(judgement, summary(told, self._fixed_mask)),
+            provenance=self._provenance(judgement, sure),
             cancelled=not self._finished,
             judgement=judgement,
             confidence=told,
         )
 
-    def _judge(self, best: int) -> Verdict:
+    def _judge(self, best: int, unsure: float) -> Verdict:
         """What to think of a step, from what the images, masks and field say."""
         field = self.steps[best].field
         inside = share_inside(self._fixed_mask, self._moving, field)
@@ -222,7 +223,8 @@ class Registration:
             for name, mask, image in (fixed, moving)
             for reason in implausible(mask, image)
         ]
-        return judge(found, float((values <= 0).mean()), float(values.mean()), odd, self._turned)
+        folded, expansion = float((values <= 0).mean()), float(values.mean())
+        return judge(found, folded, expansion, odd, self._turned, unsure)
 
     def _confidence(self, best: int) -> Volume:
         """How far off a step may be: see `confidence.confidence`."""
@@ -232,7 +234,9 @@ class Registration:
                 level = _level(MEASURED, self._pyramid, None)
             field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
             moved = self.steps[best].field.transform_points(level.grid.points())
-            return confidence(replace(level), field, before, self._moving.grid.contains(moved))
+            inside = self._moving.grid.contains(moved)
+            coarsest = max(*self._fixed.grid.spacing, *self._moving.grid.spacing)
+            return confidence(replace(level), field, before, coarsest, inside)
 
     def _before(self, best: int) -> int:
         """The step that the last stage until `best` began with; half of a single stage's."""

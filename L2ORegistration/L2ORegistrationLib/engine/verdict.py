@@ -18,6 +18,7 @@ MATCHED = {CHECK: 0.66, FAILED: 0.48}  # of the fixed lungs: less than this
 RATIO = {CHECK: 0.66, FAILED: 0.86}  # dissimilarity against that beside: more than this
 ONE_LUNG = 0.35  # less than this share of one lung while the other is matched
 INSIDE = {CHECK: 0.75, FAILED: 0.3}  # of the fixed lungs in the moving image: less than this
+UNSURE = {CHECK: 0.1, FAILED: 0.6}  # of the fixed lungs may be off by 5 mm: more than this
 FOLDED = {CHECK: 0.001, FAILED: 0.02}  # of the fixed lungs: more than this
 VOLUME = {CHECK: (0.4, 2.5), FAILED: (0.2, 5.0)}  # moving / fixed lung volume
 
@@ -31,14 +32,20 @@ class Verdict:
 
 
 def judge(
-    found: Match, folded: float, expansion: float, lungs: Iterable[str] = (), turned: str = ""
+    found: Match,
+    folded: float,
+    expansion: float,
+    lungs: Iterable[str] = (),
+    turned: str = "",
+    unsure: float = 0.0,
 ) -> Verdict:
     """The verdict on a registration.
 
     found: how surely the images match; folded: share of the fixed lungs with a Jacobian determinant
     of zero or less; expansion: mean Jacobian determinant in the fixed lungs, that is the moving
     lungs' volume against the fixed ones'; lungs: what is wrong with the masks, a sentence each;
-    turned: a sentence where the moving image matches in another orientation only.
+    turned: a sentence where the moving image matches in another orientation only; unsure: share of
+    the fixed lungs that may be off by more than 5 mm, after `confidence.summary`.
     """
     said = [(CHECK, reason) for reason in lungs]
     if turned:
@@ -64,6 +71,8 @@ def judge(
     if not matched and None not in halves.values() and min(halves.values()) < ONE_LUNG:
         side = min(halves, key=halves.get)
         said.append((CHECK, f"The {side} lung has hardly found its counterpart, the other has."))
+    if level := _level(UNSURE, unsure):
+        said.append((level, f"{unsure:.0%} of the lungs may be off by more than 5 mm."))
     if level := _level(FOLDED, folded):
         said.append((level, f"The deformation folds in {folded:.2%} of the lungs."))
     for level in (FAILED, CHECK):
