@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from ..core.geometry import Volume
 from .field.levels import MindLevel
@@ -43,11 +44,14 @@ def confidence(
 
     level: MIND of 3 mm; field, before: (3, d, h, w), mm, on its field grid: the result, and what
     there was before the last stage; coarsest: mm, the largest spacing of both images; inside: bool
-    (d, h, w), what the field leaves within the moving image. NaN farther than two field voxels from
-    the fixed lungs, of which nothing is said.
+    (d, h, w), what the field leaves within the moving image. NaN farther than three field voxels
+    from the fixed lungs, of which nothing is said.
     """
     found = evidence(level, field, before, coarsest).cpu().numpy()
-    return Volume(distances(found, inside), level.grid)
+    told = distances(found, inside)
+    # One voxel further, so that a thin part of the lungs between the field voxels has its value.
+    away, nearest = ndimage.distance_transform_edt(np.isnan(told), return_indices=True)
+    return Volume(np.where(away < 2, told[tuple(nearest)], np.nan), level.grid)
 
 
 def distances(found: np.ndarray, inside: np.ndarray) -> np.ndarray:

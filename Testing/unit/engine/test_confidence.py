@@ -73,6 +73,18 @@ def test_the_sharpness_grows_with_the_square_of_the_features():
     assert change == pytest.approx(np.log(4.0), abs=1e-3)
 
 
+def test_it_reaches_a_little_beyond_the_lungs_and_no_further():
+    distance = torch.full(LATTICE.shape, 20.0)
+    distance[..., :2] = -20.0
+    features = waves()
+    level = MindLevel.of(features, features.clone(), distance, distance.clone(), LATTICE)
+    still = torch.zeros((3, *LATTICE.shape))
+    told = confidence.confidence(level, still, still, 1.0, np.ones(LATTICE.shape, bool))
+    assert told.grid == LATTICE and told.array.dtype == np.float32
+    known = ~np.isnan(told.array)
+    assert known[..., :5].all() and not known[..., 5:].any()  # lung, a block, one more
+
+
 def test_the_summary_counts_places_of_the_lungs_alone():
     told = np.full(LATTICE.shape, 1.0, np.float32)
     told[4:] = 9.0
