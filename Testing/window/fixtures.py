@@ -149,7 +149,13 @@ class SteeredEngine:
                 self.mask, array=1.5 * (self.mask.array > 0).astype(np.float32)
             ),
             seconds=1.5,
-            provenance={"version": "0.1.0", "model": "test"},
+            provenance={
+                "version": "0.1.0",
+                "model": "test",
+                "confidence_median_mm": 1.5,
+                "confidence_p95_mm": 1.5,
+                "confidence_unsure": 0.0,
+            },
             verdict="good",
             reasons=(),
         )

@@ -15,11 +15,28 @@ def nodes_named(part, kind="vtkMRMLNode"):
 def test_the_sections_wait_for_a_result(panel, phantom):
     process_events(0.1)
     for button in (
+        panel._following.confidenceButton,
         *(panel._following.inverseButton, panel._following.ventilationButton),
         *(panel._correction.addButton, panel._correction.continueButton),
         *(panel._correction.undoButton, panel._followUp.findButton, panel._followUp.changeButton),
     ):
         assert not button.enabled and button.toolTip
+
+
+def test_how_sure_the_result_is_lies_over_the_fixed_volume(registered, phantom, dialogs):
+    section = registered._following
+    section.confidenceButton.click()
+    (told,) = nodes_named("confidence (mm)", "vtkMRMLScalarVolumeNode")
+    assert not told.GetHideFromEditors()
+    composite = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+    assert composite.GetForegroundVolumeID() == told.GetID()
+    assert composite.GetBackgroundVolumeID() == phantom["fixed"].GetID()
+    assert told.GetDisplayNode().GetApplyThreshold()
+    assert "Half of the lungs" in section.confidenceLabel.text and dialogs == []
+    registered._session.history.index = 1
+    process_events(0.2)
+    section.confidenceButton.click()
+    assert "choose that one" in section.confidenceLabel.text
 
 
 def test_the_inverse_is_made_beside_the_window_and_says_what_it_misses(registered, dialogs):
@@ -145,7 +162,8 @@ def test_a_marked_point_is_found_and_both_views_jump_there(registered, phantom, 
     assert dialogs == []
     count = phantom["fixedLandmarks"].GetNumberOfControlPoints()
     assert section.pointsTable.rowCount == count
-    assert "of fixed to moving" in section.pointsLabel.text
+    sure = {section.pointsTable.item(row, 2).text() for row in range(count)}
+    assert sure <= {"1.5 mm", "not known"} and "1.5 mm" in sure
     (made,) = nodes_named("landmarks in moving", "vtkMRMLMarkupsFiducialNode")
     found, true = (
         slicer.util.arrayFromMarkupsControlPoints(node, world=True)
