@@ -43,7 +43,7 @@ def test_inverse_and_ventilation_are_written(data, tmp_path):
     page = (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
     assert "Quality after AAPM TG-132" in page and "Jacobian determinant</td><td>lungs" in page
     assert "How the lungs change their volume" in page and "<td>label 2</td>" in page
-    assert page.count("data:image/png;base64") == 4
+    assert page.count("data:image/png;base64") == 5
 
 
 def test_regions_need_something_to_appear_in(data, tmp_path):
