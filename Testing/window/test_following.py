@@ -32,7 +32,7 @@ def test_how_sure_the_result_is_lies_over_the_fixed_volume(registered, phantom, 
     assert composite.GetForegroundVolumeID() == told.GetID()
     assert composite.GetBackgroundVolumeID() == phantom["fixed"].GetID()
     assert told.GetDisplayNode().GetApplyThreshold()
-    assert "Half of the lungs" in section.confidenceLabel.text and dialogs == []
+    assert "half of the lungs" in section.confidenceLabel.text and dialogs == []
     registered._session.history.index = 1
     process_events(0.2)
     section.confidenceButton.click()

@@ -32,10 +32,10 @@ def sentence(provenance: Mapping) -> str:
     if len(found) < 3:
         return ""
     said = (
-        f"Half of the lungs are told to be off by at most {found['median']:.1f} mm, 95 % of them "
-        f"by at most {found['p95']:.1f} mm; 9 of 10 places keep to what they are told."
+        f"In half of the lungs it is off by at most {found['median']:.1f} mm, in 95 % of them by "
+        f"at most {found['p95']:.1f} mm; 9 of 10 places keep to this."
     )
-    if 0.005 <= found["unsure"] <= 0.1:  # more is one of the verdict's reasons
+    if 0.01 <= found["unsure"] <= 0.1:  # more is one of the verdict's reasons
         said += f" {found['unsure']:.0%} of the lungs may be off by more than {UNSURE_MM:g} mm."
     return said
 
