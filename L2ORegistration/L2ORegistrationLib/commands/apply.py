@@ -74,6 +74,11 @@ def apply(
     thing = existing(thing)
     output = Path(output)
     kind = _kind(thing, labels)
+    if kind != "points" and (confidence or backward):
+        raise InputError(
+            f"--confidence and --backward say how sure points are, but {thing.name} is "
+            f"{_NAMES[kind]}: leave them out."
+        )
     suffixes = {
         "points": points_of.WRITABLE,
         "surface": _SURFACES,

@@ -169,19 +169,13 @@ class Volume:
 
     def on_grid(self, grid: Grid) -> Volume:
         """The nearest voxel's value at each voxel of another grid, zero beyond this volume."""
-        nearest = sitk.Resample(
-            self.to_image(),
-            _with_grid(sitk.Image(grid.size, sitk.sitkUInt8), grid),
-            sitk.Transform(),
-            sitk.sitkNearestNeighbor,
-        )
-        return Volume(sitk.GetArrayFromImage(nearest).astype(self.array.dtype, copy=False), grid)
+        nearest = _resampled(self.to_image(), grid, sitk.sitkNearestNeighbor)
+        return Volume(nearest.astype(self.array.dtype, copy=False), grid)
 
     def resampled(self, grid: Grid) -> Volume:
         """Linear between the voxels, at each voxel of another grid; zero beyond this volume."""
-        frame = grid.size, sitk.Transform(), sitk.sitkLinear, grid.origin, grid.spacing
-        image = sitk.Resample(self.to_image(), *frame, grid.direction, 0.0, sitk.sitkFloat32)
-        return Volume(sitk.GetArrayFromImage(image), grid)
+        image = sitk.Cast(self.to_image(), sitk.sitkFloat32)
+        return Volume(_resampled(image, grid, sitk.sitkLinear), grid)
 
     def sample(
         self, points: np.ndarray, order: int = 1, outside: float | None = None
@@ -295,6 +289,12 @@ def _interpolate(array: np.ndarray, grid: Grid, points: np.ndarray, order: int =
         array, flat, np.float32, order=order, mode="nearest", prefilter=False
     )
     return values.reshape(index.shape[:-1])
+
+
+def _resampled(image: sitk.Image, grid: Grid, interpolator: int) -> np.ndarray:
+    """The image at the voxels of a grid, (z, y, x); zero beyond it."""
+    reference = _with_grid(sitk.Image(grid.size, sitk.sitkUInt8), grid)
+    return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), interpolator))
 
 
 def _with_grid(image: sitk.Image, grid: Grid) -> sitk.Image:

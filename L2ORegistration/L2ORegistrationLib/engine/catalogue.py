@@ -94,7 +94,7 @@ DESCRIPTORS = {
     "contrast": ".field.descriptors:contrast",
 }
 
-MEASURED = "mind, fine"  # what the confidence is calibrated on, whatever a method compares
+CALIBRATED_ON = "mind, fine"  # what the confidence is calibrated on, whatever a method compares
 _GAUSS_NEWTON = ".optimise.gauss_newton:GaussNewtonOptimiser"
 CONTRAST_NOISE = 0.1  # median squared difference of local contrast between clean scans of one day
 

@@ -18,9 +18,9 @@ from scipy import ndimage
 from ..core.geometry import Volume
 from .field.levels import MindLevel
 from .optimise.gauss_newton import gauss_newton_step
+from .verdict import UNSURE_MM
 
 COVERAGE = 0.9
-UNSURE_MM = 5.0  # a place that may be off by more is told apart in summaries
 OUTSIDE_MM = 16.0  # where the field leads out of the moving image
 _BLOCK = 5  # field voxels along an axis that are looked at together
 _LEAST_WAY_MM = 0.01

@@ -27,9 +27,9 @@ from .arguments import (
     checked_count,
 )
 from .catalogue import (
+    CALIBRATED_ON,
     DEFAULT,
     DESCRIPTORS,
-    MEASURED,
     METHODS,
     STARTS,
     Stage,
@@ -230,8 +230,8 @@ class Registration:
         """How far off a step may be: see `confidence.confidence`."""
         with torch.inference_mode():
             level, (fields, before) = self._finest, (self._fields, self._before(best))
-            if self._method.finest != MEASURED:
-                level = _level(MEASURED, self._pyramid, None)
+            if self._method.finest != CALIBRATED_ON:
+                level = _level(CALIBRATED_ON, self._pyramid, None)
             field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
             moved = self.steps[best].field.transform_points(level.grid.points())
             inside = self._moving.grid.contains(moved)

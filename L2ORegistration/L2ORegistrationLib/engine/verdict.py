@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .match import Match
+if TYPE_CHECKING:  # imports torch, and who words a verdict for a window does without
+    from .match import Match
 
 GOOD, CHECK, FAILED = "good", "check", "failed"
 # Thresholds: see `Testing/tools/calibrate_verdict.py`, which states how often they are wrong.
@@ -18,9 +20,9 @@ MATCHED = {CHECK: 0.66, FAILED: 0.48}  # of the fixed lungs: less than this
 RATIO = {CHECK: 0.66, FAILED: 0.86}  # dissimilarity against that beside: more than this
 ONE_LUNG = 0.35  # less than this share of one lung while the other is matched
 INSIDE = {CHECK: 0.75, FAILED: 0.3}  # of the fixed lungs in the moving image: less than this
-# Of the fixed lungs may be off by 5 mm: more than this. No reason to fail: it is calibrated for the
-# usual spacing and iterations, and lungs full of fluid are no fault of the registration.
-UNSURE = 0.1
+# Of the fixed lungs may be off by more than UNSURE_MM: more than this. No reason to fail: it is
+# calibrated for the usual spacing and iterations, and fluid is no fault of the registration.
+UNSURE, UNSURE_MM = 0.1, 5.0
 FOLDED = {CHECK: 0.001, FAILED: 0.02}  # of the fixed lungs: more than this
 VOLUME = {CHECK: (0.4, 2.5), FAILED: (0.2, 5.0)}  # moving / fixed lung volume
 
@@ -47,7 +49,7 @@ def judge(
     of zero or less; expansion: mean Jacobian determinant in the fixed lungs, that is the moving
     lungs' volume against the fixed ones'; lungs: what is wrong with the masks, a sentence each;
     turned: a sentence where the moving image matches in another orientation only; unsure: share of
-    the fixed lungs that may be off by more than 5 mm, after `confidence.summary`.
+    the fixed lungs that may be off by more than UNSURE_MM, after `confidence.summary`.
     """
     said = [(CHECK, reason) for reason in lungs]
     if turned:
@@ -74,7 +76,7 @@ def judge(
         side = min(halves, key=halves.get)
         said.append((CHECK, f"The {side} lung has hardly found its counterpart, the other has."))
     if unsure > UNSURE:
-        said.append((CHECK, f"{unsure:.0%} of the lungs may be off by more than 5 mm."))
+        said.append((CHECK, unsure_sentence(unsure)))
     if level := _level(FOLDED, folded):
         said.append((level, f"The deformation folds in {folded:.2%} of the lungs."))
     for level in (FAILED, CHECK):
@@ -86,6 +88,11 @@ def judge(
             break
     worst = max((level for level, _ in said), key=_RANK.index, default=GOOD)
     return Verdict(worst, tuple(reason for _, reason in said))
+
+
+def unsure_sentence(share: float) -> str:
+    """That this share of the lungs may be far off."""
+    return f"{share:.0%} of the lungs may be off by more than {UNSURE_MM:g} mm."
 
 
 _RANK = ("", GOOD, CHECK, FAILED)

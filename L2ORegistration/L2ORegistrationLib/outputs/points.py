@@ -67,6 +67,15 @@ def disagreement(
     return np.maximum(back, np.linalg.norm(there - moving, axis=1))
 
 
+def told_at(told: Volume, fixed: np.ndarray) -> np.ndarray:
+    """What a confidence map says (N,), mm, at points (N, 3), LPS mm, of the fixed scan.
+
+    told: mm, 0 where it is not known, as `register --confidence` writes it; NaN there.
+    """
+    values = told.sample(fixed, order=0, outside=0.0)
+    return np.where(values > 0, values, np.nan)
+
+
 def uncertainty(
     fixed: np.ndarray,
     moving: np.ndarray,
@@ -76,13 +85,12 @@ def uncertainty(
 ) -> np.ndarray | None:
     """How far off (N,), mm, pairs of the field may be; None where nothing tells it.
 
-    fixed, moving: (N, 3), LPS mm; told: the confidence in the geometry of fixed, 0 where it is not
-    known; backward: as for disagreement(). The larger of what both say; NaN where nothing is known.
+    fixed, moving: (N, 3), LPS mm; told: as for told_at(); backward: as for disagreement(). The
+    larger of what both say; NaN where nothing is known.
     """
     said = []
     if told is not None:
-        values = told.sample(fixed, order=0, outside=0.0)
-        said.append(np.where(values > 0, values, np.nan))
+        said.append(told_at(told, fixed))
     if backward is not None:
         said.append(disagreement(fixed, moving, field, backward))
     return np.fmax.reduce(said) if said else None

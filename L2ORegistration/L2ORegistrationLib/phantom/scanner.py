@@ -102,8 +102,8 @@ def partial(rng: np.random.Generator, scan: Scan) -> Scan:
     share = int(len(found) * rng.uniform(0.05, 0.25))
     size = scan.image.array.shape
     z = slice(found[0] + share, size[0]) if rng.random() < 0.5 else slice(0, found[-1] + 1 - share)
-    z, y, x = z, slice(0, size[1]), slice(0, size[2])
-    return Scan(scan.image.part(z, y, x), scan.mask.part(z, y, x))
+    whole = slice(0, size[1]), slice(0, size[2])
+    return Scan(scan.image.part(z, *whole), scan.mask.part(z, *whole))
 
 
 def shaky_mask(rng: np.random.Generator, scan: Scan) -> Scan:

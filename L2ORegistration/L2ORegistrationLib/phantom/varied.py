@@ -5,7 +5,7 @@ The motion stays known at every voxel of the fixed lungs, also where nothing sho
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -17,33 +17,51 @@ from .scanner import WAYS, Scan
 
 _CLEAR_MM = 6.0  # landmarks this near to a finding are left out
 
-# name: (findings in fixed, in moving, ways of the fixed scan, of the moving one, masks hold them)
-KINDS: dict[str, tuple[tuple, tuple, tuple, tuple, bool]] = {
-    "plain": ((), (), (), (), False),
-    "thick": ((), (), ("thick slices",), ("thick slices",), False),
-    "dose": ((), (), ("sharp kernel",), ("low dose",), False),
-    "disease": (("consolidation",), ("collapse",), (), (), False),
-    "effusion": ((), ("effusion",), (), (), False),
-    "nodules": (("nodules",), (), ("contrast agent",), (), False),
-    "hard": (("consolidation",), ("collapse",), ("sharp kernel",), ("low dose",), True),
-    "partial": ((), (), ("partial",), ("partial",), False),
-    "artefacts": ((), (), ("motion bands", "shaky mask"), ("metal", "shaky mask"), False),
+
+@dataclass(frozen=True)
+class Kind:
+    """Findings (keys of FINDINGS) and ways (keys of WAYS) of either scan.
+
+    held: the masks hold the findings, as a careful reader would draw them.
+    """
+
+    in_fixed: tuple[str, ...] = ()
+    in_moving: tuple[str, ...] = ()
+    fixed_ways: tuple[str, ...] = ()
+    moving_ways: tuple[str, ...] = ()
+    held: bool = False
+
+
+_DISEASE = {"in_fixed": ("consolidation",), "in_moving": ("collapse",)}
+_DOSE = {"fixed_ways": ("sharp kernel",), "moving_ways": ("low dose",)}
+KINDS: dict[str, Kind] = {
+    "plain": Kind(),
+    "thick": Kind(fixed_ways=("thick slices",), moving_ways=("thick slices",)),
+    "dose": Kind(**_DOSE),
+    "disease": Kind(**_DISEASE),
+    "effusion": Kind(in_moving=("effusion",)),
+    "nodules": Kind(in_fixed=("nodules",), moving_ways=("contrast agent",)),
+    "hard": Kind(**_DISEASE, **_DOSE, held=True),
+    "partial": Kind(fixed_ways=("partial",), moving_ways=("partial",)),
+    "artefacts": Kind(
+        fixed_ways=("motion bands", "shaky mask"), moving_ways=("metal", "shaky mask")
+    ),
 }
 
 
 def vary(pair: PhantomPair, kind: str, seed: int) -> PhantomPair:
     """A pair of that kind, a key of KINDS; deterministic in the seed. The motion stays."""
-    in_fixed, in_moving, fixed_ways, moving_ways, held = KINDS[kind]
+    parts = KINDS[kind]
     rng = np.random.default_rng([seed, sorted(KINDS).index(kind)])
     fixed = Scan(pair.fixed, pair.fixed_mask)
     moving = Scan(pair.moving, pair.moving_mask)
-    fixed, fixed_clear = _diseased(rng, fixed, in_fixed, held, pair.fixed_landmarks)
-    moving, moving_clear = _diseased(rng, moving, in_moving, held, pair.moving_landmarks)
-    for name in fixed_ways:
+    p, q, held = pair.fixed_landmarks, pair.moving_landmarks, parts.held
+    fixed, fixed_clear = _diseased(rng, fixed, parts.in_fixed, held, p)
+    moving, moving_clear = _diseased(rng, moving, parts.in_moving, held, q)
+    for name in parts.fixed_ways:
         fixed = WAYS[name](rng, fixed)
-    for name in moving_ways:
+    for name in parts.moving_ways:
         moving = WAYS[name](rng, moving)
-    p, q = pair.fixed_landmarks, pair.moving_landmarks
     kept = fixed_clear & moving_clear
     kept &= fixed.image.grid.contains(p, margin=0) & moving.image.grid.contains(q, margin=0)
     return replace(
@@ -68,7 +86,7 @@ def with_emphysema(anatomy: Anatomy, seed: int) -> Anatomy:
 def _diseased(rng, scan: Scan, findings, held: bool, landmarks) -> tuple[Scan, np.ndarray]:
     """The scan with the findings, and which landmarks (N, 3), LPS mm, are clear of them.
 
-    held: the mask holds the findings, as a careful reader would draw it.
+    held: see Kind.
     """
     if not findings:
         return scan, np.ones(len(landmarks), bool)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..engine.verdict import UNSURE, unsure_sentence
 from .tables import LandmarkPairs
 
 if TYPE_CHECKING:
     from ..engine.result import Result
 
-UNSURE_MM = 5.0
+_WORTH_SAYING = 0.01  # of the lungs: less is not told apart
 
 
 def told(provenance: Mapping) -> dict[str, float]:
@@ -35,8 +36,8 @@ def sentence(provenance: Mapping) -> str:
         f"In half of the lungs it is off by at most {found['median']:.1f} mm, in 95 % of them by "
         f"at most {found['p95']:.1f} mm; 9 of 10 places keep to this."
     )
-    if 0.01 <= found["unsure"] <= 0.1:  # more is one of the verdict's reasons
-        said += f" {found['unsure']:.0%} of the lungs may be off by more than {UNSURE_MM:g} mm."
+    if _WORTH_SAYING <= found["unsure"] <= UNSURE:  # more is one of the verdict's reasons
+        said += f" {unsure_sentence(found['unsure'])}"
     return said
 
 

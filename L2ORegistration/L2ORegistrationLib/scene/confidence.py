@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..core.geometry import Volume
 from . import nodes, volumes
 from .history import History
@@ -58,15 +56,7 @@ def of(transform):
     return node if node.GetAttribute(_ITERATION) == str(history.result) else None
 
 
-def at(transform):
-    """A function without a node in it: (N, 3) fixed points, LPS mm -> (N,) mm; None: not known."""
+def map_of(transform) -> Volume | None:
+    """The voxels of `of(transform)`, for `outputs.points.told_at`; None where it is not known."""
     node = of(transform)
-    if node is None:
-        return None
-    told = volumes.to_volume(node)
-
-    def found(points: np.ndarray) -> np.ndarray:
-        values = told.sample(points, order=0, outside=0.0)
-        return np.where(values > 0, values, np.nan)
-
-    return found
+    return None if node is None else volumes.to_volume(node)

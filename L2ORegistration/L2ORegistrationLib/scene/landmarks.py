@@ -10,8 +10,9 @@ import vtk
 from vtk.util import numpy_support
 
 from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Grid
+from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.landmarks import Landmarks
+from ..outputs.points import told_at
 from ..reporting import measures
 from . import nodes, transforms
 
@@ -83,14 +84,14 @@ def evaluate(
     moving: Landmarks,
     transform,
     moving_grid: Grid | None = None,
-    told=None,
+    told: Volume | None = None,
 ) -> Evaluation:
     """Errors that a field leaves at corresponding landmarks, as tables and coloured lines.
 
     The tables are for reading and have two decimals; Evaluation has the numbers as they are.
     transform: the output transform; it refers to the nodes made here, and the next call for the
     same transform updates them. moving_grid: where given, snapped errors are there as well. told:
-    of confidence.at(), for a column of what each landmark is told to be off by.
+    of confidence.map_of(), for a column of what each landmark is told to be off by.
     """
     ends = fixed.points, moving.points
     before = np.linalg.norm(fixed.points - moving.points, axis=1)
@@ -104,7 +105,7 @@ def evaluate(
     table = _own_node(transform, "landmarkTable", "vtkMRMLTableNode", "landmark errors in mm")
     rounded = {name: np.round(errors, 2) for name, errors in columns.items()}
     if told is not None:
-        rounded["Told"] = np.round(told(fixed.points), 2)
+        rounded["Told"] = np.round(told_at(told, fixed.points), 2)
     nodes.fill_table(table, {"Landmark": list(fixed.labels), **rounded})
     summary = _own_node(transform, "summaryTable", "vtkMRMLTableNode", "landmark summary in mm")
     described = _summary(before, after, snapped).values()

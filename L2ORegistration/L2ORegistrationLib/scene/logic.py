@@ -142,7 +142,7 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         history = History.of(transform)
         if history is not None:
             Curve(history).show_errors(*pairs)
-        field, told = transforms.field_of(transform), confidence.at(transform)
+        field, told = transforms.field_of(transform), confidence.map_of(transform)
         return landmarks.evaluate(field, *pairs, transform, grid, told)
 
     def quality(self, transform, mask=None) -> dict[str, float]:

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..outputs.followup import VolumeChange, volume_change
-from ..outputs.points import disagreement, to_fixed, to_moving
+from ..outputs.points import to_fixed, to_moving, uncertainty
 from . import confidence, landmarks, nodes, transforms, volumes
 from .tasks import Task
 
@@ -147,7 +147,7 @@ def add_ventilation(node, fixed, moving, mask: Volume, regions: Mapping | None =
 
 def partners_task(node, markups, marked_in: str) -> Task:
     """(markups node, MovedPoints, confidence): see add_partners()."""
-    told = confidence.at(node)
+    told = confidence.map_of(node)
     field = transforms.field_of(node)
     marked = landmarks.of_markups(markups, below=node)
     backward = backward_of(node)
@@ -157,10 +157,7 @@ def partners_task(node, markups, marked_in: str) -> Task:
         moved = (to_fixed if marked_in == "moving" else to_moving)(marked.points, field)
         pair = (marked.points, moved.points)
         ends = pair if marked_in == "fixed" else pair[::-1]
-        said = [] if told is None else [told(ends[0])]
-        if back is not None:
-            said.append(disagreement(*ends, field, back))
-        return moved, np.fmax.reduce(said) if said else None
+        return moved, uncertainty(*ends, field, told, back)
 
     def show(found: tuple) -> tuple:
         moved, apart = found

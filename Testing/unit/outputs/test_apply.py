@@ -197,6 +197,15 @@ def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
         assert json.loads(capsys.readouterr().out)["confidence_mm"] == {"nodule": expected}
 
 
+def test_how_sure_an_image_is_cannot_be_asked(transform, ct, tmp_path, capsys):
+    write_volume(Volume(ball(CENTRE).astype(np.float32), GRID), tmp_path / "c.nrrd")
+    arguments = ["apply", transform, tmp_path / "c.nrrd", "-o", tmp_path / "d.nrrd"]
+    arguments += ["--reference", ct, "--confidence", tmp_path / "c.nrrd"]
+    assert main(list(map(str, arguments))) == 2
+    assert "say how sure points are" in capsys.readouterr().err
+    assert not (tmp_path / "d.nrrd").exists()
+
+
 @pytest.mark.parametrize(
     "name, text",
     [
