@@ -18,6 +18,7 @@ from ..core.errors import InputError
 from ..core.files import read_landmarks
 from ..core.geometry import Grid
 from ..core.paths import check_writable, checked_suffix, writable_file
+from ..reporting import certainty
 from ..reporting.measures import (
     check_landmarks_inside,
     match_landmarks,
@@ -138,6 +139,13 @@ def tell_verdict(verdict: str, reasons: Iterable[str]) -> None:
     output.print(f"Verdict: [bold {colour}]{verdict}[/]")
     for reason in reasons:
         output.print(f"  {reason}", markup=False, soft_wrap=True)
+
+
+def tell_certainty(result: Result) -> None:
+    """The verdict with its reasons, and how far off the result may be."""
+    tell_verdict(result.verdict, result.reasons)
+    said = certainty.sentence(result.provenance)
+    output.print(f"Confidence: {said}", markup=False, soft_wrap=True)
 
 
 def tell_written(*paths: Path) -> None:

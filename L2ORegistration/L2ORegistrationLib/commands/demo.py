@@ -12,7 +12,7 @@ from ..core.files import Landmarks, write_landmarks, write_volume
 from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
 from ..phantom.pair import make_pair
-from ..reporting import tables
+from ..reporting import certainty, tables
 from ..reporting.case import CaseFiles
 from .console import (
     checked_folder,
@@ -21,6 +21,7 @@ from .console import (
     messages,
     print_json,
     read_pairs,
+    tell_certainty,
     tell_written,
 )
 from .console import output as out
@@ -76,6 +77,7 @@ def demo(
         pairs,
         title="Breathing phantom",
         details={"phantom seed": str(seed)},
+        sections={"How sure it is": certainty.section(results[name], pairs)},
     )
     rows = tables.table(results, pairs)
     if as_json:
@@ -91,6 +93,7 @@ def demo(
         return
     out.print()
     out.print(measures_table(rows, f"TRE in mm at {len(pairs[0])} vessel branches"))
+    tell_certainty(results[name])
     tell_written(*written)
 
 

@@ -33,7 +33,7 @@ from .console import (
     note,
     print_json,
     read_pairs,
-    tell_verdict,
+    tell_certainty,
     tell_written,
 )
 from .console import output as out
@@ -182,10 +182,7 @@ def register(
         print_json({"output": str(files.transform), **_document(result, rows, pairs, more)})
     else:
         out.print(measures_table(rows))
-        tell_verdict(result.verdict, result.reasons)
-        out.print(
-            f"Confidence: {certainty.sentence(result.provenance)}", markup=False, soft_wrap=True
-        )
+        tell_certainty(result)
         for sentence in more.sentences:
             out.print(sentence, markup=False, soft_wrap=True)
         tell_written(*more.paths)
