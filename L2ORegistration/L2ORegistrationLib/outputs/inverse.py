@@ -25,11 +25,11 @@ FINER = 3  # nodes of the inverse along an axis for each node of the field
 FINEST = 6  # the same along an axis where the field compresses much
 _MOST_NODES = FINER * FINER * FINEST  # for each voxel of the field
 _MOST_FOLDED = 0.2  # share of the points beyond which the rest means nothing either
-CLOSE = 0.003  # voxels of the field: a node is solved when a step moves it less than this
-_CUT_MM = 0.25  # places that the inverse misses by more are fitted
+CLOSE = 0.02  # voxels of the field: a node is solved after a step of less, which leaves far less
+_CUT_MM = 0.2  # places that the inverse misses by more are fitted
 _DENSE = 4  # points along an axis of a cell that are fitted
-_FITS = 8
-_INTERPOLATED_MM = 0.02  # cells that interpolation misses by less are not solved on the fine nodes
+_FITS = 24
+_INTERPOLATED_MM = 0.04  # cells that interpolation misses by less are not solved on the fine nodes
 _STEPS = 30  # of Newton at most; folded places never converge
 _STEEPEST = 20.0  # largest entry of an inverse Jacobian that is used as a step
 
@@ -238,8 +238,8 @@ class _Lattice:
         """Improve the nodes around places x (N, 3), led to y (N, 3), that miss by over _CUT_MM.
 
         Between its nodes the inverse is linear and cuts the kinks of what it stands for. In the
-        field's cells around such places nodes are shifted by what many points of these cells miss,
-        on average and a few times. Voxels.
+        field's cells around such places nodes are shifted by what the places of these cells and
+        many points between them miss, on average and a few times. Voxels.
         """
         from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
 
@@ -250,8 +250,10 @@ class _Lattice:
         cells = np.clip(np.floor(x[bad]).astype(int), 0, np.array(grid.size) - 2)
         marked[tuple(cells.T)] = True
         marked = ndimage.binary_dilation(marked, np.ones((3, 3, 3)))
+        asked = x[marked[tuple(np.clip(np.floor(x).astype(int), 0, np.array(grid.size) - 2).T)]]
         inner = np.stack(np.meshgrid(*[(np.arange(_DENSE) + 0.5) / _DENSE] * 3), -1).reshape(-1, 3)
-        x = (np.argwhere(marked)[:, None] + inner).reshape(-1, 3).astype(np.float32)
+        between = (np.argwhere(marked)[:, None] + inner).reshape(-1, 3).astype(np.float32)
+        x = np.concatenate((between, asked))
         x = x[(x <= np.array(grid.size) - 1).all(axis=1) & ~newton.folded(x)]
         y = newton.moved(x)
         self._shift(x - y, (y - self._first) * self._finer, _CUT_MM / min(grid.spacing))
@@ -275,7 +277,8 @@ class _Lattice:
         for _ in range(_FITS):
             miss = wanted - (values[corner] * share[..., None]).sum(axis=0)
             # Large misses count more: it is the largest one that matters.
-            miss *= np.minimum(np.linalg.norm(miss, axis=1, keepdims=True) / cut, 2)
+            size = np.linalg.norm(miss, axis=1, keepdims=True)
+            miss *= np.minimum(size / (2 * cut), 1) ** 2
             for k in range(3):
                 shift = np.bincount(corner.ravel(), (share * miss[:, k]).ravel(), len(nodes))
                 values[:, k] += shift / total
