@@ -106,7 +106,10 @@ class Grid:
     def contains(self, points: np.ndarray, margin: float = 0.5) -> np.ndarray:
         """Which LPS points (N, 3) lie within the voxels (margin in voxels round the centres)."""
         index = self.to_index(points)
-        return ((index >= -margin) & (index <= np.asarray(self.size) - 1 + margin)).all(axis=-1)
+        inside = np.ones(index.shape[:-1], bool)
+        for k, size in enumerate(self.size):  # numpy reduces short axes slowly
+            inside &= (index[..., k] >= -margin) & (index[..., k] <= size - 1 + margin)
+        return inside
 
     def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
         """Whether the two lattices have the same size and corners within tolerance (mm)."""

@@ -21,14 +21,14 @@ from ..core.geometry import DisplacementField, Grid
 if TYPE_CHECKING:
     import torch
 
-FINER = 3  # nodes of the inverse along an axis for each node of the field
-FINEST = 6  # the same along an axis where the field compresses much
-_MOST_NODES = FINER * FINER * FINEST  # for each voxel of the field
+FINER = 2  # nodes of the inverse along an axis for each node of the field, at least
+FINEST = 8  # the same along an axis where the field compresses much
+_MOST_NODES = 36  # for each voxel of the field
 _MOST_FOLDED = 0.2  # share of the points beyond which the rest means nothing either
 CLOSE = 0.02  # voxels of the field: a node is solved after a step of less, which leaves far less
-_CUT_MM = 0.2  # places that the inverse misses by more are fitted
+_CUT_MM = 0.22  # places that the inverse misses by more are fitted
 _DENSE = 4  # points along an axis of a cell that are fitted
-_FITS = 24
+_FITS = 16
 _INTERPOLATED_MM = 0.04  # cells that interpolation misses by less are not solved on the fine nodes
 _STEPS = 30  # of Newton at most; folded places never converge
 _STEEPEST = 20.0  # largest entry of an inverse Jacobian that is used as a step
@@ -109,8 +109,7 @@ def invert(
         )
     finer = newton.nodes_a_voxel(x[~folded])
     lattice = _solved(field, newton, finer, y if asked else None, moving)
-    lattice.fit(newton, grid, x[~folded], y[~folded])
-    errors = lattice.missed(grid, x[~folded], y[~folded])
+    errors = lattice.fitted(newton, grid, x[~folded], y[~folded])
     outside = 0 if moving is None else int((~moving.contains(grid.to_world(y))).sum())
     return Inverse(lattice.field(grid), errors, int(folded.sum()), outside)
 
@@ -220,8 +219,9 @@ class _Lattice:
 
     def missed(self, grid: Grid, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """How far, mm, y (N, 3) is led from where it came from, x (N, 3); both in voxels."""
-        off = _interpolated(self.values, (y - self._first) * self._finer) + (y - x)
-        return np.linalg.norm(off @ grid.matrix[:3, :3].T, axis=1)
+        off = _interpolated(self.values, self._index(y)) + (y - x)
+        off = off @ grid.matrix[:3, :3].T.astype(np.float32)
+        return np.sqrt(np.einsum("nk,nk->n", off, off))  # numpy's norm takes three times as long
 
     def field(self, grid: Grid) -> DisplacementField:
         """The inverse in mm; grid: that of the field, whose voxels these are."""
@@ -234,32 +234,50 @@ class _Lattice:
         size = self.values.shape[:0:-1]
         return DisplacementField(array, Grid(size, spacing, origin, grid.direction))
 
-    def fit(self, newton: _Newton, grid: Grid, x: np.ndarray, y: np.ndarray) -> None:
+    def fitted(self, newton: _Newton, grid: Grid, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Improve the nodes around places x (N, 3), led to y (N, 3), that miss by over _CUT_MM.
 
         Between its nodes the inverse is linear and cuts the kinks of what it stands for. In the
-        field's cells around such places nodes are shifted by what the places of these cells and
-        many points between them miss, on average and a few times. Voxels.
+        field's cells around such places nodes are shifted by what the places of these cells miss,
+        and points between where these are few, on average and a few times. Voxels. Returns how
+        far, mm, each place is missed afterwards, as `missed`.
         """
         from scipy import ndimage  # slow to import, and Slicer imports this file when it starts
 
-        bad = self.missed(grid, x, y) > _CUT_MM
+        errors = self.missed(grid, x, y)
+        bad = errors > _CUT_MM
         if not bad.any():
-            return
+            return errors
         marked = np.zeros(grid.size, bool)
         cells = np.clip(np.floor(x[bad]).astype(int), 0, np.array(grid.size) - 2)
         marked[tuple(cells.T)] = True
         marked = ndimage.binary_dilation(marked, np.ones((3, 3, 3)))
-        asked = x[marked[tuple(np.clip(np.floor(x).astype(int), 0, np.array(grid.size) - 2).T)]]
         inner = np.stack(np.meshgrid(*[(np.arange(_DENSE) + 0.5) / _DENSE] * 3), -1).reshape(-1, 3)
         between = (np.argwhere(marked)[:, None] + inner).reshape(-1, 3).astype(np.float32)
-        x = np.concatenate((between, asked))
-        x = x[(x <= np.array(grid.size) - 1).all(axis=1) & ~newton.folded(x)]
-        y = newton.moved(x)
-        self._shift(x - y, (y - self._first) * self._finer, _CUT_MM / min(grid.spacing))
+        asked = x[marked[tuple(np.clip(np.floor(x).astype(int), 0, np.array(grid.size) - 2).T)]]
+        # Voxels of an image lie densely enough by themselves.
+        at = asked if len(asked) > len(between) / 2 else np.concatenate((between, asked))
+        at = at[(at <= np.array(grid.size) - 1).all(axis=1) & ~newton.folded(at)]
+        to = newton.moved(at)
+        shifted = self._shift(at - to, self._index(to), _CUT_MM / min(grid.spacing))
+        # What lies in none of the cells around a shifted node is missed as before.
+        cells = shifted[:-1] | shifted[1:]
+        cells = cells[:, :-1] | cells[:, 1:]
+        cells = cells[..., :-1] | cells[..., 1:]
+        cell = np.clip(self._index(y), 0, np.array(cells.shape[::-1]) - 1).astype(np.int32)
+        again = cells[cell[:, 2], cell[:, 1], cell[:, 0]]
+        errors[again] = self.missed(grid, x[again], y[again])
+        return errors
 
-    def _shift(self, wanted: np.ndarray, index: np.ndarray, cut: float) -> None:
-        """Shift nodes towards wanted values (N, 3) at places (N, 3), in steps of this lattice."""
+    def _index(self, y: np.ndarray) -> np.ndarray:
+        """Places (N, 3) in voxels of the field, in steps of this lattice."""
+        return (y - self._first) * self._finer.astype(np.float32)
+
+    def _shift(self, wanted: np.ndarray, index: np.ndarray, cut: float) -> np.ndarray:
+        """Shift nodes towards wanted values (N, 3) at places (N, 3), in steps of this lattice.
+
+        Returns which nodes (z, y, x) they are.
+        """
         size = np.array(self.values.shape[:0:-1])
         cell = np.clip(np.floor(index).astype(int), 0, size - 2)
         weight = np.clip(index - cell, 0, 1)
@@ -267,10 +285,15 @@ class _Lattice:
         corner, share = [], []
         for step in np.ndindex(2, 2, 2):
             corner.append((cell + step) @ strides)
-            share.append(np.where(step, weight, 1 - weight).prod(axis=1))
+            x, y, z = np.where(step, weight, 1 - weight).T
+            share.append(x * y * z)
         corner, share = np.array(corner), np.array(share)  # (8, N)
-        nodes, corner = np.unique(corner, return_inverse=True)
-        corner = corner.reshape(share.shape)
+        shifted = np.zeros(self.values[0].size, bool)
+        shifted[corner.ravel()] = True
+        nodes = np.flatnonzero(shifted)
+        number = np.empty(shifted.size, np.int32)
+        number[nodes] = np.arange(len(nodes))
+        corner = number[corner]
         flat = self.values.reshape(3, -1)
         values = flat[:, nodes].T.astype(float)
         total = np.bincount(corner.ravel(), share.ravel(), len(nodes)) + 1e-3
@@ -283,6 +306,7 @@ class _Lattice:
                 shift = np.bincount(corner.ravel(), (share * miss[:, k]).ravel(), len(nodes))
                 values[:, k] += shift / total
         flat[:, nodes] = values.T
+        return shifted.reshape(self.values.shape[1:])
 
 
 class _Newton:
@@ -319,9 +343,11 @@ class _Newton:
 
         near = self._nearest(torch.from_numpy(np.asarray(x, np.float32))).numpy()
         least = np.percentile(self._stretch.reshape(-1, 3)[near], 0.01, axis=0)
-        count = np.clip(np.ceil(1.5 / np.maximum(least, 0.01)), FINER, FINEST).astype(int)
+        least = np.maximum(least, 0.01)
+        count = np.clip(np.ceil(2 / least), FINER, FINEST).astype(int)
         while count.prod() > _MOST_NODES:
-            count[count.argmax()] -= 1
+            # Where the nodes follow the field most closely, one of them is missed least.
+            count[np.where(count > FINER, count * least, 0).argmax()] -= 1
         return count
 
     def folded(self, x: np.ndarray) -> np.ndarray:
