@@ -28,6 +28,8 @@ class Desktop:
             logic.SetMRMLScene(self.scene)
             self.application.SetModuleLogic(name, logic)
             self._logics.append(logic)
+        self.slices = vtk.vtkCollection()  # of slice logics, in which colour bars look for layers
+        self.application.SetSliceLogics(self.slices)
         slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(self.scene, True)
         slicer.mrmlScene = self.scene
 
@@ -47,6 +49,7 @@ class SliceView:
         self.node.SetOrientation(orientation)
         self.node.SetDimensions(*size, 1)
         self.node.SetFieldOfView(*field_of_view, 1)
+        desktop.slices.AddItem(self.logic)
 
     def update(self) -> None:
         """Compute what the view shows of the volumes, as it does before it draws."""
@@ -87,7 +90,10 @@ class SliceView:
         renderer.AddViewProp(actor)
         self._managers = slicer.vtkMRMLDisplayableManagerGroup()
         self._managers.SetRenderer(renderer)
-        manager = slicer.vtkMRMLTransformsDisplayableManager2D()
-        manager.SetMRMLApplicationLogic(self._application)
-        self._managers.AddDisplayableManager(manager)
+        for manager in (
+            slicer.vtkMRMLTransformsDisplayableManager2D(),
+            slicer.vtkMRMLColorLegendDisplayableManager(),
+        ):
+            manager.SetMRMLApplicationLogic(self._application)
+            self._managers.AddDisplayableManager(manager)
         self._managers.SetMRMLDisplayableNode(self.node)

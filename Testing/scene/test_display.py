@@ -5,7 +5,7 @@ import pytest
 import slicer
 import vtk
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.scene import display, transforms, volumes
+from L2ORegistrationLib.scene import display, nodes, transforms, volumes
 from L2ORegistrationLib.scene.preview import Preview
 from L2ORegistrationLib.scene.products import checkered
 
@@ -143,3 +143,18 @@ class TestPreview:
         assert scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 2
         assert scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 1
         preview.remove()
+
+
+def test_colour_bars_are_told_that_the_layers_changed(views, images):
+    # Slicer's own manager of them looks at the layers only then, or when a user changes these.
+    nodes.add_legend(images[1], "map", "Map (mm)", "%.1f")
+    (legend,) = nodes.of_class(images[1].GetScene(), "vtkMRMLColorLegendDisplayNode")
+    told = []
+    legend.AddObserver(
+        vtk.vtkCommand.ModifiedEvent, lambda *_: told.append([shown(view) for view in views])
+    )
+    one, two = (image.GetID() for image in images)
+    display.showBlend(images[0], images[1])
+    assert told[-1] == [(one, two)] * 2
+    display.showBlend(images[0], None)
+    assert told[-1] == [(one, None)] * 2

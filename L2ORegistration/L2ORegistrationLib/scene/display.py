@@ -133,3 +133,6 @@ def _set(composite, background, foreground, opacity: float) -> None:
     composite.SetBackgroundVolumeID(background.GetID() if background else None)
     composite.SetForegroundVolumeID(foreground.GetID() if foreground else None)
     composite.SetForegroundOpacity(opacity)
+    # Slicer's colour bars follow the layers only when a user changes these, unless they are told.
+    for legend in nodes.of_class(composite.GetScene(), "vtkMRMLColorLegendDisplayNode"):
+        legend.Modified()
