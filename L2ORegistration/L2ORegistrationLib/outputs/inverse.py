@@ -157,9 +157,9 @@ def _solved(
     active = ndimage.binary_dilation(active, np.ones((3, 3, 3)))
     if y is not None:
         near = np.zeros(active.shape, bool)
-        cell = np.clip((y - first).astype(int), 0, np.array(active.shape[::-1]) - 2)
-        near[tuple(cell.T[::-1])] = True
-        active &= ndimage.binary_dilation(near, np.ones((2, 2, 2)), origin=-1)  # the cells' corners
+        index = np.rint(y - first).astype(int)
+        near[tuple(np.clip(index, 0, np.array(active.shape[::-1]) - 1).T[::-1])] = True
+        active &= ndimage.binary_dilation(near, np.ones((3, 3, 3)))
     active &= solved.reshape(active.shape)  # in a fold finer nodes have no inverse either
     lattice = _Lattice(coarse, first, finer)
     for axis, count in enumerate(finer[::-1]):

@@ -50,10 +50,9 @@ class TrainingConfig:
     mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
 
     The variants "voxelmorph++" and "lapirn" predict the motion at once, of whole lungs: they have
-    neither width nor crop. pooled: voxels of the images along each axis that VoxelMorph++'s U-Net
-    takes as one (1 as published; 2 is an eighth of the work); diffeomorphic: LapIRN predicts
-    velocities; start_model: the weights of VoxelMorph++, packaged or a .pt file, from whose
-    predictions falta2022 learns to go on (empty: from the search's results).
+    neither width nor crop. diffeomorphic: LapIRN predicts velocities; start_model: the weights of
+    VoxelMorph++, packaged or a .pt file, from whose predictions falta2022 learns to go on (empty:
+    from the search's results).
     """
 
     variant: str = "l2o"
@@ -72,7 +71,6 @@ class TrainingConfig:
     extra_motion: float = 0.7
     accumulate: int = 2
     checkpoint_every: int = 50
-    pooled: int = 1
     diffeomorphic: bool = False
     start_model: str = ""
     mixed_precision: bool = True

@@ -103,7 +103,7 @@ def new_network(config: TrainingConfig) -> torch.nn.Module:
     return {
         "falta2022": Falta2022Network,
         "l2o": lambda: L2ONetwork(config.width),
-        "voxelmorph++": lambda: VoxelMorph(config.pooled),
+        "voxelmorph++": VoxelMorph,
         "lapirn": lambda: LapIRN(config.diffeomorphic),
     }[config.variant]()
 

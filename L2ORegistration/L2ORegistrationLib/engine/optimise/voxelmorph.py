@@ -33,15 +33,10 @@ _CHUNK = 256  # heatmaps at once
 
 
 class VoxelMorph(nn.Module):
-    """The network: 901,888 parameters of the U-Net and 462,417 of the heatmap head.
+    """The network: 901,888 parameters of the U-Net and 462,417 of the heatmap head."""
 
-    pooled: voxels of the images along each axis that are one for the U-Net. 1 is the publication's;
-    2 makes a training step an eighth of the work, and is kept with the weights.
-    """
-
-    def __init__(self, pooled: int = 1):
+    def __init__(self):
         super().__init__()
-        self.register_buffer("pooled", torch.tensor(pooled))
         self.features = FeatureNetwork()
         self.head = HeatmapHead()
 
@@ -52,10 +47,8 @@ class VoxelMorph(nn.Module):
 
         fixed, moving: (d, h, w), 0 outside the lungs, 1 in water.
         """
-        pooled = int(self.pooled)
-        images = padded(GAIN * torch.stack((fixed, moving))[None], pooled * 2**HALVINGS)
-        features = self.features(F.avg_pool3d(images, pooled))[0].float()
-        found = sample_points(features, (points + 0.5) / (2 * pooled) - 0.5)
+        images = padded(GAIN * torch.stack((fixed, moving))[None], 2**HALVINGS)
+        found = sample_points(self.features(images)[0].float(), (points + 0.5) / 2 - 0.5)
         parts = [self.head(part) for part in found.split(_CHUNK)]
         return torch.cat(parts) * UNIT_VOXELS
 
