@@ -2,7 +2,8 @@
 
 The sample phantom is registered by the real engine, as from Slicer's console. iterations.png has
 Slicer's own coronal view of it (slice logic and transform display, off-screen) as the registration
-goes on, curve.png the numbers of its curve, and panel.png the panel after the same in its window.
+goes on, maps.png the same view with the volume change and the confidence, curve.png the numbers of
+its curve, and panel.png the panel after the same in its window.
 FOLDER is Resources/Screenshots where left out. Needs the packages of the test extra and a library
 for off-screen drawing (EGL or OSMesa); takes one to three minutes.
 """
@@ -20,7 +21,7 @@ import numpy as np
 import slicer
 import vtk
 from headless import Desktop, SliceView
-from L2ORegistrationLib.scene import display, landmarks, nodes, sample
+from L2ORegistrationLib.scene import confidence, display, landmarks, nodes, sample
 from L2ORegistrationLib.scene.logic import SceneLogic
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MaxNLocator
@@ -41,22 +42,37 @@ def main(folder: str = str(TESTING.parent / "Resources" / "Screenshots")) -> Non
     target.mkdir(parents=True, exist_ok=True)
     desktop = Desktop()
     phantom = sample.addPhantomPair(desktop.scene)
+    view = SliceView(desktop, "Coronal", PIXELS, [PIXEL_MM * n for n in PIXELS])
+    points = landmarks.of_markups(phantom["fixedLandmarks"]).points * (-1, -1, 1)
+    view.node.JumpSliceByCentering(*(np.min(points, axis=0) + np.max(points, axis=0)) / 2)
+    display.showBlend(phantom["fixed"], None)
+    view.picture()  # colour bars appear in views that are there before them
     outcome = SceneLogic().register(**phantom, onStep=lambda step: print(step.index, step.stage))
     session = SceneLogic().restore(outcome.transform)
-    save(iterations(desktop, phantom, session), target / "iterations.png")
+    save(maps(view, phantom, outcome.transform), target / "maps.png")
+    save(iterations(view, phantom, session), target / "iterations.png")
     save(curve(session), target / "curve.png")
     panel = [sys.executable, str(TESTING / "window" / "picture.py"), str(target / "panel.png")]
     subprocess.run(panel, check=True, env={"QT_QPA_PLATFORM": "offscreen", **os.environ})
 
 
-def iterations(desktop: Desktop, phantom: dict, session) -> Figure:
+def maps(view: SliceView, phantom: dict, transform) -> Figure:
+    """The view with what the panel's buttons for volume change and confidence show."""
+    found, _, _ = SceneLogic().addVentilation(transform)
+    figure = Figure(figsize=(2 * 5, 4.1), layout="constrained")
+    for axis, volume in zip(figure.subplots(1, 2), (found["jacobian"], confidence.of(transform))):
+        display.showBlend(phantom["fixed"], volume, 0.6)
+        view.update()
+        axis.imshow(view.picture(), interpolation="none")
+        axis.set_axis_off()
+    return figure
+
+
+def iterations(view: SliceView, phantom: dict, session) -> Figure:
     """The view at some iterations, side by side."""
-    view = SliceView(desktop, "Coronal", PIXELS, [PIXEL_MM * n for n in PIXELS])
-    points = landmarks.of_markups(phantom["fixedLandmarks"]).points * (-1, -1, 1)
-    view.node.JumpSliceByCentering(*(np.min(points, axis=0) + np.max(points, axis=0)) / 2)
     warped = session.preview.volume
     for volume, name, colour in ((phantom["fixed"], "fixed", FIXED), (warped, "moving", MOVING)):
-        table = nodes.colours(desktop.scene, name, [(0, 0, 0), colour])
+        table = nodes.colours(warped.GetScene(), name, [(0, 0, 0), colour])
         volume.GetDisplayNode().SetAndObserveColorNodeID(table.GetID())
         volume.GetDisplayNode().SetWindowLevel(*WINDOW)
     display.showBlend(phantom["fixed"], warped, 1.0)

@@ -40,7 +40,7 @@ def keep(transform, confidence: Volume, iteration: int):
     display.SetAndObserveColorNodeID(colour.GetID())
     display.SetThreshold(1e-3, 1e6)
     display.SetApplyThreshold(True)
-    nodes.add_legend(node, "Confidence", "may be off by (mm)", "%.0f")
+    nodes.add_legend(node, "Confidence", "9 of 10 places\nare off by\nless than (mm)", "%.0f")
     return node
 
 
