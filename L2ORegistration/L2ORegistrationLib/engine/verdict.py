@@ -63,6 +63,11 @@ def judge(
         )
     matched = _level(MATCHED, found.matched, below=True)
     matched = max(matched, _level(RATIO, found.ratio), key=_RANK.index)
+    halves = {"right": found.right, "left": found.left}
+    known = None not in halves.values()
+    one = known and max(halves.values()) >= MATCHED[CHECK] and min(halves.values()) < ONE_LUNG
+    if one and matched == FAILED:  # as beside a lung full of fluid
+        matched = CHECK
     if matched:
         said.append(
             (
@@ -71,8 +76,7 @@ def judge(
                 "beside it; scans of one patient usually reach more than 80 %.",
             )
         )
-    halves = {"right": found.right, "left": found.left}
-    if not matched and None not in halves.values() and min(halves.values()) < ONE_LUNG:
+    if one or (not matched and known and min(halves.values()) < ONE_LUNG):
         side = min(halves, key=halves.get)
         said.append((CHECK, f"The {side} lung has hardly found its counterpart, the other has."))
     if unsure > UNSURE:

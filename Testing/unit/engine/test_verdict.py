@@ -55,6 +55,13 @@ def test_every_reason_is_said(found, folded, expansion, level, word):
     assert verdict.level == level and len(verdict.reasons) == 1 and word in verdict.reasons[0]
 
 
+def test_a_lung_that_matches_beside_one_full_of_fluid_is_not_failed():
+    found = with_(matched=0.4, ratio=0.9, right=0.75, left=0.1)
+    verdict = judge(found, 0.0, 1.0)
+    assert verdict.level == "check" and "left lung has hardly" in verdict.reasons[-1]
+    assert judge(with_(matched=0.4, right=0.6, left=0.1), 0.0, 1.0).level == "failed"
+
+
 def test_one_lung_alone_is_not_missed():
     assert judge(with_(left=None), 0.0, 1.0).level == "good"
 
