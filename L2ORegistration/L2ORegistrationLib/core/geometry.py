@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import SimpleITK as sitk
@@ -138,7 +139,7 @@ class Volume:
 
     def to_image(self) -> sitk.Image:
         """The same as a SimpleITK image."""
-        array = self.array.astype(np.uint8) if self.array.dtype == bool else self.array
+        array = self.array.view(np.uint8) if self.array.dtype == bool else self.array
         return _with_grid(sitk.GetImageFromArray(array), self.grid)
 
     def part(self, z: slice, y: slice, x: slice) -> Volume:
@@ -147,6 +148,19 @@ class Volume:
         origin = self.grid.to_world((x.start, y.start, z.start))
         grid = Grid(array.shape[::-1], self.grid.spacing, tuple(origin), self.grid.direction)
         return Volume(array, grid)
+
+    def along_patient(self) -> Volume:
+        """The same voxels, their axes in the order and direction that is nearest to L, P, S."""
+        direction = np.reshape(self.grid.direction, (3, 3))
+        axes = max(permutations(range(3)), key=lambda a: np.abs(direction[range(3), a]).sum())
+        signs = np.sign(direction[range(3), axes])
+        array = self.array.transpose([2 - a for a in axes[::-1]])
+        array = np.flip(array, [2 - k for k in range(3) if signs[k] < 0])
+        last = np.zeros(3)
+        last[list(axes)] = np.where(signs < 0, np.array(array.shape[::-1]) - 1, 0)
+        spacing = tuple(self.grid.spacing[a] for a in axes)
+        origin = tuple(self.grid.to_world(last))
+        return Volume(array, Grid(array.shape[::-1], spacing, origin, direction[:, axes] * signs))
 
     def box(self) -> tuple[slice, slice, slice]:
         """The index ranges (z, y, x) that hold all voxels that are not zero; empty without any."""

@@ -6,7 +6,6 @@ learns which way breathing goes, so the result must not depend on how an image i
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +13,14 @@ import SimpleITK as sitk
 
 from ...core.geometry import Grid, Volume
 from ...core.hounsfield import stored_offset
+from .spline import spline
 
 WORKING_SPACING_MM = 1.5
 MARGIN_MM = 12.0
 BLOCK = 8  # the coarsest field voxel is 8 working voxels wide
 HU_RANGE = (-1000.0, 300.0)
 SPLINE_VOXELS = 4  # ITK fits no spline through fewer
+SLAB_BINS = 16  # rows of bins that are averaged at a time
 TAIL_VOXELS = 12  # a voxel's influence on a spline is negligible beyond this
 
 
@@ -67,12 +68,9 @@ def pair_on(
     """The pair on a working grid, from images that were `averaged` to its spacing."""
     identity = sitk.Transform(3, sitk.sitkIdentity)
     distance = resample(fixed_distance, grid, identity)
-    with ThreadPoolExecutor(2) as both:  # ITK fits a spline on one core
-        images, through = (fixed, moving), (identity, start)
-        fixed_image, moving_image = both.map(intensity, images, (grid, grid), through)
     return WorkingPair(
-        fixed=fixed_image,
-        moving=moving_image,
+        fixed=intensity(fixed, grid, identity),
+        moving=intensity(moving, grid, start),
         mask=distance < 0,
         fixed_distance=distance,
         moving_distance=resample(moving_distance, grid, start),
@@ -121,13 +119,28 @@ def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
 
 def averaged(volume: Volume, spacing: float) -> Volume:
     """Voxels averaged where they are finer than spacing (mm), against aliasing."""
+    if int(spacing / min(volume.grid.spacing) + 0.3) <= 1:
+        return volume
     # In one order of axes, because averaging leaves out what fills no bin at the end of an axis.
-    image = volume.to_image()
-    runs = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
-    if runs != "LPS":
-        image = sitk.DICOMOrient(image, "LPS")
-    shrink = [max(1, int(spacing / s + 0.3)) for s in image.GetSpacing()]
-    return Volume.of_image(sitk.BinShrink(image, shrink)) if max(shrink) > 1 else volume
+    volume = volume.along_patient()
+    shrink = [max(1, int(spacing / s + 0.3)) for s in volume.grid.spacing]
+    # Some slices at a time: a copy of a whole scan costs more time than its averaging, and memory.
+    depth, slab = volume.grid.size[2] // shrink[2] * shrink[2], SLAB_BINS * shrink[2]
+    parts = []
+    for first in range(0, depth, slab):
+        slices = np.ascontiguousarray(volume.array[first : min(first + slab, depth)])
+        shrunk = sitk.BinShrink(sitk.GetImageFromArray(slices), shrink)
+        parts.append(sitk.GetArrayFromImage(shrunk))
+    array = np.concatenate(parts)
+    first = volume.grid.to_world((np.array(shrink) - 1) / 2)
+    fine = volume.grid.spacing
+    grid = Grid(
+        array.shape[::-1],
+        tuple(s * k for s, k in zip(fine, shrink)),
+        tuple(first),
+        volume.grid.direction,
+    )
+    return Volume(array, grid)
 
 
 def intensity(
@@ -139,8 +152,12 @@ def intensity(
     # Linear interpolation blurs more the further a point is from the voxels around it, in another
     # pattern in each image; a spline hardly does. Clamped first, or metal would ripple into lungs.
     hounsfield = np.clip(volume.array.astype(np.float32) - offset, *HU_RANGE)
-    volume = Volume(hounsfield, volume.grid)
-    if min(volume.grid.size) < SPLINE_VOXELS:
-        interpolator = sitk.sitkLinear
-    values = resample(volume, grid, transform, interpolator)
+    volume, values = Volume(hounsfield, volume.grid), None
+    if interpolator == sitk.sitkBSpline2:
+        if min(volume.grid.size) < SPLINE_VOXELS:
+            interpolator = sitk.sitkLinear
+        else:
+            values = spline(volume, grid, transform)
+    if values is None:
+        values = resample(volume, grid, transform, interpolator)
     return np.clip(values, *HU_RANGE) / np.float32(1000)

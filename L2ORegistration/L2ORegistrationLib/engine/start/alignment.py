@@ -6,6 +6,8 @@ affine to the surfaces of both lungs, through the signed distance maps of the tw
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import interpolate, optimize, spatial
@@ -42,8 +44,13 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
     tight = mask.part(*mask.box())
     grid = Grid.covering(tight.grid.corners(), spacing, margin)
     # A layer of nothing around it, so that nothing is what continues beyond.
-    padded = sitk.ConstantPad(tight.to_image(), (1, 1, 1), (1, 1, 1), 0)
-    soft = resample(Volume.of_image(padded), grid, sitk.Transform(3, sitk.sitkIdentity)) > 0.5
+    around = replace(
+        tight.grid,
+        size=tuple(n + 2 for n in tight.grid.size),
+        origin=tuple(tight.grid.to_world((-1, -1, -1))),
+    )
+    padded = Volume(np.pad(tight.array, 1), around)
+    soft = resample(padded, grid, sitk.Transform(3, sitk.sitkIdentity)) > 0.5
     if soft.sum() < SMALLEST:
         raise InputError("The lung mask marks next to nothing: give a mask that marks the lungs.")
     binary = Volume(soft.astype(np.uint8), grid).to_image()
