@@ -28,13 +28,15 @@ def channel_last(features: torch.Tensor) -> torch.Tensor:
 
 def with_gradient(values: torch.Tensor) -> torch.Tensor:
     """values (D, H, W, C) and their central differences along x, y, z: (D, H, W, 4 C)."""
-    channels = values.shape[-1]
-    result = values.new_empty((*values.shape[:3], 4 * channels))
-    result[..., :channels] = values
-    for axis in range(3):  # one at a time: all of them beside the result would fill the memory
-        first = (3 - axis) * channels
-        result[..., first : first + channels] = torch.gradient(values, dim=axis)[0]
-    return result
+    result = values.new_empty((*values.shape[:3], 4, values.shape[-1]))
+    result[..., 0, :] = values
+    half = values / 2
+    for axis in range(3):
+        along, slope = half.movedim(axis, 0), result[..., 3 - axis, :].movedim(axis, 0)
+        torch.sub(along[2:], along[:-2], out=slope[1:-1])
+        for end, inner in ((0, 1), (-1, -2)):  # one-sided
+            slope[end] = (along[inner] - along[end]) * (2 if end == 0 else -2)
+    return result.flatten(3)
 
 
 def sampled_costs(

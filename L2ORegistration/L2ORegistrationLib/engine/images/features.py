@@ -6,11 +6,14 @@ channels), the features of the paper's section 2.
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 
 CHANNELS = 12
 SHARPER_THAN_VOXELS, SHARPENING = 0.8, 2.0  # width (sigma) and amount of what is made stronger
+_TILE, _LARGE_TILE = (16, 64), (64, 256)  # voxels along z and y that are described at once
 # The six neighbours of a voxel, (z, y, x); a channel compares two of them that are not opposite.
 _NEIGHBOURS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 _PAIRS = tuple(
@@ -51,16 +54,20 @@ def mind_ssc(
     floor: the smallest mean patch distance (image units squared) that counts as structure: where
     an image is flatter than that, the descriptor goes to 1 instead of amplifying noise; factor:
     average the descriptor over blocks of factor^3 voxels (sizes must divide). Borders repeat the
-    edge value. Works slab by slab, so the whole descriptor at full resolution is never in memory.
+    edge value. Works tile by tile, so that a tile stays in the cache, and
+    the whole descriptor at full resolution is never in memory.
     """
     reach = dilation + radius
     padded = F.pad(image[None, None].float(), (reach,) * 6, mode="replicate")[0, 0]
     result = image.new_empty((CHANNELS, *(n // factor for n in image.shape)), dtype=torch.float32)
-    slab = 16 * factor
-    for first in range(0, image.shape[0], slab):
-        last = min(first + slab, image.shape[0])
-        part = _mind(padded[first : last + 2 * reach], radius, dilation, floor)
-        result[:, first // factor : last // factor] = pool(part, factor)
+    tile = _TILE if image.device.type == "cpu" else _LARGE_TILE
+    depth, height = (max(n // factor, 1) * factor for n in tile)
+    for z, y in product(range(0, image.shape[0], depth), range(0, image.shape[1], height)):
+        below = slice(z, min(z + depth, image.shape[0])), slice(y, min(y + height, image.shape[1]))
+        around = tuple(slice(part.start, part.stop + 2 * reach) for part in below)
+        there = tuple(slice(part.start // factor, part.stop // factor) for part in below)
+        part = _mind(padded[around], radius, dilation, floor)
+        result[(slice(None), *there)] = pool(part, factor)
     return result
 
 
