@@ -6,8 +6,10 @@ images -> lung masks -> start -> pair on the working grid -> features -> optimis
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,6 @@ from .start.orientation import lost_orientation
 from .verdict import CHECK, MATCHED, Verdict, judge
 
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
-IMAGE_COPIES = 2  # of one image at a time, while it is averaged
 BASE_MB = 500
 MIN_OVERLAP = 0.3
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
@@ -216,12 +217,11 @@ class Registration:
         values = determinant.array[lungs] if lungs.any() else np.ones(1)
         with torch.inference_mode():
             found = match(self._finest, self._fields[best], inside)
-        fixed = "fixed", self._fixed_mask, self._fixed
-        moving = "moving", self._moving_mask, self._moving
+        masks, images = (self._fixed_mask, self._moving_mask), (self._fixed, self._moving)
         odd = [
             f"The {name} lungs look wrong: {reason}"
-            for name, mask, image in (fixed, moving)
-            for reason in implausible(mask, image)
+            for name, reasons in zip(("fixed", "moving"), _at_once(implausible, masks, images))
+            for reason in reasons
         ]
         folded, expansion = float((values <= 0).mean()), float(values.mean())
         return judge(found, folded, expansion, odd, self._turned, unsure)
@@ -347,17 +347,14 @@ class Registration:
         if self._moving_mask is None:
             self._moving_mask = lung_mask(self._moving)
             self._check_cancelled()
-        distances = distance_map(self._fixed_mask), distance_map(self._moving_mask)
+        distances = _at_once(distance_map, (self._fixed_mask, self._moving_mask))
         for distance, name in zip(distances, ("fixed", "moving"), strict=True):
             check_thickness(distance, self._spacing, name)
         self._distances = distances
         grid = working_grid(distances[0], self._spacing)
         voxels = int(np.prod(grid.size))
-        largest = max(self._fixed.array.nbytes, self._moving.array.nbytes)
-        needed = voxels * BYTES_PER_VOXEL + IMAGE_COPIES * largest
-        check_memory(self._device, BASE_MB + (needed >> 20))
-        # One after the other, because copies of large images are large.
-        images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
+        check_memory(self._device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
+        images = _at_once(partial(averaged, spacing=self._spacing), (self._fixed, self._moving))
         comparison = Comparison(*images, *distances, grid, self._device)
         if not self._searching:
             start, field = self._started(*distances, start_grid(grid)), None
@@ -472,6 +469,12 @@ def register(
         if not registration.steps:
             raise
     return registration.result()
+
+
+def _at_once(function: Callable, *values: Sequence) -> list:
+    """function(*v) for the fixed and the moving one of `values`, each on a core of its own."""
+    with ThreadPoolExecutor(2) as both:
+        return list(both.map(function, *values))
 
 
 def _level(descriptor: str, pyramid: FeaturePyramid, field: torch.Tensor | None):

@@ -60,26 +60,20 @@ def _at_points(
     coefficients, strides = padded.flatten(), (1, width, width * height)
     result = torch.empty(shape)
     slab = max(1, _SLAB // (shape[1] * shape[2]))
-    x, y, z = (torch.arange(n, dtype=torch.float32) for n in (*shape[:0:-1], slab))
-    along = [(s[0] * x, s[1] * y[:, None], s[2] * z[:, None, None]) for s in steps.tolist()]
-    for k in range(0, shape[0], slab):
-        corner, weights, begin = 0, [], (first + k * steps[:, 2]).tolist()
-        for axis, stride in enumerate(strides):
-            across, down, through = along[axis]
-            index = (through[: shape[0] - k] + down + begin[axis]) + across
+    for k, part in zip(range(0, shape[0], slab), result.split(slab)):
+        z, y, x = (torch.arange(n, dtype=torch.float32) for n in part.shape)
+        begin = (first + k * steps[:, 2]).tolist()
+        corner, weights = 0, []
+        for axis, (across, down, through) in enumerate(steps.tolist()):
+            index = (through * z[:, None, None] + down * y[:, None] + begin[axis]) + across * x
             last = sizes[axis] - 1
             index.masked_fill_(index < -0.5, 0).masked_fill_(index > last + 0.5, last)
             nearest = index.round().clamp_(0, last)
             away = index.sub_(nearest).flatten()
-            weights.append(
-                (
-                    (0.5 - away).square_().mul_(0.5),
-                    0.75 - away.square(),
-                    (0.5 + away).square_().mul_(0.5),
-                )
-            )
-            corner = nearest.int().mul_(stride).flatten() + corner
-        result[k : k + slab] = _weighed(coefficients, corner, strides, weights).view(-1, *shape[1:])
+            before, after = ((0.5 + side * away).square_().div_(2) for side in (-1, 1))
+            weights.append((before, 0.75 - away.square(), after))
+            corner = nearest.long().mul_(strides[axis]).flatten() + corner
+        part.copy_(_weighed(coefficients, corner, strides, weights).view(part.shape))
     return result
 
 
@@ -89,10 +83,11 @@ def _weighed(coefficients, corner, strides, weights) -> torch.Tensor:
     for dz, wz in enumerate(weights[2]):
         plane = 0
         for dy, wy in enumerate(weights[1]):
-            start = corner + (dz * strides[2] + dy * strides[1])
-            row = coefficients.index_select(0, start).mul_(weights[0][0])
-            for dx in (1, 2):
-                row.addcmul_(coefficients.index_select(0, start + dx), weights[0][dx])
+            row = 0
+            for dx, wx in enumerate(weights[0]):
+                # The same index into what begins further on, instead of another index.
+                shifted = coefficients[dx + dy * strides[1] + dz * strides[2] :]
+                row = shifted.index_select(0, corner).mul_(wx) + row
             plane = row.mul_(wy) + plane
         box = plane.mul_(wz) + box
     return box
