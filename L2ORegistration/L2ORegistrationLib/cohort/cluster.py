@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 20  # rows, spread over the table, whose images tell how much memory a pair needs
 _LUNGS_MM = (360.0, 260.0, 360.0)  # of a large patient, with the margin of the working grid
+_IMAGE_BYTES = 12  # per voxel: both images as float32 and what is made of one of them at a time
 _USUAL_MB = 2500  # a thin-slice chest CT, where no image of the table can be read
 _SETTINGS = {
     # A second death of the worker ends a pair; what only waited there is submitted again.
@@ -131,7 +132,7 @@ def needed_mb(rows: Sequence[Row], spacing: float) -> int:
 
     spacing: of the working grid, mm.
     """
-    from ..engine.registration import BASE_MB, BYTES_PER_VOXEL, IMAGE_COPIES
+    from ..engine.registration import BASE_MB, BYTES_PER_VOXEL
 
     stride = max(1, len(rows) // _LOOKED_AT)
     found = []
@@ -140,7 +141,7 @@ def needed_mb(rows: Sequence[Row], spacing: float) -> int:
         other, _ = _header(row.moving)
         if size:
             voxels = prod(min(e, lungs) / spacing for e, lungs in zip(extent, _LUNGS_MM))
-            images = (IMAGE_COPIES + 2) * 4 * max(prod(size), prod(other or (0,)))
+            images = _IMAGE_BYTES * max(prod(size), prod(other or (0,)))
             found.append(BASE_MB + (int(voxels * BYTES_PER_VOXEL + images) >> 20))
     return max(found, default=_USUAL_MB)
 
