@@ -104,7 +104,11 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
     compares, iterations, settings = (
         ("mind, coarse", 3, {"stiffness": 2.5e-4}),
         ("mind, fine", 4, {"stiffness": 2e-3}),
-        ("contrast", 6, {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3}),
+        (
+            "contrast",
+            6,
+            {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3, "closing": 3},
+        ),
     )[level]
     return Stage(
         name,

@@ -76,7 +76,7 @@ def evidence(
     """
     nodes = level.active_nodes
     lungs = level.distance.flatten()[nodes] < 0
-    _, system = level.normal_equations(field, every_second=True)
+    _, system = level.normal_equations(field, roughly=True)
     step = gauss_newton_step(level, field, system, _SOFT, _SOLVER_ITERATIONS)
     dense = system.new_zeros((7, level.distance.numel()))
     dense[:6, nodes] = (system[:, :6] * lungs[:, None]).T

@@ -75,7 +75,8 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
     contrast = pyramid.contrast_level(field[:, :1, :1, :1])
     yield contrast.moving
-    yield from contrast.normal_equations(contrast.sample_field(field), every_second=True)
+    for roughly in (True, False):
+        yield from contrast.normal_equations(contrast.sample_field(field), roughly)
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))
 
 

@@ -24,7 +24,8 @@ from ..engine.registration import Registration
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
 ITERATIONS = (1, 1, 2)
-STIFFER = 2.0  # in the last level: phases are noisier than scans of a held breath, and move less
+STIFFER = 1.5  # in the last level: phases are noisier than scans of a held breath, and move less
+CLOSING = 1  # of the last level's iterations look closely
 MOST_MASKS = 4  # that are sought at a time: each needs a copy of its phase
 SMOOTHNESS = 0.02  # see smooth_in_time
 INVERSE_STEPS = 30
@@ -39,7 +40,8 @@ class NeighbourRegistration(Registration):
             replace(stage, iterations=ITERATIONS[stage.level])
             for stage in METHODS["gauss-newton"].stages
         )
-        settings = {**last.settings, "stiffness": STIFFER * last.settings["stiffness"]}
+        stiffness = STIFFER * last.settings["stiffness"]
+        settings = {**last.settings, "stiffness": stiffness, "closing": CLOSING}
         return [*coarse, replace(last, settings=settings)]
 
 

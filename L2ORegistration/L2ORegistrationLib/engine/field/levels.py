@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from ...core.geometry import Grid
 from ..images.features import local_contrast, mind_ssc, pool, sharpened
 from ..images.preprocessing import WorkingPair
+from ..images.spline import coefficients
 from .operations import interpolated, sample
 from .sampling import (
     channel_last,
@@ -34,6 +35,7 @@ LEAST_SHARED = 0.4  # share of a block's gradients that noise alone, or a wrong 
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
 CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
+REPETITION = 0.5  # evidence that is seen n times counts n^-0.5 as much each time
 INVERSION_STEPS = 8  # of the field that carries the fixed lungs along
 DISTANCE_RANGE_MM = (-30.0, 15.0)
 
@@ -95,23 +97,29 @@ class Level:
         fine = around @ _blend(self.ratio).to(field).T
         return fine.flatten(1).T / (self.spacing / self.ratio)
 
+    @property
+    def spline(self) -> torch.Tensor | None:
+        """See `sampled_system`; None where moving is interpolated linearly."""
+        return None
+
     def normal_equations(
-        self, field: torch.Tensor, every_second: bool = False
+        self, field: torch.Tensor, roughly: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What the images say about a field (3, d, h, w) in mm: how to change it.
 
         Returns the mean squared feature differences (M,) of the active nodes and their
         Gauss-Newton systems (M, 9) for a step in mm (see `sampled_system`), weighted by how far
-        the blocks are believed. every_second: from every second voxel; neighbours show much the
-        same.
+        the blocks are believed. roughly: from every second voxel, whose neighbours show much the
+        same, and without the spline.
         """
         count, ratio = self.voxels.shape
-        seen = chessboard(self.ratio) if every_second else torch.ones(ratio, dtype=torch.bool)
+        seen = chessboard(self.ratio) if roughly else torch.ones(ratio, dtype=torch.bool)
         seen = seen.to(field.device)
         displacement = self.displacements(field).view(count, ratio, 3)[:, seen].flatten(0, 1)
         fixed, moving = self.linearised
         fixed = fixed.view(count, ratio, -1)[:, seen].flatten(0, 1)
-        costs, rows = sampled_system(fixed, moving, displacement, self.voxels[:, seen].flatten())
+        voxels, spline = self.voxels[:, seen].flatten(), None if roughly else self.spline
+        costs, rows = sampled_system(fixed, moving, displacement, voxels, spline)
         costs, rows = costs.view(count, -1), rows.view(count, -1, 10)
         mismatch, system = self._of_nodes(costs, rows, seen)
         # Noise makes gradients longer, and steps too short, but what both images share does not
@@ -243,28 +251,36 @@ class MindLevel(Level):
 class ContrastLevel(Level):
     """A level with local contrast and its gradient: one plain sample a voxel, no offsets.
 
-    fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M r^3,)
+    fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M r^3,);
+    repeated: how many voxels show one of the images' own.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     weight: torch.Tensor
+    repeated: float = 1.0
 
     @property
     def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Contrast and gradients: fixed at the active voxels (M r^3, 4), moving (D, H, W, 4)."""
         return self.fixed.flatten(0, 2)[self.voxels.flatten()], self.moving
 
+    @cached_property
+    def spline(self) -> torch.Tensor:
+        """Coefficients (D, H, W) of the quadratic spline through moving's contrast."""
+        return coefficients(self.moving[..., 0])
+
     def _of_nodes(self, costs, rows, seen):
         weight = self.weight.view(self.voxels.shape)[:, seen]
-        return (costs * weight).mean(dim=1), (rows * weight[..., None]).mean(dim=1)
+        evidence = (rows * weight[..., None]).mean(dim=1) / self.repeated**REPETITION
+        return (costs * weight).mean(dim=1), evidence
 
 
 class FeaturePyramid:
     """A `preprocessing.WorkingPair` on a device, from which levels are built one at a time."""
 
     def __init__(self, pair: WorkingPair, device: torch.device | str = "cpu"):
-        self.grid = pair.grid
+        self.grid, self.repeated = pair.grid, pair.repeated
         self.images = [torch.from_numpy(a).to(device) for a in (pair.fixed, pair.moving)]
         distances = (pair.fixed_distance, pair.moving_distance)
         self.distances = [torch.from_numpy(a).to(device) for a in distances]
@@ -294,7 +310,8 @@ class FeaturePyramid:
         weight = near[0].flatten()[voxels.flatten()]
         lattice = self.grid.coarsened(factor)
         place = lattice.spacing[0], lattice.origin
-        return ContrastLevel(distance, *place, active_nodes, voxels, fixed, moving, weight)
+        found = active_nodes, voxels, fixed, moving, weight, self.repeated
+        return ContrastLevel(distance, *place, *found)
 
     def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:
         """The fixed lungs' distances (D, H, W) where a field (3, ., ., .), mm, takes them."""

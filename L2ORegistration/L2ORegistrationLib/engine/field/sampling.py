@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..images.spline import weights_of_three
+
 # Offsets in units of the half-width: (x, y, z), in the order in which costs are returned.
 OFFSETS = tuple((x, y, z) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1))
 _CHUNK = {"cpu": 1 << 14, "cuda": 1 << 19, "mps": 1 << 18}
@@ -55,12 +57,19 @@ def sampled_costs(
 
 
 def sampled_system(
-    fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    displacement: torch.Tensor,
+    voxels: torch.Tensor,
+    spline: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean squared feature differences (N,) at displaced voxels and Gauss-Newton systems (N, 10).
 
     fixed: (N, 4 C) features and their gradients at the voxels; moving: (D, H, W, 4 C) from
-    `with_gradient`; displacement: (N, 3), (x, y, z) in voxels; voxels: (N,) flat indices.
+    `with_gradient`; displacement: (N, 3), (x, y, z) in voxels; voxels: (N,) flat indices; spline:
+    coefficients (D, H, W) of the quadratic spline through moving's only feature, which then gives
+    its value. Linear interpolation blurs more the further a point is from the voxels around it; of
+    gradients it takes noise, so they stay linear.
 
     A system is the matrix (xx, yy, zz, xy, xz, yz) and the right-hand side (x, y, z), so that
     matrix @ step = right-hand side, step in voxels. The gradient is the mean of both images'
@@ -68,7 +77,7 @@ def sampled_system(
     product of both images' gradients, the part of the matrix's trace that both images share.
     """
     parts = (fixed, displacement, voxels)
-    both = _in_chunks(_system, (moving.flatten(0, 2), moving.shape), parts, 11)
+    both = _in_chunks(_system, (moving.flatten(0, 2), moving.shape, spline), parts, 11)
     return both[:, 0], both[:, 1:]
 
 
@@ -140,8 +149,10 @@ def _costs(fixed_rows, moving_rows, shape, displacement, voxels):
     return torch.stack([s.sub_(own).square_().mean(dim=1) for s in samples], dim=1)
 
 
-def _system(rows, shape, fixed, displacement, voxels):
+def _system(rows, shape, spline, fixed, displacement, voxels):
     moving = _interpolated(rows, shape, displacement, voxels)
+    if spline is not None:
+        moving[:, 0] = _splined(spline, displacement, voxels)
     channels = fixed.shape[1] // 4
     residual = moving[:, :channels] - fixed[:, :channels]
     shared = (moving[:, channels:] * fixed[:, channels:]).sum(dim=1, keepdim=True) / channels
@@ -170,3 +181,19 @@ def _interpolated(rows, shape, displacement, voxels):
         return torch.lerp(row(offset), row(offset + width), wy)
 
     return torch.lerp(layer(0), layer(plane), wz)
+
+
+def _splined(coefficients, displacement, voxels):
+    """The quadratic spline of coefficients (D, H, W) at displaced voxels: (N,)."""
+    shape = coefficients.shape
+    _, height, width = shape
+    position = voxel_positions(voxels, shape) + displacement
+    corner, shares = block_at(position - 0.5, shape, 3)
+    x, y, z = (torch.cat(weights_of_three(share - 0.5), dim=1) for share in shares)
+    # Rows of three that follow each other in memory, read as one.
+    threes = coefficients.flatten().as_strided((coefficients.numel() - 2, 3), (1, 1))
+    steps = torch.arange(3, device=corner.device)
+    steps = (steps[:, None] * (height * width) + steps * width).flatten()
+    block = threes[corner[:, None] + steps].view(-1, 3, 3, 3)
+    lines = torch.einsum("nzyx,nx->nzy", block, x)
+    return (torch.einsum("nzy,ny->nz", lines, y) * z).sum(dim=1)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 CHANNELS = 12
-SHARPER_THAN_VOXELS, SHARPENING = 0.8, 2.0  # width (sigma) and amount of what is made stronger
+SHARPER_THAN_VOXELS, SHARPENING = 0.8, 3.0  # width (sigma) and amount of what is made stronger
 _TILE, _LARGE_TILE = (16, 64), (64, 256)  # voxels along z and y that are described at once
 # The six neighbours of a voxel, (z, y, x); a channel compares two of them that are not opposite.
 _NEIGHBOURS = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
@@ -119,7 +119,7 @@ def local_contrast(
 
 
 def sharpened(image: torch.Tensor) -> torch.Tensor:
-    """The image (D, H, W) with its fine detail three times as strong (unsharp masking).
+    """The image (D, H, W) with its fine detail four times as strong (unsharp masking).
 
     Lungs show most of what they show in coarse shades, whose differences between two scans hang
     together over many voxels: their squares count the same evidence many times. Fine detail tells

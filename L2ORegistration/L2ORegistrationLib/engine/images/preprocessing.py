@@ -30,7 +30,8 @@ class WorkingPair:
 
     fixed, moving: (z, y, x) float32, HU clamped, 1 is 1000 HU; mask: fixed lungs, bool;
     fixed_distance, moving_distance: signed distance (mm, negative inside) to the lung surface;
-    grid: the working grid; start: fixed point -> moving point, LPS mm.
+    grid: the working grid; start: fixed point -> moving point, LPS mm; repeated: how many voxels of
+    the grid show one of the images' own, at least 1 (thick slices).
     """
 
     fixed: np.ndarray
@@ -40,6 +41,7 @@ class WorkingPair:
     moving_distance: np.ndarray
     grid: Grid
     start: sitk.Transform
+    repeated: float = 1.0
 
 
 def working_pair(
@@ -76,7 +78,12 @@ def pair_on(
         moving_distance=resample(moving_distance, grid, start),
         grid=grid,
         start=start,
+        repeated=float(np.sqrt(_repeated(fixed, grid) * _repeated(moving, grid))),
     )
+
+
+def _repeated(volume: Volume, grid: Grid) -> float:
+    return float(np.prod(np.maximum(np.divide(volume.grid.spacing, grid.spacing), 1)))
 
 
 def working_grid(distance: Volume, spacing: float = WORKING_SPACING_MM) -> Grid:

@@ -42,9 +42,21 @@ def spline(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray 
     return _at_points(values, first, steps, grid.shape).numpy()
 
 
+def coefficients(values: torch.Tensor) -> torch.Tensor:
+    """Those (D, H, W) of the quadratic spline through values (D, H, W), mirrored at the edges."""
+    sizes = values.shape[::-1]
+    return _along_axes(values, [np.linalg.inv(_splines(n, np.arange(n))) for n in sizes])
+
+
+def weights_of_three(away: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the three nearest coefficients count at a distance (-1/2 to 1/2) from the middle one."""
+    before, after = ((0.5 + side * away).square().div_(2) for side in (-1, 1))
+    return before, 0.75 - away.square(), after
+
+
 def _along_axes(values: torch.Tensor, matrices: list[np.ndarray]) -> torch.Tensor:
     """values (D, H, W) times a matrix along each axis, x, y and z."""
-    x, y, z = (torch.from_numpy(matrix.astype(np.float32)) for matrix in matrices)
+    x, y, z = (torch.from_numpy(matrix.astype(np.float32)).to(values.device) for matrix in matrices)
     values = torch.matmul(y, values @ x.T)
     return (z @ values.flatten(1)).view(len(z), len(y), len(x))
 
@@ -54,10 +66,9 @@ def _at_points(
 ) -> torch.Tensor:
     """The spline through values (D, H, W) at first + steps @ (x, y, z) of a lattice, `shape`."""
     sizes = values.shape[::-1]
-    values = _along_axes(values, [np.linalg.inv(_splines(n, np.arange(n))) for n in sizes])
-    padded = F.pad(values[None, None], (1,) * 6, mode="reflect")[0, 0]
+    padded = F.pad(coefficients(values)[None, None], (1,) * 6, mode="reflect")[0, 0]
     _, height, width = padded.shape
-    coefficients, strides = padded.flatten(), (1, width, width * height)
+    flat, strides = padded.flatten(), (1, width, width * height)
     result = torch.empty(shape)
     slab = max(1, _SLAB // (shape[1] * shape[2]))
     for k, part in zip(range(0, shape[0], slab), result.split(slab)):
@@ -70,10 +81,9 @@ def _at_points(
             index.masked_fill_(index < -0.5, 0).masked_fill_(index > last + 0.5, last)
             nearest = index.round().clamp_(0, last)
             away = index.sub_(nearest).flatten()
-            before, after = ((0.5 + side * away).square_().div_(2) for side in (-1, 1))
-            weights.append((before, 0.75 - away.square(), after))
+            weights.append(weights_of_three(away))
             corner = nearest.long().mul_(strides[axis]).flatten() + corner
-        part.copy_(_weighed(coefficients, corner, strides, weights).view(part.shape))
+        part.copy_(_weighed(flat, corner, strides, weights).view(part.shape))
     return result
 
 

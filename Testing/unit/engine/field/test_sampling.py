@@ -1,5 +1,6 @@
 """The samples around a field, held against torch's own interpolation and against arithmetic."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -15,6 +16,8 @@ from L2ORegistrationLib.engine.field.sampling import (  # noqa: E402
     sampled_system,
     with_gradient,
 )
+from L2ORegistrationLib.engine.images.spline import coefficients  # noqa: E402
+from scipy import ndimage  # noqa: E402
 
 SHAPE = (6, 7, 8)
 COUNT = 6 * 7 * 8
@@ -94,6 +97,38 @@ def test_the_gradient_is_the_mean_of_both():
     voxel = torch.tensor([(2 * 7 + 3) * 8 + 3])
     _, system = system_at(ramp, 3 * ramp - 6, torch.zeros(1, 3), voxel)
     assert system[0].tolist() == pytest.approx([4] + [0] * 8 + [3], abs=1e-5)
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.4, 1.4])
+def test_a_spline_gives_the_values_and_linear_interpolation_the_gradients(reach):
+    """The spline is SciPy's; residuals are squared in the first column and times the gradient."""
+    fixed, moving = random(1, *SHAPE), random(1, *SHAPE, seed=1)
+    voxels = torch.arange(COUNT).view(SHAPE)[2:-3, 2:-3, 2:-3].flatten()
+    displacement = reach * (2 * random(len(voxels), 3, seed=2) - 1)
+    where = positions(0)[voxels] + displacement
+    value = ndimage.map_coordinates(
+        moving[0].numpy(), where.numpy()[:, ::-1].T, order=2, mode="mirror"
+    )
+    residual = torch.from_numpy(value) - fixed[0].flatten()[voxels]
+    both = [with_gradient(channel_last(f)) for f in (fixed, moving)]
+    rows = both[0].flatten(0, 2)[voxels]
+    cost, system = sampled_system(
+        rows, both[1], displacement, voxels, coefficients(moving[0].contiguous())
+    )
+    torch.testing.assert_close(cost, residual.square(), atol=1e-5, rtol=0)
+    gradient = (by_grid_sample(both[1].permute(3, 0, 1, 2), where) + rows)[:, 1:] / 2
+    torch.testing.assert_close(system[:, 6:9], -gradient * residual[:, None], atol=1e-5, rtol=0)
+
+
+def test_the_spline_ends_half_a_voxel_within_the_lattice():
+    moving = random(1, *SHAPE)
+    spline, corner = coefficients(moving[0].contiguous()), torch.tensor([0, COUNT - 1])
+    rows = torch.zeros(2, 4)
+    far = torch.tensor([[-50.0, -50, -50], [50, 50, 50]])
+    cost, _ = sampled_system(rows, with_gradient(channel_last(moving)), far, corner, spline)
+    inside = np.stack(([0.5] * 3, np.array(SHAPE) - 1.5), axis=1)
+    expected = ndimage.map_coordinates(moving[0].numpy(), inside, order=2, mode="mirror") ** 2
+    np.testing.assert_allclose(cost, expected, atol=1e-3)
 
 
 def test_where_both_images_agree_the_system_asks_for_nothing():

@@ -39,6 +39,18 @@ def pair_of(image, mask, start=IDENTITY, spacing=3.0):
     return working_pair(image, image, distance, distance, start, spacing)
 
 
+def test_how_often_the_working_grid_repeats_a_voxel_by_hand():
+    """Fixed: 1 mm in plane, 6 mm thick: twice at 3 mm; moving: 6 x 3 x 12 mm: eight times."""
+    grids = [
+        Grid((120, 110, 19), (1.0, 1.0, 6.0), (-58.0, -52.0, -60.0)),
+        Grid((20, 36, 10), (6.0, 3.0, 12.0), (-58.0, -52.0, -60.0)),
+    ]
+    (fixed, mask), (moving, other) = (ball(grid) for grid in grids)
+    made = working_pair(fixed, moving, distance_map(mask), distance_map(other), IDENTITY, 3.0)
+    assert made.repeated == pytest.approx(4)
+    assert pair_of(*ball(GRID)).repeated == 1
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     radius=st.floats(12, 40),

@@ -347,9 +347,46 @@ def test_every_second_voxel_tells_what_all_do():
     level = scans(shift).mind_level(2)
     field = smooth(random(1, 3, *level.shape))[0]
     mismatch, system = level.normal_equations(field)
-    some, its = level.normal_equations(field, every_second=True)
+    some, its = level.normal_equations(field, roughly=True)
     assert (some - mismatch).abs().mean() < 0.1 * mismatch.mean()
     assert (its - system).abs().mean() < 0.3 * system.abs().mean()
+
+
+def test_the_last_iterations_look_closely(monkeypatch):
+    level, looked = scans(shift).contrast_level(STILL), []
+    plain = type(level).normal_equations
+
+    def looking(self, field, roughly=False):
+        looked.append("roughly" if roughly else "closely")
+        return plain(self, field, roughly)
+
+    monkeypatch.setattr(type(level), "normal_equations", looking)
+    last(GaussNewtonOptimiser(4e-3, closing=2), level, 3)
+    last(GaussNewtonOptimiser(4e-3, closing=2), level, 1)
+    assert looked == ["roughly", "closely", "closely", "closely"]
+
+
+def test_looking_closely_finds_a_motion_that_noise_hides_better():
+    made = scans(stretch)
+    made.images = [
+        image + 0.1 * random(*image.shape, seed=seed) for seed, image in enumerate(made.images)
+    ]
+    level = made.contrast_level(STILL)
+    roughly, closely = (
+        error(level, last(GaussNewtonOptimiser(6e-3, closing=count), level, 8), stretch)
+        for count in (0, 4)
+    )
+    assert closely < 0.9 * roughly
+
+
+def test_evidence_that_thick_slices_repeat_counts_once():
+    """By hand: four voxels for one of the images' own halve what is seen of it."""
+    level = scans(shift).contrast_level(STILL)
+    field = torch.zeros(3, *level.shape)
+    mismatch, system = level.normal_equations(field)
+    same, its = replace(level, repeated=4.0).normal_equations(field)
+    assert torch.equal(same, mismatch)
+    torch.testing.assert_close(its, system / 2)
 
 
 @pytest.mark.parametrize("noise, least, most", [(0.0, 0.999, 1.001), (0.1, 0.4, 0.7)])
