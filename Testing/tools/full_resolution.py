@@ -44,13 +44,14 @@ def measured(folder: Path, threads: int, repeats: int) -> None:
     loaded = sum(part.array.nbytes for part in parts) / 1e9
     for _ in range(repeats):
         begin = time.perf_counter()
-        result = register(*parts[:2], fixed_mask=parts[2], moving_mask=parts[3], threads=threads)
+        masks = {"fixed_mask": parts[2], "moving_mask": parts[3]}
+        verdict = register(*parts[:2], **masks, threads=threads).verdict
         seconds = time.perf_counter() - begin
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         peak = peak / 1e9 if sys.platform == "darwin" else peak / 1e6
         print(
             f"{seconds:.1f} s, at most {peak:.1f} GB, of which {loaded:.1f} GB are images and "
-            f"masks; {result.verdict}",
+            f"masks; {verdict}",
             flush=True,
         )
 

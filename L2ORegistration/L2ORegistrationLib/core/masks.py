@@ -16,7 +16,7 @@ _BYTE, _LEVELS = 255, 20  # bytes of so many values are shares, too
 def marked(
     array: np.ndarray, labels: Collection[int] | None = None, name: str = "The mask"
 ) -> np.ndarray:
-    """Which voxels are marked, bool, of the same shape.
+    """Which voxels are marked, bool, of the same shape, maybe in the same memory.
 
     labels: the values that count; None: all above zero, or, where there are fractions
     (probabilities, percentages, resampled masks), all of at least one half of what is fully
@@ -42,6 +42,8 @@ def marked(
         half = most * _HALF if most > _SHARES else _HALF
     elif most == _BYTE and len(label_values(array)) > _LEVELS:
         half = most * _HALF
+    elif array.dtype == np.uint8 and most <= 1:
+        return array.view(bool)  # of a whole scan a copy would be large
     else:
         return array > 0
     found = array >= half

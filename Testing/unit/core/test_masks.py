@@ -35,6 +35,14 @@ def test_probabilities_in_bytes_count_from_one_half():
     np.testing.assert_array_equal(marked(array), array >= 128)
 
 
+def test_a_mask_of_zeros_and_ones_is_not_copied():
+    """Of a scan of 512 x 512 x 650 voxels a copy is 170 MB."""
+    mask = np.array([0, 1, 1, 0], np.uint8)
+    found = marked(mask)
+    assert found.dtype == bool and found.tolist() == [False, True, True, False]
+    assert np.shares_memory(found, mask)
+
+
 def test_labels_are_chosen():
     array = cube(0, 10, 11, 52, dtype=np.int16)
     assert label_values(array) == [10, 11, 52]

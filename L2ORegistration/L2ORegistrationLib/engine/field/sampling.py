@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..images.spline import weights_of_three
+from ..images.spline import weighed, weights_of_three
 
 # Offsets in units of the half-width: (x, y, z), in the order in which costs are returned.
 OFFSETS = tuple((x, y, z) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1))
@@ -189,11 +189,5 @@ def _splined(coefficients, displacement, voxels):
     _, height, width = shape
     position = voxel_positions(voxels, shape) + displacement
     corner, shares = block_at(position - 0.5, shape, 3)
-    x, y, z = (torch.cat(weights_of_three(share - 0.5), dim=1) for share in shares)
-    # Rows of three that follow each other in memory, read as one.
-    threes = coefficients.flatten().as_strided((coefficients.numel() - 2, 3), (1, 1))
-    steps = torch.arange(3, device=corner.device)
-    steps = (steps[:, None] * (height * width) + steps * width).flatten()
-    block = threes[corner[:, None] + steps].view(-1, 3, 3, 3)
-    lines = torch.einsum("nzyx,nx->nzy", block, x)
-    return (torch.einsum("nzy,ny->nz", lines, y) * z).sum(dim=1)
+    weights = [weights_of_three(share[:, 0] - 0.5) for share in shares]
+    return weighed(coefficients.flatten(), corner, (1, width, width * height), weights)

@@ -54,6 +54,30 @@ def weights_of_three(away: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, to
     return before, 0.75 - away.square(), after
 
 
+def weighed(
+    coefficients: torch.Tensor,
+    corner: torch.Tensor,
+    strides: tuple[int, int, int],
+    weights: list[tuple[torch.Tensor, ...]],
+) -> torch.Tensor:
+    """The sum of the 3x3x3 coefficients from each corner (N,), weighed along x, y and z: (N,).
+
+    coefficients: flat; strides: from one to the next along x, y, z; weights: three (N,) an axis.
+    """
+    box = 0
+    for dz, wz in enumerate(weights[2]):
+        plane = 0
+        for dy, wy in enumerate(weights[1]):
+            row = 0
+            for dx, wx in enumerate(weights[0]):
+                # The same index into what begins further on, instead of another index.
+                shifted = coefficients[dx + dy * strides[1] + dz * strides[2] :]
+                row = shifted.index_select(0, corner).mul_(wx) + row
+            plane = row.mul_(wy) + plane
+        box = plane.mul_(wz) + box
+    return box
+
+
 def _along_axes(values: torch.Tensor, matrices: list[np.ndarray]) -> torch.Tensor:
     """values (D, H, W) times a matrix along each axis, x, y and z."""
     x, y, z = (torch.from_numpy(matrix.astype(np.float32)).to(values.device) for matrix in matrices)
@@ -83,24 +107,8 @@ def _at_points(
             away = index.sub_(nearest).flatten()
             weights.append(weights_of_three(away))
             corner = nearest.long().mul_(strides[axis]).flatten() + corner
-        part.copy_(_weighed(flat, corner, strides, weights).view(part.shape))
+        part.copy_(weighed(flat, corner, strides, weights).view(part.shape))
     return result
-
-
-def _weighed(coefficients, corner, strides, weights) -> torch.Tensor:
-    """The sum of the 3x3x3 coefficients from each corner (N,), weighed along x, y and z: (N,)."""
-    box = 0
-    for dz, wz in enumerate(weights[2]):
-        plane = 0
-        for dy, wy in enumerate(weights[1]):
-            row = 0
-            for dx, wx in enumerate(weights[0]):
-                # The same index into what begins further on, instead of another index.
-                shifted = coefficients[dx + dy * strides[1] + dz * strides[2] :]
-                row = shifted.index_select(0, corner).mul_(wx) + row
-            plane = row.mul_(wy) + plane
-        box = plane.mul_(wz) + box
-    return box
 
 
 def _weights(size: int, index: np.ndarray) -> np.ndarray:
