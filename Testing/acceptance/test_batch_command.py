@@ -168,7 +168,8 @@ def test_ctrl_c_keeps_what_is_finished_and_a_second_run_is_refused(pair, tmp_pat
     assert "Traceback" not in err
     done = {record.parent.name for record in out.glob("*/pair.json")}
     assert 1 <= len(done) < 30
-    assert set(results(out)) == done
+    told = set(results(out))
+    assert told <= done and len(done - told) <= 1  # the worker may end one while it is stopped
 
 
 def test_a_scheduler_that_is_not_there_is_a_sentence(pair, tmp_path, monkeypatch):

@@ -118,6 +118,9 @@ class Results:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._lines
+
     def add(self, line: dict[str, Any]) -> None:
         """Take a pair's line; both files follow, but not for every pair of thousands."""
         self._lines[line["name"]] = line

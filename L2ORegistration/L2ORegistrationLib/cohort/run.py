@@ -68,6 +68,10 @@ def map_pairs(
                     if on_row:
                         on_row(line, len(results), len(rows))
         finally:
+            # What was finished, but not yet received when the user stopped, counts.
+            for row in todo:
+                if row.name not in results and (line := finished(row, out / row.name, settings)):
+                    results.add(line)
             results.write()
     return results.lines()
 
