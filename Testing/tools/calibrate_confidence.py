@@ -1,6 +1,6 @@
 """How far the confidence can be believed: phantoms of every kind, claimed against true distance.
 
-    python Testing/tools/calibrate_confidence.py OUT FIRST COUNT [METHOD] [--fit]
+    python Testing/tools/calibrate_confidence.py OUT FIRST COUNT [METHOD] [--spacing=MM] [--fit]
 
 Registers COUNT phantom patients from seed FIRST on, once for every kind of `phantom.varied.KINDS`,
 and keeps in OUT what is known at 1500 places of the fixed lungs each; what is there is not done
@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Volume  # noqa: E402
 from L2ORegistrationLib.engine import confidence, registration  # noqa: E402
+from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair  # noqa: E402
 from L2ORegistrationLib.phantom.splines import smooth_noise  # noqa: E402
 from L2ORegistrationLib.phantom.varied import KINDS, vary, with_emphysema  # noqa: E402
@@ -40,8 +41,9 @@ SIGNS = (-1, 1, 1)  # which way the distance can only go with the evidence
 QUANTILES = (0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1)  # of the scores, for a fit
 
 
-def measure(out: Path, first: int, count: int, method: str) -> list[Path]:
+def measure(out: Path, first: int, count: int, method: str, spacing: float) -> list[Path]:
     """Register what is not in OUT yet; the files of all, a kind of a patient each."""
+    options, method = {"method": method, "spacing": spacing}, f"{method}_{spacing:g}"
     files = []
     for seed in range(first, first + count):
         pair = None
@@ -51,7 +53,7 @@ def measure(out: Path, first: int, count: int, method: str) -> list[Path]:
                 pair = pair or patient(seed)
                 try:
                     found = registered(
-                        vary(pair, kind, seed), pair.field, seed, method, kind == "plain"
+                        vary(pair, kind, seed), pair.field, seed, options, kind == "plain"
                     )
                 except InputError as refused:
                     print(f"{seed} {kind}: refused: {refused}", flush=True)
@@ -77,7 +79,7 @@ def patient(seed: int):
     return make_pair(seed, anatomy=anatomy, shift_mm=20.0, sliding=rng.random() < 0.7)
 
 
-def registered(pair, truth, seed: int, method: str, astray: bool) -> dict[str, dict]:
+def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str, dict]:
     """What is known at places of the fixed lungs: of the result, "", and of ASTRAY where asked for.
 
     error (N,), mm, evidence (3, N), inside (N,) and the verdict.
@@ -90,7 +92,7 @@ def registered(pair, truth, seed: int, method: str, astray: bool) -> dict[str, d
 
     registration.confidence = listening
     masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
-    result = registration.register(pair.fixed, pair.moving, method=method, **masks)
+    result = registration.register(pair.fixed, pair.moving, **options, **masks)
     level, field, before, coarsest, inside = kept
     points = pair.fixed_mask.marked_points(most=100_000)
     points = points[np.random.default_rng(seed).permutation(len(points))[:PLACES]]
@@ -191,9 +193,10 @@ def report(rows: dict[str, tuple[np.ndarray, np.ndarray]], out: Path) -> None:
 def main(out: str, first: str, count: str, *more: str) -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    methods = [word for word in more if word != "--fit"]
-    method = methods[0] if methods else "gauss-newton"
-    files = measure(folder, int(first), int(count), method)
+    method = next((word for word in more if not word.startswith("--")), "gauss-newton")
+    spacings = [word.partition("=")[2] for word in more if word.startswith("--spacing=")]
+    spacing = float(spacings[0]) if spacings else WORKING_SPACING_MM
+    files = measure(folder, int(first), int(count), method, spacing)
     loaded = {file: dict(np.load(file)) for file in files}
     if "--fit" in more:
         both = [

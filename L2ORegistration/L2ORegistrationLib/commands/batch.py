@@ -42,7 +42,10 @@ def batch(
         int | None, typer.Option(min=1, help="On each level; as trained if left out.")
     ] = None,
     spacing: Annotated[
-        float | None, typer.Option(min=0.1, help="Working resolution in mm (coarser: faster).")
+        float | None,
+        typer.Option(
+            min=0.1, help="Working resolution in mm: coarser is faster, finer than 1.5 no better."
+        ),
     ] = None,
     device: Device = "auto",
     retry: Annotated[

@@ -35,7 +35,10 @@ def sequence(
         Path | None, typer.Option(help="Mask in the reference, whose centre is followed.")
     ] = None,
     spacing: Annotated[
-        float | None, typer.Option(min=0.1, help="Working resolution in mm (coarser: faster).")
+        float | None,
+        typer.Option(
+            min=0.1, help="Working resolution in mm: coarser is faster, finer than 1.5 no better."
+        ),
     ] = None,
     smooth: Annotated[bool, typer.Option(help="Smooth the motion round the cycle.")] = True,
     images: Annotated[bool, typer.Option(help="Also write each phase warped.")] = True,

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.arguments import as_mask  # noqa: E402
+from L2ORegistrationLib.engine.registration import Registration  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
 
@@ -102,3 +103,11 @@ def test_what_marks_no_lungs(name, chest):
     form, said = REFUSED[name]
     with pytest.raises(InputError, match=f"^The moving mask.*{said}"):
         as_mask(form(lungs), image, "moving")
+
+
+@pytest.mark.parametrize("spacing, warned", [(1.0, True), (1.5, False), (3.0, False)])
+def test_a_fine_working_spacing_is_warned_of(chest, spacing, warned):
+    image, _ = chest
+    warning = Registration(image, image, spacing=spacing).warning
+    assert ("1 mm is finer than what was calibrated" in warning) == warned
+    assert bool(warning) == warned
