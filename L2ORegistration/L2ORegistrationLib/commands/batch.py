@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..engine.catalogue import DEFAULT
 from .console import checked_folder, messages, print_json, tell_written
 from .console import output as out_console
-from .options import Device, Json, Quiet
+from .options import Device, Json, Quiet, Spacing
 from .register import Method
 
 _DEFAULT = Method(DEFAULT)
@@ -41,12 +41,7 @@ def batch(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="On each level; as trained if left out.")
     ] = None,
-    spacing: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, help="Working resolution in mm: coarser is faster, finer than 1.5 no better."
-        ),
-    ] = None,
+    spacing: Spacing = None,
     device: Device = "auto",
     retry: Annotated[
         bool, typer.Option("--retry", help="Try pairs again that were refused before.")

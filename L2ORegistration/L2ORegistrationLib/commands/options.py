@@ -11,6 +11,12 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")]
+Spacing = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1, help="Working resolution in mm: coarser is faster, finer than 1.5 no better."
+    ),
+]
 FixedLandmarks = Annotated[
     Path | None,
     typer.Option(help="Points in fixed to measure at: .csv (LPS) .mrk.json .fcsv .txt"),

@@ -38,7 +38,7 @@ from .console import (
 )
 from .console import output as out
 from .following import Following, Written
-from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Threads
+from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Spacing, Threads
 
 if TYPE_CHECKING:
     from ..engine.result import Result
@@ -91,12 +91,7 @@ def register(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="On each level; the method's own if left out.")
     ] = None,
-    spacing: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, help="Working resolution in mm: coarser is faster, finer than 1.5 no better."
-        ),
-    ] = None,
+    spacing: Spacing = None,
     device: Device = "auto",
     threads: Threads = None,
     warped: Annotated[

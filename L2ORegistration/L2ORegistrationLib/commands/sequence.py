@@ -13,7 +13,7 @@ from ..core.files import read_landmarks, read_mask
 from ..core.paths import made
 from .console import checked_folder, messages, print_json, tell_written
 from .console import output as out_console
-from .options import Device, Json, Quiet, Threads
+from .options import Device, Json, Quiet, Spacing, Threads
 
 
 def sequence(
@@ -34,12 +34,7 @@ def sequence(
     contour: Annotated[
         Path | None, typer.Option(help="Mask in the reference, whose centre is followed.")
     ] = None,
-    spacing: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1, help="Working resolution in mm: coarser is faster, finer than 1.5 no better."
-        ),
-    ] = None,
+    spacing: Spacing = None,
     smooth: Annotated[bool, typer.Option(help="Smooth the motion round the cycle.")] = True,
     images: Annotated[bool, typer.Option(help="Also write each phase warped.")] = True,
     device: Device = "auto",

@@ -107,7 +107,7 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
         (
             "contrast",
             6,
-            {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3, "closing": 3},
+            {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3, "closely": 3},
         ),
     )[level]
     return Stage(

@@ -65,9 +65,7 @@ from .verdict import CHECK, MATCHED, Verdict, judge
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 BASE_MB = 500
 MIN_OVERLAP = 0.3
-FINEST_MM = (
-    1.25  # of the working spacing; at 1 mm the confidence holds for 64 % of the places, not 90 %
-)
+FINEST_MM = 1.25  # of the working spacing: at 1 mm the confidence holds for 64 % instead of 90
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
 
 

@@ -25,7 +25,7 @@ from ..engine.registration import Registration
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
 ITERATIONS = (1, 1, 2)
 STIFFER = 1.5  # in the last level: phases are noisier than scans of a held breath, and move less
-CLOSING = 1  # of the last level's iterations look closely
+CLOSELY = 1  # of the last level's iterations look closely
 MOST_MASKS = 4  # that are sought at a time: each needs a copy of its phase
 SMOOTHNESS = 0.02  # see smooth_in_time
 INVERSE_STEPS = 30
@@ -41,7 +41,7 @@ class NeighbourRegistration(Registration):
             for stage in METHODS["gauss-newton"].stages
         )
         stiffness = STIFFER * last.settings["stiffness"]
-        settings = {**last.settings, "stiffness": stiffness, "closing": CLOSING}
+        settings = {**last.settings, "stiffness": stiffness, "closely": CLOSELY}
         return [*coarse, replace(last, settings=settings)]
 
 

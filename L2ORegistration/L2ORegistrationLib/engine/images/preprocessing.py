@@ -83,6 +83,7 @@ def pair_on(
 
 
 def _repeated(volume: Volume, grid: Grid) -> float:
+    """How many voxels of the grid lie in one of the volume; a finer axis counts one."""
     return float(np.prod(np.maximum(np.divide(volume.grid.spacing, grid.spacing), 1)))
 
 

@@ -1,7 +1,8 @@
 """The quadratic spline through an image, read on a lattice that an affine motion takes into it.
 
 ITK's is the same, three to ten times slower. Where the lattice runs along the image's axes, fit and
-reading together are one small matrix an axis; otherwise each point weighs 27 coefficients.
+reading together are one small matrix an axis; otherwise each point weighs 27 coefficients, as where
+the last level reads moving at displaced voxels (`field.sampling`).
 """
 
 from __future__ import annotations

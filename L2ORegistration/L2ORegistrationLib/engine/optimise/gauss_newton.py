@@ -102,7 +102,7 @@ class GaussNewtonOptimiser:
 
     stiffness: of the field, for images as alike as two clean scans of one day; noise: the median
     squared difference between such images, where what is noisier needs a stiffer field; momentum:
-    the share of the step before that is made again, because noise makes steps too short; closing:
+    the share of the step before that is made again, because noise makes steps too short; closely:
     how many of the last iterations look closely (see `Level.normal_equations`); pinned:
     points (N, 3), LPS mm, where the start is known to be right: a spring holds the field at 0.
     """
@@ -112,11 +112,11 @@ class GaussNewtonOptimiser:
         stiffness: float,
         noise: float | None = None,
         momentum: float = 0.0,
-        closing: int = 0,
+        closely: int = 0,
         pinned: np.ndarray | None = None,
     ):
         self.stiffness, self.noise = stiffness, noise
-        self.momentum, self.closing, self.pinned = momentum, closing, pinned
+        self.momentum, self.closely, self.pinned = momentum, closely, pinned
 
     def iterate(
         self, level: Level, field: torch.Tensor, iterations: int
@@ -124,7 +124,7 @@ class GaussNewtonOptimiser:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         stiffness, step = self.stiffness, torch.zeros_like(field)
         for number in range(iterations):
-            roughly = number < iterations - self.closing
+            roughly = number < iterations - self.closely
             mismatch, system = level.normal_equations(field, roughly)
             if self.noise is not None and not number:
                 stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** STIFFENING

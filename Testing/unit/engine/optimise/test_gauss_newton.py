@@ -361,8 +361,8 @@ def test_the_last_iterations_look_closely(monkeypatch):
         return plain(self, field, roughly)
 
     monkeypatch.setattr(type(level), "normal_equations", looking)
-    last(GaussNewtonOptimiser(4e-3, closing=2), level, 3)
-    last(GaussNewtonOptimiser(4e-3, closing=2), level, 1)
+    last(GaussNewtonOptimiser(4e-3, closely=2), level, 3)
+    last(GaussNewtonOptimiser(4e-3, closely=2), level, 1)
     assert looked == ["roughly", "closely", "closely", "closely"]
 
 
@@ -373,13 +373,13 @@ def test_looking_closely_finds_a_motion_that_noise_hides_better():
     ]
     level = made.contrast_level(STILL)
     roughly, closely = (
-        error(level, last(GaussNewtonOptimiser(6e-3, closing=count), level, 8), stretch)
+        error(level, last(GaussNewtonOptimiser(6e-3, closely=count), level, 8), stretch)
         for count in (0, 4)
     )
     assert closely < 0.9 * roughly
 
 
-def test_evidence_that_thick_slices_repeat_counts_once():
+def test_evidence_that_thick_slices_repeat_counts_less():
     """By hand: four voxels for one of the images' own halve what is seen of it."""
     level = scans(shift).contrast_level(STILL)
     field = torch.zeros(3, *level.shape)
