@@ -63,12 +63,14 @@ class Method:
         learned: Sequence[int] = (),
         refine: bool = True,
         searched: bool = True,
+        compares: str = "",
     ) -> list[Stage]:
         """The stages in order, with their iterations.
 
         iterations: on each level instead of the usual, except of closing stages; learned: the
         weights' usual iterations of each level that they know; refine: with the closing stages;
-        searched: a search, or a given transform, has come near.
+        searched: a search, or a given transform, has come near; compares: what learned stages
+        compare instead, where the weights were trained on something else.
         """
         stages = []
         for stage in self.stages:
@@ -81,7 +83,8 @@ class Method:
                 usual = stage.iterations if searched else stage.unsearched or stage.iterations
                 count = iterations or usual
             if count:
-                stages.append(replace(stage, iterations=count))
+                seen = (stage.learned and compares) or stage.compares
+                stages.append(replace(stage, iterations=count, compares=seen))
         return stages
 
 
@@ -90,7 +93,9 @@ DESCRIPTORS = {
     "mind, coarse": ".field.descriptors:coarse_mind",
     "mind, fine": ".field.descriptors:fine_mind",
     "mind within masks": ".field.descriptors:masked_mind",
+    "mind within masks, coarse": ".field.descriptors:coarse_masked_mind",
     "lung images": ".field.descriptors:lung_images",
+    "lung images, coarse": ".field.descriptors:coarse_lung_images",
     "contrast": ".field.descriptors:contrast",
 }
 

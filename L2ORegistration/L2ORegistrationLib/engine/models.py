@@ -22,7 +22,9 @@ class ModelCard:
     """What a set of weights is; kept as JSON beside them.
 
     variant: as in `catalogue.Method`; iterations: on each level; trained_iterations: fewest and
-    most that training unrolled; facts: data, seed, commit, hours, device, results, limits.
+    most that training unrolled; compares: what learned stages see instead of what the catalogue
+    says, a key of `catalogue.DESCRIPTORS`, or empty; facts: data, seed, commit, hours, device,
+    results, limits.
     """
 
     name: str
@@ -34,6 +36,7 @@ class ModelCard:
     iterations: tuple[int, ...]
     trained_iterations: tuple[int, int]
     width: int | None = None
+    compares: str = ""
     facts: dict = field(default_factory=dict)
 
 

@@ -248,7 +248,9 @@ class Registration:
     def _planned(self, refine: bool) -> list[Stage]:
         """The stages in order, with their iterations."""
         searched = self._searching or self._given is not None
-        return self._method.plan(self._iterations, self._learned_iterations(), refine, searched)
+        learned = self._learned_iterations()
+        compares = self._card.compares if self._card else ""
+        return self._method.plan(self._iterations, learned, refine, searched, compares)
 
     def _learned_iterations(self) -> list[int]:
         """The usual iterations of each level that the weights know; none without weights."""
@@ -323,7 +325,8 @@ class Registration:
     def _predicted(self, pyramid: FeaturePyramid) -> torch.Tensor:
         """The field (3, ., ., .), mm, that the start's network predicts, on its own lattice."""
         card, network = self._predictor
-        (stage,) = METHODS[self._start_name].plan(None, card.iterations, refine=False)
+        method, iterations = METHODS[self._start_name], card.iterations
+        (stage,) = method.plan(None, iterations, refine=False, compares=card.compares)
         level = _level(stage.compares, pyramid, None)
         begun = torch.zeros((3, *level.shape), device=self._device)
         *_, (field, _) = load(stage.optimiser)(network).iterate(level, begun, stage.iterations)

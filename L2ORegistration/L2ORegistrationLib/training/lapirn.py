@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -11,8 +13,8 @@ from ..engine.optimise.lapirn import LEVELS, MULTIPLE, halved
 from .config import TrainingConfig
 from .lung_images import keypoints, lung_images
 from .prepared import PreparedPair
+from .voxelmorph import disturbed
 
-ENDS = (1 / 4, 1 / 2, 1)  # of a training: where each level's share of the steps ends
 FROZEN = 1 / 15  # of a level's steps, in which those below it do not change
 SMOOTHNESS, OF_VELOCITIES = 1.0, 3.5
 FLAT = 1e-5  # windows with less variation say nothing
@@ -21,11 +23,18 @@ MEASURED = 3000  # keypoints at which the error is told
 
 def rollout(network, pair: PreparedPair, config: TrainingConfig, step: int, rng, device):
     """(loss, level, mean error in mm before, after) of one pair on the level that is learning."""
-    number, frozen = stage(step, config.steps)
+    number, frozen = stage(step, config.steps, config.lapirn_shares)
     for k, layers in enumerate(network.levels):
         layers.requires_grad_(k == number or (k < number and not frozen))
     level = lung_images(pair)
-    images = (level.fixed, level.moving)
+    images = [level.fixed, level.moving]
+    points, targets = keypoints(pair, level, MEASURED, rng)
+    if config.disturbance:
+        # What moving shows at q is then found at q', where the affine takes it.
+        images[1], ends = disturbed(
+            images[1], points + targets, level.unit, config.disturbance, rng
+        )
+        targets = ends - points
     fixed, moving = (padded(image.clamp(0, 1), MULTIPLE).to(device) for image in images)
     motion, predicted = network(fixed, moving, number + 1)
     factor = 2 ** (LEVELS - 1 - number)
@@ -35,18 +44,22 @@ def rollout(network, pair: PreparedPair, config: TrainingConfig, step: int, rng,
     for k, width in enumerate(range(2 * number + 3, 1, -2)):
         pair_of = (halved(image, 2**k) for image in (halved(fixed, factor), warped))
         loss = loss - 0.5**k * correlation(*pair_of, width)
-    points, targets = (p.to(device) for p in keypoints(pair, level, MEASURED, rng))
+    points, targets = points.to(device), targets.to(device)
     with torch.no_grad():
         found = factor * sample_points(motion.float(), (points + 0.5) / factor - 0.5)
         before, after = (float(d.norm(dim=1).mean()) for d in (targets, found - targets))
     return loss, number, before * level.spacing, after * level.spacing
 
 
-def stage(step: int, steps: int) -> tuple[int, bool]:
-    """The level that learns in a step, of so many in all, and whether those below it are frozen."""
-    number = next(k for k, end in enumerate(ENDS) if step < end * steps or end == 1)
-    begin = (0, *ENDS)[number]
-    return number, step < (begin + FROZEN * (ENDS[number] - begin)) * steps
+def stage(step: int, steps: int, shares: Sequence[float]) -> tuple[int, bool]:
+    """The level that learns in a step, of so many in all, and whether those below it are frozen.
+
+    shares: of the steps, those of each level.
+    """
+    ends = [sum(shares[: k + 1]) for k in range(LEVELS)]
+    number = next((k for k, end in enumerate(ends) if step < end * steps), LEVELS - 1)
+    begin = ends[number] - shares[number]
+    return number, step < (begin + FROZEN * shares[number]) * steps
 
 
 def sample_finer(image: torch.Tensor, motion: torch.Tensor, factor: int) -> torch.Tensor:

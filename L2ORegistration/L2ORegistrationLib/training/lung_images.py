@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 
 from ..core.errors import InputError
-from ..engine.field.lung_images import FACTOR, LungImages
+from ..engine.field.lung_images import COARSE, FACTOR, LungImages
+from ..engine.images.features import pool
 from .prepared import PreparedPair
 
 
-def lung_images(pair: PreparedPair) -> LungImages:
+def lung_images(pair: PreparedPair, coarse: bool = False) -> LungImages:
     """Both lungs as a registration gives them to the network; the origin is the keypoints'.
+
+    coarse: on voxels of twice the size.
 
     Raises InputError for a pair without images.
     """
@@ -19,11 +22,13 @@ def lung_images(pair: PreparedPair) -> LungImages:
             "Some pairs were prepared by an earlier version, without their images: delete the "
             "folder of pairs, and they are prepared again."
         )
-    origin = ((FACTOR - 1) / 2 * pair.spacing,) * 3
+    factor = COARSE if coarse else FACTOR
+    origin = ((factor - 1) / 2 * pair.spacing,) * 3
     images, distances = (
-        [part.float() for part in parts] for parts in (pair.images, pair.distances)
+        [pool(part.float()[None], factor // FACTOR)[0] for part in parts]
+        for parts in (pair.images, pair.distances)
     )
-    return LungImages.of(images, distances, FACTOR * pair.spacing, origin)
+    return LungImages.of(images, distances, factor * pair.spacing, origin, factor)
 
 
 def keypoints(

@@ -23,18 +23,20 @@ def predicted(path: Path, weights: str) -> torch.Tensor:
 
     weights: of VoxelMorph++, packaged or a .pt file. Raises InputError for others.
     """
-    level = lung_images(PreparedPair.load(path))
+    network, coarse = _network(weights)
+    level = lung_images(PreparedPair.load(path), coarse)
     with torch.no_grad():
         begun = torch.zeros((3, *level.shape))
-        ((field, _),) = VoxelMorphOptimiser(_network(weights)).iterate(level, begun, 1)
-        return F.avg_pool3d(field, 2)
+        ((field, _),) = VoxelMorphOptimiser(network).iterate(level, begun, 1)
+        return field if coarse else F.avg_pool3d(field, 2)
 
 
 @lru_cache(maxsize=1)
-def _network(weights: str) -> VoxelMorph:
+def _network(weights: str) -> tuple[VoxelMorph, bool]:
+    """The network, and whether it sees coarse images."""
     card, network = load_model(weights)
     if not isinstance(network, VoxelMorph):
         raise InputError(
             f"The start model is one of {card.variant}, not of voxelmorph++: give weights of that."
         )
-    return network
+    return network, bool(card.compares)

@@ -70,13 +70,16 @@ class PreparedPair:
         features = (unpacked(f) for f in self.features[index])
         return MindLevel.of(*features, *pooled, self._lattice(pooled[0], 2 * factor, (0, 0, 0)))
 
-    def masked_mind_level(self, crop: tuple[slice, slice, slice]) -> MindLevel:
-        """The paper's level (3 mm features and field) under `crop` voxels."""
-        distances = [d[crop].float() for d in self.distances]
-        maps = (unpacked(f[(slice(None), *crop)]) for f in self.features[1])
+    def masked_mind_level(
+        self, crop: tuple[slice, slice, slice], coarse: bool = False
+    ) -> MindLevel:
+        """The paper's level (3 mm features and field; coarse: 6 mm) under `crop` voxels."""
+        factor = FACTORS[0 if coarse else 1]
+        distances = [pool(d.float()[None], factor // 2)[0][crop] for d in self.distances]
+        maps = (unpacked(f[(slice(None), *crop)]) for f in self.features[0 if coarse else 1])
         masked = (m * (d < 0) for m, d in zip(maps, distances))
         return MindLevel.of(
-            *masked, *distances, self._lattice(distances[0], 2, [s.start for s in crop])
+            *masked, *distances, self._lattice(distances[0], factor, [s.start for s in crop])
         )
 
     def _lattice(self, distance: torch.Tensor, factor: int, first) -> Grid:

@@ -63,6 +63,7 @@ def export(
         licence=licence or card.licence(data),
         iterations=(config.iterations[1],) * config.levels,
         trained_iterations=(config.iterations[0], config.longest),
+        compares=config.compares,
         facts=card.facts(
             data,
             config,

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ..engine.field.levels import MindLevel
-from ..engine.field.operations import smooth
+from ..engine.field.operations import interpolated, smooth
+from ..engine.images.features import pool
 from ..engine.optimise.l2o import L2OOptimiser
 from ..engine.start.search import discrete_search
 from .config import TrainingConfig
@@ -21,15 +22,15 @@ def falta2022_start(pair: PreparedPair, found: torch.Tensor, config: TrainingCon
     Nothing, the pre-registration, half of it, its mean with the truth, and the same with noise.
     found: (3, ., ., .), mm, of the pre-registration, on any lattice of the pair.
     """
-    crop = random_crop(pair.distances[0].float() < 0, config.crop, rng)
-    level = pair.masked_mind_level(crop)
+    distance = pool(pair.distances[0].float()[None], 2 if config.coarse else 1)[0]
+    crop = random_crop(distance < 0, config.crop, rng)
+    level = pair.masked_mind_level(crop, config.coarse)
     whole = pair.level(1)
     found = whole.sample_field(found)
     truth = scattered(whole, pair.points, pair.targets)
     choice = int(rng.integers(5))
     start = (0 * found, found, 0.5 * found, (found + truth) / 2, (found + truth) / 2)[choice]
-    size = pair.distances[0].shape
-    start = F.interpolate(start[None], size=size, mode="trilinear", align_corners=False)[0]
+    start = interpolated(start, distance.shape)
     field = start[(slice(None), *crop)]
     return level, field + _smooth_noise(rng, level, 1.0) if choice == 4 else field
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..engine.field.lung_images import UNIT_VOXELS
 from ..engine.field.operations import sample
 from .config import TrainingConfig
 from .lung_images import keypoints, lung_images
 from .prepared import PreparedPair
-
-DISTURBED = 0.035  # standard deviation of the affine's twelve numbers, the shift in units
 
 
 def rollout(network, pair: PreparedPair, config: TrainingConfig, step: int, rng, device):
@@ -18,26 +15,31 @@ def rollout(network, pair: PreparedPair, config: TrainingConfig, step: int, rng,
 
     Of the two images one is disturbed, and its keypoints follow.
     """
-    level = lung_images(pair)
+    level = lung_images(pair, config.coarse)
     points, targets = keypoints(pair, level, config.keypoints, rng)
     images, ends = [level.fixed, level.moving], [points, points + targets]
     side = step % 2
-    images[side], ends[side] = disturbed(images[side], ends[side], rng)
+    images[side], ends[side] = disturbed(
+        images[side], ends[side], level.unit, config.disturbance, rng
+    )
     fixed, moving = (image.to(device) for image in images)
     points, targets = ends[0].to(device), (ends[1] - ends[0]).to(device)
-    miss = network(fixed, moving, points) - targets
-    loss = (miss / UNIT_VOXELS).square().mean()
+    miss = network(fixed, moving, points, level.unit) - targets
+    loss = (miss / level.unit).square().mean()
     before, after = (float(d.detach().norm(dim=1).mean()) for d in (targets, miss))
     return loss, 0, before * level.spacing, after * level.spacing
 
 
-def disturbed(image: torch.Tensor, points: torch.Tensor, rng) -> tuple[torch.Tensor, torch.Tensor]:
+def disturbed(
+    image: torch.Tensor, points: torch.Tensor, unit: float, disturbance: float, rng
+) -> tuple[torch.Tensor, torch.Tensor]:
     """An image (d, h, w) seen through a random affine about its middle, and where its points are.
 
-    points: (K, 3), (x, y, z) in voxels.
+    points: (K, 3), (x, y, z) in voxels; unit: voxels in which the shift is drawn;
+    disturbance: as in `TrainingConfig`.
     """
-    numbers = torch.from_numpy(DISTURBED * rng.standard_normal((3, 4))).float()
-    matrix, shift = torch.eye(3) + numbers[:, :3], numbers[:, 3] * UNIT_VOXELS
+    numbers = torch.from_numpy(disturbance * rng.standard_normal((3, 4))).float()
+    matrix, shift = torch.eye(3) + numbers[:, :3], numbers[:, 3] * unit
     middle = (torch.tensor(image.shape[::-1]) - 1) / 2
     axes = [torch.arange(n, dtype=torch.float32) for n in image.shape]
     voxels = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)

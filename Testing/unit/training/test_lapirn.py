@@ -134,7 +134,7 @@ def test_roughness_is_the_mean_over_the_axes():
     ],
 )
 def test_levels_learn_one_after_the_other(step, expected):
-    number, frozen = training.stage(step, 120_000)
+    number, frozen = training.stage(step, 120_000, (0.25, 0.25, 0.5))
     assert number == expected[0]
     if number:
         assert frozen == expected[1]

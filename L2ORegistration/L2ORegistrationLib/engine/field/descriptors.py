@@ -6,7 +6,7 @@ import torch
 
 from ..images.features import pool
 from .levels import ContrastLevel, FeaturePyramid, MindLevel
-from .lung_images import FACTOR, LungImages
+from .lung_images import COARSE, FACTOR, LungImages
 
 
 def coarse_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
@@ -24,14 +24,24 @@ def masked_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
     return pyramid.masked_mind_level()
 
 
-def lung_images(pyramid: FeaturePyramid, field: torch.Tensor) -> LungImages:
+def coarse_masked_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:
+    """The same at four times the working spacing."""
+    return pyramid.masked_mind_level(COARSE)
+
+
+def lung_images(pyramid: FeaturePyramid, field: torch.Tensor, factor: int = FACTOR) -> LungImages:
     """Both lungs as images at twice the working spacing, field on the same grid."""
     images, distances = (
-        [pool(part[None], FACTOR)[0] for part in parts]
+        [pool(part[None], factor)[0] for part in parts]
         for parts in (pyramid.images, pyramid.distances)
     )
-    lattice = pyramid.grid.coarsened(FACTOR)
-    return LungImages.of(images, distances, lattice.spacing[0], lattice.origin)
+    lattice = pyramid.grid.coarsened(factor)
+    return LungImages.of(images, distances, lattice.spacing[0], lattice.origin, factor)
+
+
+def coarse_lung_images(pyramid: FeaturePyramid, field: torch.Tensor) -> LungImages:
+    """The same at four times the working spacing."""
+    return lung_images(pyramid, field, COARSE)
 
 
 def contrast(pyramid: FeaturePyramid, field: torch.Tensor) -> ContrastLevel:

@@ -326,10 +326,14 @@ class FeaturePyramid:
         # What the motion changes is added to the distances, so that no motion changes nothing.
         return distance + interpolated(sample(half, back) - half, distance.shape)[0]
 
-    def masked_mind_level(self) -> MindLevel:
-        """The paper's: masked MIND averaged over 2x2x2 working voxels, field on the same grid."""
-        masks = ((pool(d[None], 2) < 0) for d in self.distances)
-        return self._level([feature_map(i, 2) * m for i, m in zip(self.images, masks)], 2)
+    def masked_mind_level(self, factor: int = 2) -> MindLevel:
+        """The paper's: masked MIND averaged over 2x2x2 voxels, field on the same grid.
+
+        factor: working voxels in one of the grid, along an axis.
+        """
+        masks = ((pool(d[None], factor) < 0) for d in self.distances)
+        features = [feature_map(i, factor) * m for i, m in zip(self.images, masks)]
+        return self._level(features, factor)
 
     def _level(self, features, factor: int) -> MindLevel:
         distances = (pool(d[None], factor)[0] for d in self.distances)

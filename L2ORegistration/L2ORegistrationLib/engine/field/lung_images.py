@@ -2,7 +2,8 @@
 
 A voxel is 0 outside the lungs and in air, 1 in water. The field lives on the images' own lattice,
 twice as coarse as the working grid: with its usual 1.5 mm about the 96 x 96 x 104 voxels on which
-the networks were published. Networks think in units of 48 voxels, half of 96.
+the networks were published. Networks think in units of 48 such voxels, half of 96; one that is
+trained on coarser voxels, which takes an eighth of the time, sees half as many in a unit.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import torch.nn.functional as F
 
 from .operations import interpolated, sample
 
-FACTOR = 2  # working voxels
+FACTOR, COARSE = 2, 4  # working voxels
 UNIT_VOXELS = 48.0  # a network's unit of length; the same on lungs of any size
 
 
 @dataclass
 class LungImages:
-    """fixed, moving: (d, h, w), density within the lungs; spacing: mm; origin: first voxel, LPS mm.
+    """fixed, moving: (d, h, w), density within the lungs; spacing: mm; origin: first voxel, LPS mm;
+    unit: voxels in a network's unit of length.
 
     Fields are (3, d, h, w), components (x, y, z) in mm LPS, from fixed to moving points.
     """
@@ -30,6 +32,7 @@ class LungImages:
     moving: torch.Tensor
     spacing: float
     origin: tuple[float, float, float]
+    unit: float = UNIT_VOXELS
 
     @classmethod
     def of(
@@ -38,15 +41,16 @@ class LungImages:
         distances: Sequence[torch.Tensor],
         spacing: float,
         origin: tuple[float, float, float],
+        factor: int = FACTOR,
     ) -> LungImages:
         """From fixed and moving (d, h, w), 1 is 1000 HU, and signed distances to their lungs, mm.
 
-        All lie on the lattice of `spacing` and `origin`.
+        All lie on the lattice of `spacing` and `origin`, whose voxels are `factor` working ones.
         """
         parts = (
             (image + 1) * (distance < 0) for image, distance in zip(images, distances, strict=True)
         )
-        return cls(*parts, spacing, origin)
+        return cls(*parts, spacing, origin, UNIT_VOXELS * FACTOR / factor)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -41,16 +41,20 @@ class VoxelMorph(nn.Module):
         self.head = HeatmapHead()
 
     def forward(
-        self, fixed: torch.Tensor, moving: torch.Tensor, points: torch.Tensor
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        points: torch.Tensor,
+        unit: float = UNIT_VOXELS,
     ) -> torch.Tensor:
         """Displacements (K, 3) of points (K, 3) in fixed; both (x, y, z) in voxels of the images.
 
-        fixed, moving: (d, h, w), 0 outside the lungs, 1 in water.
+        fixed, moving: (d, h, w), 0 outside the lungs, 1 in water; unit: as of `LungImages`.
         """
         images = padded(GAIN * torch.stack((fixed, moving))[None], 2**HALVINGS)
         found = sample_points(self.features(images)[0].float(), (points + 0.5) / 2 - 0.5)
         parts = [self.head(part) for part in found.split(_CHUNK)]
-        return torch.cat(parts) * UNIT_VOXELS
+        return torch.cat(parts) * unit
 
 
 class FeatureNetwork(nn.Module):
@@ -120,21 +124,25 @@ def expected(heatmaps: torch.Tensor) -> torch.Tensor:
 
 
 def spread(
-    points: np.ndarray, values: np.ndarray, shape: tuple[int, int, int], step: int = SPLINE_STEP
+    points: np.ndarray,
+    values: np.ndarray,
+    shape: tuple[int, int, int],
+    unit: float = UNIT_VOXELS,
+    step: int = SPLINE_STEP,
 ) -> np.ndarray:
     """A smoothing thin-plate spline through values (K, 3) at points (K, 3), over a lattice.
 
     points: (x, y, z) in voxels of the lattice (d, h, w), whose sizes are multiples of `step`.
     Returns (3, d', h', w'), each node in the middle of step^3 voxels. In three dimensions the thin
-    plate's kernel is the distance itself; SMOOTHING is for lengths in UNIT_VOXELS.
+    plate's kernel is the distance itself; SMOOTHING is for lengths in units.
     """
     spline = interpolate.RBFInterpolator(
-        points / UNIT_VOXELS, values, kernel="linear", smoothing=SMOOTHING, degree=1
+        points / unit, values, kernel="linear", smoothing=SMOOTHING, degree=1
     )
     axes = [(np.arange(n // step) + 0.5) * step - 0.5 for n in shape]
     z, y, x = np.meshgrid(*axes, indexing="ij")
     nodes = np.stack((x, y, z), axis=-1)
-    found = spline(nodes.reshape(-1, 3) / UNIT_VOXELS).reshape(nodes.shape)
+    found = spline(nodes.reshape(-1, 3) / unit).reshape(nodes.shape)
     return np.moveaxis(found, -1, 0).astype(np.float32)
 
 
@@ -153,8 +161,11 @@ class VoxelMorphOptimiser:
         points = lungs[torch.from_numpy(chosen).to(lungs.device)].float()
         for _ in range(iterations):
             moving = level.moved(field)
-            moved = self.network(level.fixed, moving, points)
-            nodes = spread(points.cpu().numpy(), moved.cpu().numpy(), level.shape)
+            moved = self.network(level.fixed, moving, points, level.unit)
+            # More nodes than the images of usual voxels need would only take longer.
+            step = max(1, round(SPLINE_STEP * level.unit / UNIT_VOXELS))
+            found = points.cpu().numpy(), moved.cpu().numpy()
+            nodes = spread(*found, level.shape, level.unit, step)
             further = level.sample_field(torch.from_numpy(nodes).to(field.device)) * level.spacing
             field = level.after(field, further)
             yield field, level.mismatch(moving)
