@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField
 from ..engine import catalogue
+from .peers import PEERS, installed, peer, versions
 
 if TYPE_CHECKING:
     from .scan import Scan
@@ -47,8 +48,8 @@ def chosen(groups: list[str], peers: bool) -> list[str]:
         raise InputError(
             f"There is no method '{', '.join(unknown)}': use some of {', '.join(known)}."
         )
-    wanted = {*groups, *(("peers",) if peers else ())}
-    return [key for key, method in METHODS.items() if method.group in wanted]
+    found = [key for key, method in METHODS.items() if method.group in groups]
+    return found + (installed() if peers else [])
 
 
 def _initial(scan: Scan, options: dict[str, Any]) -> Outcome:
@@ -98,20 +99,11 @@ def _engine():
     return registration
 
 
-def _peer(name: str) -> dict[str, Callable]:
-    """The keywords of a Method for a function in peers.py."""
-
+def _peer(name: str) -> Method:
     def run(scan: Scan, options: dict[str, Any]) -> Outcome:
-        from . import peers
+        return Outcome(peer(name).register(scan, options), [], versions(name))
 
-        return Outcome(getattr(peers, name)(scan, options), [], peers.versions(name))
-
-    def prepare() -> object:
-        from . import peers
-
-        return peers.load(name)
-
-    return {"run": run, "prepare": prepare}
+    return Method(PEERS[name][0], "peers", run, lambda: peer(name).load())
 
 
 def _rows() -> dict[str, Method]:
@@ -140,9 +132,7 @@ def _rows() -> dict[str, Method]:
         title = f"{catalogue.METHODS[name].title} network alone"
         run = _ours(name, "affine", refine=False)
         rows[f"{name}-network"] = Method(title, "networks", run, _engine)
-    rows["elastix"] = Method("elastix", "peers", **_peer("elastix"))
-    rows["convexadam"] = Method("convexAdam", "peers", **_peer("convexadam"))
-    return rows
+    return rows | {name: _peer(name) for name in PEERS}
 
 
 METHODS = _rows()

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ..benchmark.peers import PEERS
 from ..core.errors import InputError
 from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
 from . import options
 from .console import checked_folder, messages, print_json
 from .console import output as out
-from .data import read_datasets
+from .data import read_datasets, warn
 
 
 def benchmark(
@@ -39,7 +40,10 @@ def benchmark(
         Path | None,
         typer.Option(help="Folder with own voxelmorph++.pt, lapirn.pt, falta2022.pt ..."),
     ] = None,
-    peers: Annotated[bool, typer.Option(help="Also elastix and convexAdam.")] = False,
+    peers: Annotated[
+        bool,
+        typer.Option(help=f"Also {', '.join(t for t, *_ in PEERS.values())}, those installed."),
+    ] = False,
     cases: options.Cases = None,
     folder: Annotated[
         Path, typer.Option("--out", help="Folder for tables, CSV and figure.")
@@ -70,7 +74,7 @@ def benchmark(
     from ..benchmark import figure, table
     from ..benchmark import table1 as papers
     from ..benchmark.methods import chosen
-    from ..benchmark.peers import missing
+    from ..benchmark.peers import installed, missing
     from ..benchmark.run import run
     from ..datasets.registry import DATASETS
 
@@ -79,8 +83,10 @@ def benchmark(
         rows = papers.trained(own) + (chosen(["initial"], True)[1:] if peers else [])
     else:
         rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
+    if peers and not installed():
+        raise InputError(f"--peers needs some of {', '.join(missing())}: pip install them.")
     if peers and missing():
-        raise InputError(f"--peers needs {' and '.join(missing())}: pip install them.")
+        warn(f"Without {', '.join(missing())}: pip install what you want beside us.")
     datasets = read_datasets(data, cases, skip, tuple(DATASETS))
     folder = made(checked_folder(folder))
     settings = {

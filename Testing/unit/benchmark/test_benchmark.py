@@ -7,52 +7,17 @@ import os
 import re
 import time
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from bodies import OBLIQUE, SHIFT, bodies, scanned
 from L2ORegistrationLib import cli
-from L2ORegistrationLib.benchmark import figure, measure, methods, peers, table
+from L2ORegistrationLib.benchmark import figure, measure, methods, table
 from L2ORegistrationLib.benchmark.run import Measurement, run
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.datasets.registry import load_dataset
-from L2ORegistrationLib.reporting.measures import target_registration_error
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
-
-OBLIQUE = Grid(
-    (48, 44, 40),
-    (1.5, 1.5, 2.0),
-    (-30, 20, 10),
-    Rotation.from_euler("xyz", (8, -5, 10), degrees=True).as_matrix(),
-)
-SHIFT = np.array([2.0, -1.5, 3.0])
-
-
-def bodies(folder, *, apart=(0, 0, 0)):
-    """A pair whose moving image is the fixed one, SHIFT further on in a scanner `apart` away."""
-    rng = np.random.default_rng(5)
-    noise = ndimage.gaussian_filter(rng.standard_normal(OBLIQUE.shape), 3)
-    image = Volume((-800 + 900 * noise / noise.std() / 3).astype(np.float32), OBLIQUE)
-    centre = OBLIQUE.to_world((np.array(OBLIQUE.size) - 1) / 2)
-    inside = np.linalg.norm(OBLIQUE.points() - centre, axis=-1) < 25
-    folder.mkdir(parents=True)
-    there = Grid(OBLIQUE.size, OBLIQUE.spacing, OBLIQUE.origin + np.array(apart), OBLIQUE.direction)
-    moved = image.sample(OBLIQUE.points() - SHIFT)
-    points = centre + rng.uniform(-12, 12, (20, 3))
-    for name, volume in (
-        ("fixed", image),
-        ("fixed_mask", Volume(inside, OBLIQUE)),
-        ("moving", Volume(moved, there)),
-        ("moving_mask", Volume(inside, there)),
-    ):
-        sitk.WriteImage(volume.to_image(), str(folder / f"{name}.nii.gz"))
-    for name, values in (("fixed", points), ("moving", points + SHIFT + apart)):
-        rows = "".join(f"{x},{y},{z}\n" for x, y, z in values)
-        (folder / f"{name}_landmarks.csv").write_text("x,y,z\n" + rows)
-    return folder
 
 
 def result(errors, *, steps=(), **more):
@@ -168,7 +133,8 @@ def test_the_figure_averages_over_cases_from_the_start_on(tmp_path):
 
 def test_methods_are_chosen_in_the_tables_order():
     assert methods.chosen(["l2o", "initial"], False) == ["initial", "l2o-affine", "l2o-search"]
-    assert methods.chosen(["start"], True)[-2:] == ["elastix", "convexadam"]
+    peers = methods.installed()
+    assert methods.chosen(["start"], True) == ["start-affine", "start-search", *peers]
     with pytest.raises(InputError, match="no method 'peers'"):
         methods.chosen(["peers"], False)
 
@@ -212,41 +178,6 @@ def test_our_methods_give_steps(tmp_path):
     assert found["seconds_process"] >= found["seconds"] > 0
     start = measure.measure(scan, "start-affine", {"threads": 1}, time.time())
     assert start["steps"] == [] and len(start["tre"]) == 20
-
-
-def scanned(folder, **options):
-    from L2ORegistrationLib.benchmark.run import write_scan
-
-    (case,) = load_dataset("pairs", bodies(folder / "pair", **options))
-    (folder / "scan").mkdir()
-    write_scan(case, folder / "scan")
-    return measure.Scan.load(folder / "scan")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("itk") is None, reason="itk-elastix is not installed")
-@pytest.mark.parametrize("apart", [(0, 0, 0), (60, -30, 45)])
-def test_elastix_gives_a_field_in_our_frame(tmp_path, monkeypatch, apart):
-    """Oblique axes, and scans that lie far apart, which elastix alone would not bring together."""
-    for key, values in (
-        ("NumberOfResolutions", ["2"]),
-        ("ImagePyramidSchedule", ["2"] * 3 + ["1"] * 3),
-        ("MaximumNumberOfIterations", ["200"]),
-        ("MaximumStepLength", ["0.5"]),  # the image is small
-    ):
-        monkeypatch.setitem(peers.ELASTIX, key, values)
-    scan = scanned(tmp_path, apart=apart)
-    field = peers.elastix(scan, {"threads": 1})
-    errors = target_registration_error(field, scan.fixed_points, scan.moving_points)
-    assert errors.mean() < 0.6
-
-
-@pytest.mark.skipif(find_spec("convexAdam") is None, reason="convexAdam is not installed")
-def test_convexadam_gives_a_field_in_our_frame(tmp_path):
-    scan = scanned(tmp_path)
-    field = peers.convexadam(scan, {"threads": 1, "device": "cpu"})
-    errors = target_registration_error(field, scan.fixed_points, scan.moving_points)
-    assert errors.mean() < 1.0
 
 
 def test_the_command_goes_on_after_a_case_that_cannot_be_read(tmp_path, capsys):
