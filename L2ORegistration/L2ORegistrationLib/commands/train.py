@@ -61,6 +61,10 @@ def train(
             help="VoxelMorph++ weights that falta2022 goes on from; {fold} is the fold's number."
         ),
     ] = None,
+    begin_with: Annotated[
+        str | None,
+        typer.Option(help="Weights to begin with, packaged or a .pt file; else random ones."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the exported weights.")] = "trained",
     licence: Annotated[str | None, typer.Option(help="Licence of the exported weights.")] = None,
     device: options.Device = "auto",
@@ -82,7 +86,9 @@ def train(
     cross = folds or fold is not None
     with one_voice(), joined() as workers:
         _check_name(name)
-        settings = _settings(config, steps=steps, seed=seed, start_model=start_model)
+        settings = _settings(
+            config, steps=steps, seed=seed, start_model=start_model, begin_with=begin_with
+        )
         datasets, phantoms = _material(data, cases, skip, phantoms, cross)
         experiment = Experiment(
             folder=checked_folder(folder),

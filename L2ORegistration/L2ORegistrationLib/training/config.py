@@ -51,7 +51,9 @@ class TrainingConfig:
     most so many iterations run first without gradient, so that the network learns to stay where it
     has arrived; level_shares: of the rollouts, those of whole lungs at 12 mm and of crops at 6 mm;
     extra_motion: share of the whole lungs that get more motion than their pair has;
-    mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never.
+    mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never; begin_with: the
+    weights that the network begins with, packaged or a .pt file, of the same variant (empty:
+    random ones).
 
     The variants "voxelmorph++" and "lapirn" predict the motion at once, of whole lungs: they have
     neither width nor crop. coarse: VoxelMorph++ and falta2022 see voxels of 6 mm instead of 3,
@@ -85,6 +87,7 @@ class TrainingConfig:
     lapirn_shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
     start_model: str = ""
     mixed_precision: bool = True
+    begin_with: str = ""
 
     @property
     def longest(self) -> int:

@@ -14,7 +14,9 @@ import torch
 
 from ..core.errors import InputError
 from ..core.files import atomic
+from ..engine.catalogue import OLD_NAMES
 from ..engine.field.levels import MindLevel
+from ..engine.models import load_model
 from ..engine.optimise.falta2022 import Falta2022Optimiser
 from ..engine.optimise.l2o import L2OOptimiser
 from ..engine.optimise.lapirn import LapIRN
@@ -64,7 +66,7 @@ def train(
     workers = workers or Workers()
     checkpoint = Path(checkpoint)
     torch.manual_seed(config.seed)
-    network = new_network(config).to(device)
+    network = beginner(config).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     step, earlier = 0, 0.0
     if checkpoint.exists():
@@ -106,6 +108,20 @@ def new_network(config: TrainingConfig) -> torch.nn.Module:
         "voxelmorph++": VoxelMorph,
         "lapirn": lambda: LapIRN(config.diffeomorphic),
     }[config.variant]()
+
+
+def beginner(config: TrainingConfig) -> torch.nn.Module:
+    """The network as a training begins with it. Raises InputError for weights of another one."""
+    if not config.begin_with:
+        return new_network(config)
+    card, network = load_model(config.begin_with)
+    variant = OLD_NAMES.get(card.variant, card.variant)
+    if variant != config.variant or (card.width or config.width) != config.width:
+        raise InputError(
+            f"The weights to begin with are those of {variant}, width {card.width}, and not of "
+            f"{config.variant}, width {config.width}: choose others, or other settings."
+        )
+    return network.train()
 
 
 def save_checkpoint(

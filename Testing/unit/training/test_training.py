@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  # noqa: E402
@@ -332,6 +333,21 @@ def test_what_was_trained_can_be_exported_and_used(pairs, tmp_path):
     card, loaded = load_model(tmp_path / "mine.pt")
     assert card.width == CONFIG.width and card.trained_iterations == CONFIG.iterations
     assert torch.equal(loaded.head.weight, network.head.weight)
+
+
+def test_a_training_can_begin_with_weights(pairs, tmp_path):
+    """Without a step they come out as they went in; those of another network are refused."""
+    export = {"version": "1", "licence": "none", "iterations": (2,), "trained_iterations": (2, 2)}
+    export_model(L2ONetwork(CONFIG.width), tmp_path / "own.pt", **export)
+    config = replace(CONFIG, begin_with=str(tmp_path / "own.pt"))
+    _, own = load_model(tmp_path / "own.pt")
+    for mine, given in zip(loop.beginner(config).parameters(), own.parameters(), strict=True):
+        assert torch.equal(mine, given)
+    (first, *_) = train(pairs, tmp_path / "checkpoint.pt", config)
+    assert first.step == 1
+    for wrong in (replace(config, variant="falta2022"), replace(config, width=CONFIG.width + 1)):
+        with pytest.raises(InputError, match="weights to begin with are those of l2o"):
+            loop.beginner(wrong)
 
 
 @pytest.mark.parametrize("size", [4, 6, 50])
