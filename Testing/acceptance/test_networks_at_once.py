@@ -52,7 +52,7 @@ def oblique(volume):
 class MovesVoxels(VoxelMorph):
     """Weights that move everything by (1, -0.5, 2) voxels."""
 
-    def forward(self, fixed, moving, points):
+    def forward(self, fixed, moving, points, unit):
         return torch.tensor([1.0, -0.5, 2.0]).expand(len(points), 3)
 
 
@@ -92,6 +92,31 @@ def test_a_networks_voxels_become_millimetres_of_the_patient(moving_networks, me
     inside = mask.marked_points(most=200)
     moved = steps[-1].field.sample(inside)
     np.testing.assert_allclose(moved, np.broadcast_to([6, -3, 12], moved.shape), atol=1e-3)
+
+
+def test_weights_say_on_which_voxels_their_network_looks(moving_networks):
+    """Those of a coarse training see voxels of twice the size: 12 mm on a working grid of 3 mm."""
+    path = moving_networks / "voxelmorph++.pt"
+    card = path.with_suffix(".json")
+    usual = card.read_text("utf-8")
+    fixed, mask = breath(), lungs(breath())
+    options = {"fixed_mask": mask, "moving_mask": mask, "refine": False, **FAST}
+    try:
+        card.write_text(usual.replace('"compares": ""', '"compares": "lung images, coarse"'))
+        loop = registration.Registration(
+            fixed, fixed, method="voxelmorph++", model=path, start="none", **options
+        )
+        begun = registration.Registration(
+            fixed, fixed, method="adam", start="voxelmorph++", start_model=path, **options
+        )
+        *_, last = loop
+        started = next(step for step in begun if step.stage == "start")
+    finally:
+        card.write_text(usual)
+    inside = mask.marked_points(most=200)
+    moved = last.field.sample(inside)
+    np.testing.assert_allclose(moved, np.broadcast_to([12, -6, 24], moved.shape), atol=1e-3)
+    np.testing.assert_allclose(started.field.sample(inside).mean(axis=0), [12, -6, 24], atol=0.3)
 
 
 def test_a_network_starts_another_method(moving_networks):

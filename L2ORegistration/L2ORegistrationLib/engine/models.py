@@ -14,7 +14,7 @@ from torch import nn
 from ..core.errors import InputError
 from ..core.paths import atomic
 from . import packaged
-from .catalogue import METHODS, OLD_NAMES, load, of_variant
+from .catalogue import DESCRIPTORS, METHODS, OLD_NAMES, load, of_variant
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,10 @@ def _card(path: Path) -> ModelCard:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["iterations"] = tuple(content["iterations"])
         content["trained_iterations"] = tuple(content["trained_iterations"])
-        return ModelCard(**content)
+        card = ModelCard(**content)
+        if card.compares and card.compares not in DESCRIPTORS:
+            raise ValueError(f"nothing compares '{card.compares}'")
+        return card
     except FileNotFoundError as error:
         raise InputError(f"The model card {path.name} is missing beside the weights.") from error
     except (ValueError, TypeError, KeyError) as error:

@@ -103,6 +103,7 @@ def test_weights_cut_short_are_noticed(exported):
         ({"width": None}, "don't fit the 'l2o' network: give"),
         ({"width": "wide"}, "don't fit the 'l2o' network: give"),
         ({"variant": "transformer"}, "unknown network: transformer"),
+        ({"compares": "colours"}, "damaged: nothing compares 'colours'"),
         ({"colour": "blue"}, "damaged"),  # of a later version
         ({"licence": ...}, "damaged"),  # of an earlier one
     ],
