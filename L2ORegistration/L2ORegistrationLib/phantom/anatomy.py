@@ -28,7 +28,8 @@ class Anatomy:
     image: HU, float32; body: HU (z, y, x) of everything else, the lungs filled with soft tissue;
     inside: share of lung (z, y, x) in each voxel, 0 to 1, soft at the pleura; lungs: uint8,
     0 none, 1 right, 2 left; wall: signed distance (z, y, x) in mm to the inner face of the rib
-    cage, negative inside; landmarks: (N, 3) branch points of vessels in the lungs.
+    cage, negative inside; fissure: signed distance (z, y, x) in mm to the oblique fissure of the
+    lung on that side, positive above it; landmarks: (N, 3) branch points of vessels in the lungs.
     """
 
     image: Volume
@@ -36,6 +37,7 @@ class Anatomy:
     inside: np.ndarray
     lungs: Volume
     wall: np.ndarray
+    fissure: np.ndarray
     landmarks: np.ndarray
 
 
@@ -68,7 +70,7 @@ def make_anatomy(
 
     trees = _grow_trees(tree_rng, shapes, detail)
     tissue = _draw_body(texture_rng, shapes)
-    lung = _draw_parenchyma(texture_rng, shapes)
+    lung, fissure = _draw_parenchyma(texture_rng, shapes)
     inside = soft_share(shapes.lung, grid)
     landmarks = _draw_trees(shapes, trees, tissue, lung)
     lungs = np.where(shapes.lung < 0, np.where(shapes.side < 0, 1, 2), 0).astype(np.uint8)
@@ -76,7 +78,8 @@ def make_anatomy(
     lungs = Volume(lungs, grid)
     deep = Volume(shapes.lung, grid).sample(landmarks) < -2
     deep &= lungs.sample(landmarks, order=0) > 0
-    return Anatomy(Volume(image, grid), tissue, inside, lungs, shapes.wall, landmarks[deep])
+    image = Volume(image, grid)
+    return Anatomy(image, tissue, inside, lungs, shapes.wall, fissure, landmarks[deep])
 
 
 def _paint(image: np.ndarray, value, share: np.ndarray) -> None:
@@ -168,8 +171,11 @@ def _draw_bones(rng: np.random.Generator, shapes: Shapes, image: np.ndarray) -> 
     _paint(image, 380, soft_share(blade, grid) * soft_share(shapes.torso + 4, grid))
 
 
-def _draw_parenchyma(rng: np.random.Generator, shapes: Shapes) -> np.ndarray:
-    """HU of the lung tissue everywhere (it is cut out at the pleura later); no vessels yet."""
+def _draw_parenchyma(rng: np.random.Generator, shapes: Shapes) -> tuple[np.ndarray, np.ndarray]:
+    """HU of the lung tissue everywhere (it is cut out at the pleura later); no vessels yet.
+
+    Also the distance to the oblique fissures, as in `Anatomy`.
+    """
     build, grid = shapes.build, shapes.grid
     hang = shapes.canonical[1] / build.depth
     lung = rng.uniform(-900, -820) + rng.uniform(10, 45) * hang
@@ -181,7 +187,9 @@ def _draw_parenchyma(rng: np.random.Generator, shapes: Shapes) -> np.ndarray:
     if rng.random() < 0.3:  # ground glass and dependent opacity
         haze = smooth_noise(rng, grid, rng.uniform(20, 45)) + 0.5 * hang
         lung = lung + rng.uniform(60, 220) * np.clip(haze - rng.uniform(1.2, 2.2), 0, 1)
-    for fissure, side in _fissures(rng, shapes):
+    oblique = np.zeros(grid.shape, np.float32)
+    for fissure, side, is_oblique in _fissures(rng, shapes):
+        oblique += is_oblique * side * fissure
         faint = np.clip(0.75 + 0.5 * smooth_noise(rng, grid, 30), 0, 1)
         width = max(1.0, 0.6 * float(np.mean(grid.spacing)))
         sheet = np.exp(-((fissure / width) ** 2)) * faint * side
@@ -191,11 +199,15 @@ def _draw_parenchyma(rng: np.random.Generator, shapes: Shapes) -> np.ndarray:
         place = rng.uniform(-0.8, 0.8, 3) * [build.width, build.depth, 0.5 * build.height]
         far = np.sqrt(sum((c - p) ** 2 for c, p in zip(shapes.canonical, place, strict=True)))
         _paint(lung, rng.uniform(-50, 90), soft_share(far - rng.uniform(2, 8), grid, width=2.5))
-    return lung
+    return lung, oblique
 
 
-def _fissures(rng: np.random.Generator, shapes: Shapes) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Signed distance (mm) to each fissure, and where it exists: 1, and 0 in the other lung."""
+def _fissures(
+    rng: np.random.Generator, shapes: Shapes
+) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Signed distance (mm) to each fissure, where it exists (1, and 0 in the other lung), and
+    whether it is the oblique one.
+    """
     x, y, z = shapes.canonical
     right = (shapes.side < 0).astype(np.float32)
     height = shapes.build.height
@@ -203,10 +215,10 @@ def _fissures(rng: np.random.Generator, shapes: Shapes) -> Iterator[tuple[np.nda
         slope, at = rng.uniform(1.1, 1.7), rng.uniform(-0.08, 0.02) * height
         bend = 5 * smooth_noise(rng, shapes.grid, 60)
         oblique = z - at - slope * (y - 5) + bend - 0.0025 * (np.abs(x) - 70) ** 2
-        yield oblique / np.hypot(1, slope), side
+        yield oblique / np.hypot(1, slope), side, True
         if side is right:
             level = z - at - 5 + 4 * smooth_noise(rng, shapes.grid, 60) + 0.1 * np.abs(x)
-            yield level, side * (oblique > 0)
+            yield level, side * (oblique > 0), False
 
 
 def _grow_trees(rng: np.random.Generator, shapes: Shapes, detail: float) -> dict[str, Tree]:

@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
 from .anatomy import Anatomy, make_anatomy
+from .lobes import CLEAR_MM, LobeSliding
 from .splines import interpolate, lattice_over, smooth_noise
 
 __all__ = ["Anatomy", "PhantomPair", "make_anatomy", "make_pair"]
@@ -51,6 +52,7 @@ def make_pair(
     swap: bool | None = None,
     anatomy: Anatomy | None = None,
     shift_mm: float = 0.0,
+    lobes_mm: float = 0.0,
 ) -> PhantomPair:
     """A pair of breathing states; deterministic in the seed.
 
@@ -59,10 +61,14 @@ def make_pair(
     noise, by default 10 to 50 with a random sharpness of either image (0: no noise, same
     sharpness); density: air and blood leave with the breath; swap: fixed is inspiration
     (True), expiration (False) or either by chance (None); anatomy: reuse this patient; shift_mm:
-    how far (at most, each axis) the patient lies elsewhere in the second scan's coordinates.
-    Raises InputError for a negative amplitude, noise or shift.
+    how far (at most, each axis) the patient lies elsewhere in the second scan's coordinates;
+    lobes_mm: how far (at most) lobes slide along the oblique fissures, where the field jumps.
+    Raises InputError for a negative amplitude, noise, shift or sliding of lobes.
     """
-    for name, value in (("amplitude", amplitude_mm), ("noise", noise_hu), ("shift", shift_mm)):
+    for name, value in (
+        *(("amplitude", amplitude_mm), ("noise", noise_hu), ("shift", shift_mm)),
+        ("sliding of lobes", lobes_mm),
+    ):
         if value is not None and not (np.isfinite(value) and value >= 0):
             raise InputError(f"The phantom's {name} must be zero or more, got {value}.")
     rng = np.random.default_rng([seed, 17])
@@ -80,20 +86,30 @@ def make_pair(
     body_motion = _slid(rng, motion, anatomy, lattice) if sliding else motion
     motion_fine = _fine(motion, lattice, still)
     body_fine = _fine(body_motion, lattice, still) if sliding else motion_fine
-    image, mask = _moved(rng, anatomy, motion_fine, body_fine, _stretch(motion, lattice), density)
+    lobes = None
+    whole_fine = motion_fine
+    if lobes_mm:
+        lobes = LobeSliding.draw(np.random.default_rng([seed, 41]), anatomy, lobes_mm)
+        whole_fine = _with_lobes(motion_fine, lobes, anatomy)
+    image, mask = _moved(rng, anatomy, whole_fine, body_fine, _stretch(motion, lattice), density)
 
     # "still" is the drawn patient (inspiration), "moved" the computed state; moved -> still is u.
     inspiration, lungs = anatomy.image.array, anatomy.lungs.array > 0
     if swap:
         to_moved = _inverted_fine(motion, motion_fine, lattice, still, lungs)
+        if lobes:
+            place = still.points()[lungs]
+            v = DisplacementField(to_moved, still)
+            ends = _before(place, lobes, v, DisplacementField(motion_fine, still))
+            to_moved[lungs] = ends - place
         body_back = _fine(_inverted(body_motion, lattice), lattice, still) if sliding else to_moved
         array = np.where(lungs[..., None], to_moved, body_back)
         states = (inspiration, lungs), (image, mask)
     else:
-        array = np.where(mask[..., None], motion_fine, body_fine)
+        array = np.where(mask[..., None], whole_fine, body_fine)
         states = (image, mask), (inspiration, lungs)
     field = DisplacementField(array.astype(np.float32), still)
-    landmarks = _landmarks(anatomy, motion_fine, field, states[0][1], swap)
+    landmarks = _landmarks(anatomy, motion_fine, field, states[0][1], swap, lobes)
 
     (fixed, fixed_lungs), (moving, moving_lungs) = states
     fixed, moving = (_scanned(rng, state, noise_hu) for state in (fixed, moving))
@@ -282,12 +298,42 @@ def _scanned(rng, state: np.ndarray, noise_hu: float | None) -> np.ndarray:
     return (scanned + noise * np.float32(sd / noise.std())).astype(np.float32)
 
 
-def _landmarks(anatomy, motion, field, fixed_lungs, swap):
+def _with_lobes(motion, lobes: LobeSliding, anatomy: Anatomy) -> np.ndarray:
+    """The motion (z, y, x, 3), mm, of the moved state's voxels, and then that of the lobes."""
+    grid = anatomy.image.grid
+    still = grid.points() + motion
+    lungs = anatomy.inside > 0
+    inside = _sampled(lungs.astype(np.float32), _index_points(motion, grid)) > 0
+    whole = motion.copy()
+    whole[inside] += lobes(still[inside]) - still[inside]
+    return whole
+
+
+def _before(points, lobes: LobeSliding, back: DisplacementField, motion: DisplacementField):
+    """Where the still patient's points (N, 3) lie in the moved state.
+
+    back: without the lobes, exact at voxels; motion: from the moved state, without the lobes.
+    """
+    still = lobes(points, back=True)
+    found = still + back.sample(still)
+    for _ in range(30):  # exact between the voxels, too
+        miss = still - motion.transform_points(found)
+        found = found + miss
+        if np.abs(miss).max(initial=0) < _TOLERANCE / 10:
+            break
+    return found
+
+
+def _landmarks(anatomy, motion, field, fixed_lungs, swap, lobes: LobeSliding | None = None):
     """Branch points in fixed and moving, where the whole neighbourhood belongs to the lung."""
     grid = field.grid
     u = DisplacementField(motion, grid)
     deep = Volume(ndimage.binary_erosion(fixed_lungs, np.ones((3, 3, 3))), grid)
-    if swap:
+    if lobes:
+        still = anatomy.landmarks[np.abs(lobes.distance.sample(anatomy.landmarks)) > CLEAR_MM]
+        moved = _before(still, lobes, DisplacementField(-motion, grid), u)
+        fixed, moving = (still, moved) if swap else (moved, still)
+    elif swap:
         fixed = anatomy.landmarks
         moving = field.transform_points(fixed)
     else:

@@ -11,6 +11,7 @@ from ..core.geometry import Volume
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
 from .prepared import PreparedPair, prepare
 
+SLIDING_LOBES, LOBES_MM = 0.3, 12.0  # share of the pairs, and how far lobes slide in them
 BREATHS = 3  # pairs from one patient: drawing the patient takes longest
 
 
@@ -39,7 +40,14 @@ def phantom_pairs(folder: str | Path, count: int, seed: int = 0, on_pair=None) -
 def prepare_phantom(seed: int, anatomy) -> PreparedPair:
     """One breath of one patient, scanned and segmented as imperfectly as real ones are."""
     rng = np.random.default_rng([seed, 1])
-    pair = make_pair(seed, anatomy=anatomy, shift_mm=30.0, sliding=rng.random() < 0.7)
+    lobes = np.random.default_rng([seed, 2]).random() < SLIDING_LOBES
+    pair = make_pair(
+        seed,
+        anatomy=anatomy,
+        shift_mm=30.0,
+        sliding=rng.random() < 0.7,
+        lobes_mm=LOBES_MM if lobes else 0.0,
+    )
     index = np.argwhere(pair.fixed_mask.array)
     index = index[rng.permutation(len(index))[:40000]]
     points = pair.fixed.grid.to_world(index[:, ::-1])
