@@ -46,7 +46,7 @@ def benchmark(
     ] = False,
     cases: options.Cases = None,
     folder: Annotated[
-        Path, typer.Option("--out", help="Folder for tables, CSV and figure.")
+        Path, typer.Option("--out", "-o", help="Folder for tables, CSV and figure.")
     ] = Path("l2o-benchmark"),
     model: Annotated[
         str | None, typer.Option(help="Packaged weights or a .pt file, for l2o.")

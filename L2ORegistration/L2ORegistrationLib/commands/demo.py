@@ -34,7 +34,7 @@ _SHIFT = 20.0  # mm: the patient lies elsewhere in the second scan
 
 def demo(
     folder: Annotated[
-        Path, typer.Option("--out", help="Folder for images, transform, report and picture.")
+        Path, typer.Option("--out", "-o", help="Folder for images, transform, report and picture.")
     ] = Path("l2o-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Another number, another patient.")] = 7,
     threads: Threads = None,

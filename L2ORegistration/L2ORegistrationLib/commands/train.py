@@ -24,7 +24,7 @@ _PHANTOMS = 120  # where there is no other data
 
 def train(
     folder: Annotated[
-        Path, typer.Option("--out", help="Folder for pairs, checkpoint, log and weights.")
+        Path, typer.Option("--out", "-o", help="Folder for pairs, checkpoint, log and weights.")
     ] = Path("l2o-training"),
     data: Annotated[
         list[str] | None,
