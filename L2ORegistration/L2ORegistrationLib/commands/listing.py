@@ -7,7 +7,7 @@ from dataclasses import asdict
 from rich import box
 from rich.table import Table
 
-from ..engine.catalogue import METHODS
+from ..engine.catalogue import DEFAULT, METHODS
 from .console import output as out
 from .console import print_json
 from .options import Json
@@ -25,10 +25,9 @@ def models(as_json: Json = False) -> None:
     for name in ("name", "version", "network", "parameters", "iterations a level", "licence"):
         table.add_column(name)
     for card in cards:
-        default = " (default)" if card.name == METHODS["l2o"].weights else ""
         iterations = " + ".join(map(str, card.iterations))
         table.add_row(
-            card.name + default,
+            card.name,
             card.version,
             card.variant,
             f"{card.parameters:,}",
@@ -36,7 +35,10 @@ def models(as_json: Json = False) -> None:
             card.licence,
         )
     out.print(table)
+    out.print(f"The default method, {DEFAULT}, needs none; the others take those of their name.")
     for card in cards:
+        if card.compares:
+            out.print(f"{card.name}: compares: {card.compares}", markup=False, soft_wrap=True)
         for key, value in card.facts.items():
             out.print(f"{card.name}: {key}: {value}", markup=False, soft_wrap=True)
 
