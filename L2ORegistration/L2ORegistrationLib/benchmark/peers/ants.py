@@ -17,13 +17,14 @@ from .common import prepared
 if TYPE_CHECKING:
     from ..scan import Scan
 
-# No affine before it: lungs breathe, the thorax around them stays. Correlation in cubes of five.
+# No affine before it: lungs breathe, the thorax around them stays. Correlation in cubes of five;
+# the last resolution is that of ANTs' quick script: at full resolution an hour would not do.
 SETTINGS = {
     "type_of_transform": "SyNOnly",
     "initial_transform": "Identity",
     "syn_metric": "CC",
     "syn_sampling": 2,
-    "reg_iterations": (100, 70, 50, 20),
+    "reg_iterations": (100, 70, 50, 0),
 }
 _THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 
