@@ -14,6 +14,7 @@ ELASTIX_FOR_SMALL_IMAGES = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:builtin type", "ignore:Default grid_sample")  # not ours
 @pytest.mark.parametrize("apart", [(0, 0, 0), (60, -30, 45)])
 @pytest.mark.parametrize("name", peers.PEERS)
 def test_a_peer_gives_a_field_in_our_frame(tmp_path, monkeypatch, name, apart):
