@@ -80,7 +80,7 @@ def benchmark(
 
     own = papers.weights_in(weights)
     if table1:
-        rows = papers.trained(own) + (chosen(["initial"], True)[1:] if peers else [])
+        rows = papers.trained(own) + (installed() if peers else [])
     else:
         rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
     if peers and not installed():

@@ -12,13 +12,12 @@ import numpy as np
 from scipy import ndimage
 
 from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Grid, Volume
+from ..core.geometry import DisplacementField, Volume
 from .anatomy import make_anatomy
-from .pair import _draw_motion, _fine, _moved, _stretch
+from .pair import _draw_motion, _fine, _moved, _stretch, followed_back
 from .splines import lattice_over
 
 _LATTICE = 6.0  # mm between the nodes on which motion is drawn
-_TOLERANCE = 3e-4  # mm, of the landmarks' positions
 _LEAST_STRETCH = 0.12  # Jacobian determinant below which the phases would nearly fold
 
 
@@ -78,7 +77,7 @@ def make_breathing(
         image, mask = _moved(density, anatomy, fine, fine, _stretch(coarse, lattice), True)
         images.append(Volume(_scanned(image, seed, number, noise_hu), still))
         masks.append(Volume(mask.astype(np.uint8), still))
-        trajectories.append(_followed(anatomy.landmarks, fine, still))
+        trajectories.append(followed_back(anatomy.landmarks, DisplacementField(fine, still)))
     trajectories = np.array(trajectories)
     inside = still.contains(trajectories.reshape(-1, 3), margin=-1.0)
     kept = inside.reshape(trajectories.shape[:2]).all(axis=0)
@@ -92,15 +91,3 @@ def _scanned(image: np.ndarray, seed: int, phase: int, noise_hu: float) -> np.nd
     noise = ndimage.gaussian_filter(noise, grain, truncate=3)
     scanned = ndimage.gaussian_filter(image, blur, truncate=3)
     return (scanned + noise * np.float32(noise_hu / noise.std())).astype(np.float32)
-
-
-def _followed(points: np.ndarray, motion: np.ndarray, grid: Grid) -> np.ndarray:
-    """Where inspiration's points (N, 3) lie in the phase whose motion leads back to them."""
-    field = DisplacementField(motion, grid)
-    found = points - field.sample(points)
-    for _ in range(300):
-        miss = points - field.transform_points(found)
-        found = found + miss
-        if np.abs(miss).max(initial=0) < _TOLERANCE:
-            break
-    return found

@@ -99,9 +99,8 @@ def make_pair(
         to_moved = _inverted_fine(motion, motion_fine, lattice, still, lungs)
         if lobes:
             place = still.points()[lungs]
-            v = DisplacementField(to_moved, still)
-            ends = _before(place, lobes, v, DisplacementField(motion_fine, still))
-            to_moved[lungs] = ends - place
+            slid = lobes(place, back=True)
+            to_moved[lungs] = followed_back(slid, DisplacementField(motion_fine, still)) - place
         body_back = _fine(_inverted(body_motion, lattice), lattice, still) if sliding else to_moved
         array = np.where(lungs[..., None], to_moved, body_back)
         states = (inspiration, lungs), (image, mask)
@@ -309,17 +308,15 @@ def _with_lobes(motion, lobes: LobeSliding, anatomy: Anatomy) -> np.ndarray:
     return whole
 
 
-def _before(points, lobes: LobeSliding, back: DisplacementField, motion: DisplacementField):
-    """Where the still patient's points (N, 3) lie in the moved state.
-
-    back: without the lobes, exact at voxels; motion: from the moved state, without the lobes.
-    """
-    still = lobes(points, back=True)
-    found = still + back.sample(still)
-    for _ in range(30):  # exact between the voxels, too
-        miss = still - motion.transform_points(found)
-        found = found + miss
-        if np.abs(miss).max(initial=0) < _TOLERANCE / 10:
+def followed_back(points: np.ndarray, motion: DisplacementField) -> np.ndarray:
+    """The points (N, 3), LPS mm, that a motion takes to these, by fixed-point iteration."""
+    found = points - motion.sample(points)
+    active = np.arange(len(points))
+    for _ in range(300):
+        miss = points[active] - motion.transform_points(found[active])
+        found[active] += miss
+        active = active[np.abs(miss).max(axis=1) > _TOLERANCE / 10]
+        if not len(active):
             break
     return found
 
@@ -331,19 +328,14 @@ def _landmarks(anatomy, motion, field, fixed_lungs, swap, lobes: LobeSliding | N
     deep = Volume(ndimage.binary_erosion(fixed_lungs, np.ones((3, 3, 3))), grid)
     if lobes:
         still = anatomy.landmarks[np.abs(lobes.distance.sample(anatomy.landmarks)) > CLEAR_MM]
-        moved = _before(still, lobes, DisplacementField(-motion, grid), u)
+        moved = followed_back(lobes(still, back=True), u)
         fixed, moving = (still, moved) if swap else (moved, still)
     elif swap:
         fixed = anatomy.landmarks
         moving = field.transform_points(fixed)
     else:
         moving = anatomy.landmarks
-        fixed = moving - u.sample(moving)
-        for _ in range(200):
-            miss = moving - u.transform_points(fixed)
-            fixed = fixed + miss
-            if np.abs(miss).max(initial=0) < _TOLERANCE / 10:
-                break
+        fixed = followed_back(moving, u)
     kept = deep.sample(fixed, outside=0) > 0.999
     kept &= grid.contains(moving, margin=0)
     return fixed[kept], moving[kept]

@@ -31,8 +31,14 @@ _OLD_KEYS = {
 }
 _OLD_EXPERIMENTS = {"pyramid": "l2o", "paper": "falta2022", "paper-cpu": "falta2022-cpu"}
 _MAY_BE_ZERO = (
-    *("seed", "halve_every", "level_shares", "lapirn_shares", "disturbance"),
-    *("extra_motion", "burn_in", "short_steps"),
+    "seed",
+    "halve_every",
+    "level_shares",
+    "lapirn_shares",
+    "extra_motion",
+    "burn_in",
+    "short_steps",
+    "disturbance",
 )
 _COARSE = {"voxelmorph++": "lung images, coarse", "falta2022": "mind within masks, coarse"}
 _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupted training
@@ -57,12 +63,11 @@ class TrainingConfig:
 
     The variants "voxelmorph++" and "lapirn" predict the motion at once, of whole lungs: they have
     neither width nor crop. coarse: VoxelMorph++ and falta2022 see voxels of 6 mm instead of 3,
-    which takes an eighth of the time; disturbance: standard deviation of the twelve
-    numbers of an affine that one image of a pair is seen through, its shift in units of 144 mm;
-    diffeomorphic: LapIRN predicts velocities; lapirn_shares: of
-    the steps, those in which each of its levels learns, the coarsest first; start_model: the
-    weights of VoxelMorph++, packaged or a .pt file, from whose predictions falta2022 learns to go
-    on (empty: from the search's results).
+    which takes an eighth of the time; disturbance: standard deviation of the twelve numbers of an
+    affine that one image of a pair is seen through, its shift in units of 144 mm; diffeomorphic:
+    LapIRN predicts velocities; lapirn_shares: of the steps, those in which each of its levels
+    learns, the coarsest first; start_model: the weights of VoxelMorph++, packaged or a .pt file,
+    from whose predictions falta2022 learns to go on (empty: from the search's results).
     """
 
     variant: str = "l2o"

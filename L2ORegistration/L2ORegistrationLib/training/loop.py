@@ -116,9 +116,10 @@ def beginner(config: TrainingConfig) -> torch.nn.Module:
         return new_network(config)
     card, network = load_model(config.begin_with)
     variant = OLD_NAMES.get(card.variant, card.variant)
-    if variant != config.variant or (card.width or config.width) != config.width:
+    if variant != config.variant or card.width not in (None, config.width):
+        width = f", width {card.width}" if card.width else ""
         raise InputError(
-            f"The weights to begin with are those of {variant}, width {card.width}, and not of "
+            f"The weights to begin with are those of {variant}{width}, and not of "
             f"{config.variant}, width {config.width}: choose others, or other settings."
         )
     return network.train()
