@@ -112,7 +112,13 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
         (
             "contrast",
             6,
-            {"stiffness": 6e-3, "noise": CONTRAST_NOISE, "momentum": 0.3, "closely": 3},
+            {
+                "stiffness": 6e-3,
+                "changing": 0.5,
+                "noise": CONTRAST_NOISE,
+                "momentum": 0.3,
+                "closely": 3,
+            },
         ),
     )[level]
     return Stage(

@@ -18,6 +18,7 @@ from scipy import ndimage
 from ..core.geometry import Volume
 from .field.levels import MindLevel
 from .optimise.gauss_newton import gauss_newton_step
+from .optimise.penalty import Penalty
 from .verdict import UNSURE_MM
 
 COVERAGE = 0.9
@@ -25,8 +26,7 @@ OUTSIDE_MM = 16.0  # where the field leads out of the moving image
 _BLOCK = 5  # field voxels along an axis that are looked at together
 _LEAST_WAY_MM = 0.01
 _USUAL_MM = 2.5
-_SOFT = 5e-4  # stiffness of the step, a quarter of what is usual on this level
-_SOLVER_ITERATIONS = 30
+_SOFT = Penalty(5e-4)  # of the step, a quarter of what is usual on this level
 WEIGHTS = (-0.497, 0.614, 0.587)  # of what `evidence` returns
 # Scores and the distances, mm, that belong to them; between them the logarithms are linear.
 SCORES = (2.42, 2.69, 2.99, 3.28, 3.56, 3.84, 4.13, 4.53, 4.96, 5.41)
@@ -77,7 +77,7 @@ def evidence(
     nodes = level.active_nodes
     lungs = level.distance.flatten()[nodes] < 0
     _, system = level.normal_equations(field, roughly=True)
-    step = gauss_newton_step(level, field, system, _SOFT, _SOLVER_ITERATIONS)
+    step = gauss_newton_step(level, field, system, _SOFT)
     dense = system.new_zeros((7, level.distance.numel()))
     dense[:6, nodes] = (system[:, :6] * lungs[:, None]).T
     dense[6, nodes] = lungs.to(system)

@@ -19,6 +19,7 @@ from .images.preprocessing import WORKING_SPACING_MM, WorkingPair
 from .optimise.gauss_newton import gauss_newton_step
 from .optimise.l2o import observe
 from .optimise.networks import L2ONetwork
+from .optimise.penalty import Penalty
 from .start.search import discrete_search
 
 SIZE = 32  # voxels of the tiny pair along each axis
@@ -62,9 +63,8 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     yield level.sample_field(field[:, ::2, ::2, ::2])
     yield level.sample_costs(field)
     yield from level.normal_equations(field)
-    yield gauss_newton_step(
-        level, field, _constant(_bowls(rng, len(level.active_nodes)), device), 1e-3
-    )
+    bowls = _constant(_bowls(rng, len(level.active_nodes)), device)
+    yield gauss_newton_step(level, field, bowls, Penalty(1e-3, 0.5))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = L2ONetwork(4)

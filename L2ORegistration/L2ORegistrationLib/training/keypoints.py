@@ -110,16 +110,17 @@ def _motion(pyramid: FeaturePyramid):
     """The last level and the field (3, d, h, w) in mm on it."""
     _, fine, last = METHODS["gauss-newton"].plan()
     level = pyramid.mind_level(4)
-    field = _descended(level, discrete_search(level), *COARSE)
-    field = _descended(pyramid.mind_level(2), field, fine.iterations, fine.settings["stiffness"])
+    iterations, stiffness = COARSE
+    field = _descended(level, discrete_search(level), iterations, {"stiffness": stiffness})
+    field = _descended(pyramid.mind_level(2), field, fine.iterations, fine.settings)
     level = pyramid.contrast_level(field)
-    return level, _descended(level, field, last.iterations, last.settings["stiffness"])
+    return level, _descended(level, field, last.iterations, last.settings)
 
 
-def _descended(level, field: torch.Tensor, iterations: int, stiffness: float) -> torch.Tensor:
+def _descended(level, field: torch.Tensor, iterations: int, settings) -> torch.Tensor:
     """A field of any level (3, ., ., .), mm, on this level and improved there."""
     field = level.sample_field(field)
-    *_, (field, _) = GaussNewtonOptimiser(stiffness).iterate(level, field, iterations)
+    *_, (field, _) = GaussNewtonOptimiser(**settings).iterate(level, field, iterations)
     return field
 
 

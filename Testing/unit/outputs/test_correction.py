@@ -6,6 +6,7 @@ import torch
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.engine.optimise import gauss_newton
+from L2ORegistrationLib.engine.optimise.penalty import Penalty
 from L2ORegistrationLib.engine.registration import Registration
 from L2ORegistrationLib.outputs.correction import REACH_MM, corrected
 from L2ORegistrationLib.reporting.measures import jacobian_determinant
@@ -66,7 +67,7 @@ def test_a_pin_holds_the_field_at_zero():
         system[:, :3] = 0.01
         system[:, 6] = 0.01 * (3 - field[0].flatten())
         gauss_newton._pin(level, field, system, pin)
-        field = field + gauss_newton.gauss_newton_step(level, field, system, 1e-5, 200)
+        field = field + gauss_newton.gauss_newton_step(level, field, system, Penalty(1e-5), 200)
     assert field[0, 3, 4, 4] < 1.0
     assert field[0, 0, 0, 0] > 2.5
     assert field[1:].abs().max() < 1e-3

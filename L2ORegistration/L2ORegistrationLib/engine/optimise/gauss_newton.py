@@ -2,7 +2,7 @@
 
 Around the current field u, the dissimilarity is a sum of squares that is almost linear in the
 field, so that the best step d solves (G + R) d = b - R u, where G and b come from the samples and
-R penalises the field's curvature: an affine motion costs nothing, a kink does.
+R penalises the field's bends (`penalty.Penalty`): an affine motion costs nothing, a kink does.
 """
 
 from __future__ import annotations
@@ -13,30 +13,27 @@ import numpy as np
 import torch
 
 from ..field.levels import Level
-from ..field.operations import laplacian
+from .penalty import Penalty
 
-SOLVER_ITERATIONS = 40  # of a step that is corrected or repeated anyway
+SOLVER_ITERATIONS = 25  # of a step that is corrected or repeated anyway
 STIFFENING = 0.7  # stiffness grows with this power of the noise
 CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
 PIN = 3.0  # of the images' strongest evidence: a landmark is stiff
-THOROUGH_ITERATIONS = 60  # of the refinement's: stiffness spreads slowly through a large grid
 
 
 def gauss_newton_step(
     level: Level,
     field: torch.Tensor,
     system: torch.Tensor,
-    stiffness: float,
+    penalty: Penalty,
     iterations: int = SOLVER_ITERATIONS,
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
     system: (M, 9) of the active nodes, as from `Level.normal_equations`: xx, yy, zz, xy, xz, yz
-    of G, then b; stiffness: weight of the squared second differences of the field against the
-    mean squared feature difference of a field voxel. Any other unit of length will do, where all
-    agree on it.
-    Conjugate gradients with a diagonal preconditioner, a fixed number of iterations; the default
-    stops on the way to the solution.
+    of G, then b; any other unit of length will do, where all agree on it.
+    Conjugate gradients, a fixed number of iterations, preconditioned by the solution for evidence
+    that is the same everywhere.
     """
     with torch.no_grad():
         dense = system.new_zeros((level.distance.numel(), 9))
@@ -44,23 +41,23 @@ def gauss_newton_step(
         dense = dense.T.contiguous().view(9, *level.shape)
         xx, yy, zz, xy, xz, yz = dense[:6]
         matrix = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
-        # 42 is the bi-Laplacian's diagonal away from the border.
-        inverse_diagonal = 1 / (dense[:3] + 42 * stiffness)
+        usual = system[:, :3].mean().clamp(min=1e-12)
+        precondition = penalty.smoothed(usual, field)
 
-        residual = dense[6:] - stiffness * laplacian(laplacian(field))
+        residual = dense[6:] - penalty(field)
         step = torch.zeros_like(field)
-        preconditioned = inverse_diagonal * residual
+        preconditioned = precondition(residual)
         direction = preconditioned.clone()
         power = _product(residual, preconditioned)
         for _ in range(iterations):
-            applied = laplacian(laplacian(direction)).mul_(stiffness)
+            applied = penalty(direction)
             for row, entries in zip(applied, matrix):
                 for entry, component in zip(entries, direction):
                     row.addcmul_(entry, component)
             length = power / _product(direction, applied).clamp(min=1e-30)
             step.addcmul_(direction, length)
             residual.addcmul_(applied, length, value=-1)
-            torch.mul(inverse_diagonal, residual, out=preconditioned)
+            preconditioned = precondition(residual)
             previous, power = power, _product(residual, preconditioned)
             direction.mul_(power / previous.clamp(min=1e-30)).add_(preconditioned)
         return step
@@ -100,22 +97,23 @@ def _pin(level: Level, field: torch.Tensor, system: torch.Tensor, points: np.nda
 class GaussNewtonOptimiser:
     """Plain Gauss-Newton iterations, on MIND or local contrast.
 
-    stiffness: of the field, for images as alike as two clean scans of one day; noise: the median
-    squared difference between such images, where what is noisier needs a stiffer field; momentum:
-    the share of the step before that is made again, because noise makes steps too short; closely:
-    how many of the last iterations look closely (see `Level.normal_equations`); pinned:
+    stiffness, changing: of the `Penalty`, for images as alike as two clean scans of one day; noise:
+    the median squared difference between such images, where what is noisier needs a stiffer field;
+    momentum: the share of the step before that is made again, because noise makes steps too short;
+    closely: how many of the last iterations look closely (see `Level.normal_equations`); pinned:
     points (N, 3), LPS mm, where the start is known to be right: a spring holds the field at 0.
     """
 
     def __init__(
         self,
         stiffness: float,
+        changing: float = 0.0,
         noise: float | None = None,
         momentum: float = 0.0,
         closely: int = 0,
         pinned: np.ndarray | None = None,
     ):
-        self.stiffness, self.noise = stiffness, noise
+        self.stiffness, self.changing, self.noise = stiffness, changing, noise
         self.momentum, self.closely, self.pinned = momentum, closely, pinned
 
     def iterate(
@@ -130,7 +128,8 @@ class GaussNewtonOptimiser:
                 stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** STIFFENING
             if self.pinned is not None:
                 _pin(level, field, system, self.pinned)
-            best = gauss_newton_step(level, field, system, stiffness, THOROUGH_ITERATIONS)
+            penalty = Penalty(stiffness, self.changing)
+            best = gauss_newton_step(level, field, system, penalty)
             step = best + self.momentum * step
             field = field + step
             yield field, float(mismatch.mean())

@@ -14,6 +14,7 @@ import torch
 from ..field.levels import MindLevel
 from .gauss_newton import gauss_newton_step
 from .networks import L2ONetwork
+from .penalty import Penalty
 
 STIFFNESS = 1e-3  # of the Gauss-Newton step at 6 mm field spacing, see gauss_newton.py
 DISPLACEMENT_SCALE = 0.25  # brings displacements of a few field voxels to the size of the costs
@@ -58,7 +59,7 @@ def observe(
         costs, (_, system) = level.sample_costs(field), level.normal_equations(field)
         # A finer field can bend over fewer millimetres, so its bends must cost more.
         stiffness = STIFFNESS * (6.0 / level.spacing) ** 2
-        step = gauss_newton_step(level, field, system, stiffness) / level.spacing
+        step = gauss_newton_step(level, field, system, Penalty(stiffness)) / level.spacing
         step.clamp_(-L2ONetwork.MAX_STEP, L2ONetwork.MAX_STEP)
         seen = torch.cat((costs.flatten(1), costs.mean(dim=1)), dim=1) * COST_SCALE
         seen = torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)

@@ -14,13 +14,13 @@ from ..field.levels import MindLevel
 from ..field.operations import smooth
 from ..field.sampling import voxel_positions
 from ..optimise.gauss_newton import gauss_newton_step
+from ..optimise.penalty import Penalty
 
 PASSES = ((3, 4, 5), (2, 2, 2))  # feature voxels to each side along (x, y, z)
 # For each alternation: the choice's coupling to the smooth field (dissimilarity per squared feature
 # voxel) and the smooth field's stiffness (squared feature voxels per squared second difference).
 SCHEDULE = ((6e-5, 100), (2e-4, 30), (6e-4, 10), (2e-3, 3), (6e-3, 1), (2e-2, 0.5))
 SUPPORTED = 3  # alternations in which a block's dissimilarities are averaged with its neighbours'
-SOLVER_ITERATIONS = 50
 _CHUNK = 64  # candidates whose dissimilarities are averaged at once
 
 
@@ -88,7 +88,7 @@ def _fitted(
     system = chosen.new_zeros((len(chosen), 9))
     system[:, :3] = 1
     system[:, 6:] = chosen - _at_nodes(level, field)
-    return field + gauss_newton_step(level, field, system, stiffness, SOLVER_ITERATIONS)
+    return field + gauss_newton_step(level, field, system, Penalty(stiffness))
 
 
 def _supported(level: MindLevel, costs: torch.Tensor) -> torch.Tensor:

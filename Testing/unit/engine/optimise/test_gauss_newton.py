@@ -32,6 +32,7 @@ from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
 )
 from L2ORegistrationLib.engine.optimise.l2o import L2OOptimiser, observe  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import L2ONetwork  # noqa: E402
+from L2ORegistrationLib.engine.optimise.penalty import Penalty  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
 GRID = Grid((64, 48, 48), (1.5, 1.5, 1.5), (-40.0, 12.0, 100.0))
@@ -130,17 +131,42 @@ def test_the_bilaplacians_diagonal_is_42():
     assert laplacian(laplacian(field))[0, 2, 2, 2] == 42
 
 
-def test_the_step_solves_its_linear_system():
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    changing=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_the_penalty_alone_is_solved_by_cosines(shape, changing, seed):
+    """The preconditioner is exact where the evidence is the same everywhere."""
+    penalty, field = Penalty(0.3, changing), random(3, *shape, seed=seed).double()
+    right = 0.7 * field + penalty(field)
+    torch.testing.assert_close(penalty.smoothed(0.7, field)(right), field)
+
+
+def test_a_bend_that_stays_the_same_costs_only_the_curvatures_part():
+    """Along a line u = x^2: L u is -2 inside, L L u and all that follows 0 away from the ends."""
+    bowl = (torch.arange(12.0) ** 2).view(1, 1, 1, 12).expand(3, 1, 1, 12)
+    assert laplacian(bowl)[:, 0, 0, 1:-1].eq(-2).all()
+    assert Penalty(1.0, 1.0)(bowl)[:, 0, 0, 3:-3].eq(0).all()
+    # A spike by hand: 6 twice curved, 20 after once more.
+    spike = torch.zeros(1, 1, 1, 9)
+    spike[..., 4] = 1
+    assert Penalty(2.0)(spike)[0, 0, 0, 4] == 2 * 6
+    assert Penalty(2.0, 0.5)(spike)[0, 0, 0, 4] == 0.5 * 2 * 6 + 0.5 * 2 * 20
+
+
+@pytest.mark.parametrize("changing", [0.0, 0.5])
+def test_the_step_solves_its_linear_system(changing):
     """Against a dense solution of (G + s R) d = b - s R u."""
     level = scans(shift).mind_level(4)
     field = 0.5 * smooth(random(1, 3, *level.shape))[0]
     _, system = level.normal_equations(field)
-    stiffness = 1e-3
-    usual = gauss_newton_step(level, field, system, stiffness)
-    step = gauss_newton_step(level, field, system, stiffness, iterations=400)
+    penalty = Penalty(1e-3, changing)
+    usual = gauss_newton_step(level, field, system, penalty)
+    step = gauss_newton_step(level, field, system, penalty, iterations=400)
     count = level.distance.numel()
-    bend = torch.eye(count).view(count, *level.shape)
-    bend = stiffness * laplacian(laplacian(bend)).reshape(count, count).double()
+    bend = penalty(torch.eye(count).view(count, *level.shape)).reshape(count, count).double()
     dense = torch.zeros(count, 9).double()
     dense[level.active_nodes] = system.double()
     rows = ((0, 3, 4), (3, 1, 5), (4, 5, 2))
@@ -249,7 +275,7 @@ def test_a_step_along_a_line_by_hand():
     level = scans(shift).mind_level(2)
     level = replace(level, distance=torch.zeros(1, 1, 1, 2), active_nodes=torch.tensor([0]))
     system = torch.tensor([[4.0, 1.0, 1.0, 0.0, 0.0, 0.0, -2.0, 0.0, 0.0]])
-    step = gauss_newton_step(level, torch.zeros(3, 1, 1, 2), system, 1.0, 50)
+    step = gauss_newton_step(level, torch.zeros(3, 1, 1, 2), system, Penalty(1.0), 50)
     expected = torch.tensor([-0.5, -0.5, 0, 0, 0, 0]).view(3, 1, 1, 2)
     torch.testing.assert_close(step, expected, atol=1e-4, rtol=0)
 
