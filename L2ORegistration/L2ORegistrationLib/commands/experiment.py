@@ -72,6 +72,11 @@ class Experiment:
         from ..training.phantoms import phantom_pairs
         from ..training.real import real_pairs
 
+        if datasets and self.config.close:
+            raise InputError(
+                f"The network '{self.config.variant}' learns from phantoms only, because keypoints "
+                "of real scans are not exact enough: leave --data out."
+            )
         folder, found = made(made(self.folder) / "pairs"), {}
         with _bar(self.shown) as bar:
             for title, cases in datasets.items():
@@ -86,7 +91,11 @@ class Experiment:
             if self.phantoms:
                 task = bar.add_task("drawing phantoms", total=self.phantoms, error="")
                 found[PHANTOMS] = phantom_pairs(
-                    folder, self.phantoms, self.config.seed, on_pair=lambda path: bar.advance(task)
+                    folder,
+                    self.phantoms,
+                    self.config.seed,
+                    on_pair=lambda path: bar.advance(task),
+                    close=self.config.close,
                 )
         found = {title: paths for title, paths in found.items() if paths}
         if not found:

@@ -133,6 +133,15 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
     )
 
 
+def _trusting() -> Stage:
+    """The last level, whose last iterations a network weighs."""
+    plain = _descent("trust", 2)
+    optimiser = ".optimise.trust:TrustOptimiser"
+    return replace(
+        plain, optimiser=optimiser, settings={**plain.settings, "trusting": 2}, learned=True
+    )
+
+
 def _instance(level: int, closing: bool = False) -> Stage:
     """Adam on one level, as the authors of VoxelMorph++ and the paper use it."""
     adam = ".optimise.voxelmorph:InstanceOptimiser"
@@ -167,6 +176,14 @@ METHODS: dict[str, Method] = {
         weights="l2o",
         variant="l2o",
         network=".optimise.networks:L2ONetwork",
+    ),
+    "trust": Method(
+        "L2O, trust",
+        "#66a61e",
+        (_descent("gauss-newton", 0), _descent("gauss-newton", 1), _trusting()),
+        weights="trust",
+        variant="trust",
+        network=".optimise.networks:TrustNetwork",
     ),
     "falta2022": Method(
         "Falta 2022",

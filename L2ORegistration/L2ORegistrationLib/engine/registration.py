@@ -91,6 +91,9 @@ class Registration:
     The start "voxelmorph++" is what its network predicts from the affine; start_model: its weights,
     packaged or a .pt file. Left out, the start is the method's own, mostly "search".
 
+    Besides `steps`, who looks closer finds `pyramid`, what is compared, and `fields`, the
+    optimisers' own field (3, d, h, w), mm, after each of the steps.
+
     Raises InputError for anything that cannot be used, before or at the first step.
     """
 
@@ -217,7 +220,7 @@ class Registration:
         lungs = self._fixed_mask.sample(determinant.grid.points(), order=0, outside=0.0) > 0
         values = determinant.array[lungs] if lungs.any() else np.ones(1)
         with torch.inference_mode():
-            found = match(self._finest, self._fields[best], inside)
+            found = match(self._finest, self.fields[best], inside)
         masks, images = (self._fixed_mask, self._moving_mask), (self._fixed, self._moving)
         odd = [
             f"The {name} lungs look wrong: {reason}"
@@ -230,9 +233,9 @@ class Registration:
     def _confidence(self, best: int) -> Volume:
         """How far off a step may be: see `confidence.confidence`."""
         with torch.inference_mode():
-            level, (fields, before) = self._finest, (self._fields, self._before(best))
+            level, (fields, before) = self._finest, (self.fields, self._before(best))
             if self._method.finest != CALIBRATED_ON:
-                level = _level(CALIBRATED_ON, self._pyramid, None)
+                level = _level(CALIBRATED_ON, self.pyramid, None)
             field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
             moved = self.steps[best].field.transform_points(level.grid.points())
             inside = self._moving.grid.contains(moved)
@@ -275,11 +278,11 @@ class Registration:
         def step(index, stage, level, field):
             whole = whole_field.identity() if field is None else whole_field.field(field)
             field = whole_field.undo_start() if field is None else field
-            self._fields.append(field)
+            self.fields.append(field)
             seconds = time.monotonic() - begin
             return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
 
-        self._pyramid, self._finest, self._fields, self._turned = pyramid, finest, [], ""
+        self.pyramid, self._finest, self.fields, self._turned = pyramid, finest, [], ""
         yield step(0, "initial", 0, None)
         self._check_cancelled()
         field = torch.zeros((3, *finest.shape), device=self._device)
@@ -301,7 +304,7 @@ class Registration:
                 index += 1
                 yield step(index, stage.name, stage.level, finest.sample_field(field))
         # Only where nothing matches: the question costs as much as a registration.
-        if self._searching and match(finest, self._fields[-1], 1.0).matched < MATCHED[CHECK]:
+        if self._searching and match(finest, self.fields[-1], 1.0).matched < MATCHED[CHECK]:
             images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
             self._turned = lost_orientation(*images, *self._distances, pair.grid, self._device)
 

@@ -22,6 +22,7 @@ __all__ = ["Anatomy", "PhantomPair", "make_anatomy", "make_pair"]
 
 _LATTICE = 6.0  # mm between the nodes on which motion is drawn
 _TOLERANCE = 0.003  # mm, of inverted fields
+ROUGH_MM = 20.0  # detail of the motion that is finer than this is rough
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def make_pair(
     anatomy: Anatomy | None = None,
     shift_mm: float = 0.0,
     lobes_mm: float = 0.0,
+    roughness: float = 1.0,
 ) -> PhantomPair:
     """A pair of breathing states; deterministic in the seed.
 
@@ -62,12 +64,14 @@ def make_pair(
     sharpness); density: air and blood leave with the breath; swap: fixed is inspiration
     (True), expiration (False) or either by chance (None); anatomy: reuse this patient; shift_mm:
     how far (at most, each axis) the patient lies elsewhere in the second scan's coordinates;
-    lobes_mm: how far (at most) lobes slide along the oblique fissures, where the field jumps.
-    Raises InputError for a negative amplitude, noise, shift or sliding of lobes.
+    lobes_mm: how far (at most) lobes slide along the oblique fissures, where the field jumps;
+    roughness: of the motion's detail finer than 20 mm, 1 is the usual, 0 none.
+    Raises InputError for a negative amplitude, noise, shift, sliding of lobes or roughness.
     """
     for name, value in (
         *(("amplitude", amplitude_mm), ("noise", noise_hu), ("shift", shift_mm)),
         ("sliding of lobes", lobes_mm),
+        ("roughness", roughness),
     ):
         if value is not None and not (np.isfinite(value) and value >= 0):
             raise InputError(f"The phantom's {name} must be zero or more, got {value}.")
@@ -82,7 +86,7 @@ def make_pair(
     still = anatomy.image.grid
     lattice = lattice_over(still, _LATTICE)
 
-    motion = _draw_motion(rng, lattice, anatomy.lungs, amplitude)
+    motion = _draw_motion(rng, lattice, anatomy.lungs, amplitude, roughness)
     body_motion = _slid(rng, motion, anatomy, lattice) if sliding else motion
     motion_fine = _fine(motion, lattice, still)
     body_fine = _fine(body_motion, lattice, still) if sliding else motion_fine
@@ -124,7 +128,9 @@ def make_pair(
     )
 
 
-def _draw_motion(rng, lattice: Grid, lungs: Volume, amplitude: float) -> np.ndarray:
+def _draw_motion(
+    rng, lattice: Grid, lungs: Volume, amplitude: float, roughness: float = 1.0
+) -> np.ndarray:
     """Displacements (z, y, x, 3), LPS mm, from expiration to inspiration at the lattice nodes.
 
     lungs: 1 right, 2 left (an unlabelled mask breathes as one). Smooth, and invertible: the
@@ -155,6 +161,7 @@ def _draw_motion(rng, lattice: Grid, lungs: Volume, amplitude: float) -> np.ndar
     for scale, peak in ((34.0, 3.0), (19.0, 1.5), (10.0, 0.6)):
         for k in range(3):
             amount = strength * peak * rng.uniform(0.3, 1.0)
+            amount *= roughness if scale < ROUGH_MM else 1
             detail[..., k] += amount * smooth_noise(rng, lattice, scale)
     turn = Rotation.from_rotvec(np.radians(rng.normal(0, 1.5 * min(1, amplitude / 10), 3)))
     motion += turn.apply((points - middle).reshape(-1, 3)).reshape(points.shape)

@@ -21,7 +21,7 @@ else:
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
-VARIANTS = ("l2o", "falta2022", "voxelmorph++", "lapirn")
+VARIANTS = ("l2o", "trust", "falta2022", "voxelmorph++", "lapirn")
 # What settings were called before; files and checkpoints of users still say so.
 _OLD_KEYS = {
     "ahead": "burn_in",
@@ -48,7 +48,9 @@ _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupt
 class TrainingConfig:
     """One experiment.
 
-    variant: "l2o" or "falta2022" (which has one level and no width); steps: of the optimiser, each
+    variant: "l2o", "trust" (which learns from close-ups of phantoms, needs neither crop, keypoints
+    nor burn-in, and counts all iterations of the last level) or "falta2022" (which has one level
+    and no width); steps: of the optimiser, each
     of `accumulate` unrolled crops; warmup: steps until the learning rate is reached; halve_every:
     steps after which it halves, again and again (0: a cosine down to 2 %); width: channels of the
     network; crop: field voxels along each axis; keypoints: at most so many in a crop; iterations:
@@ -102,7 +104,14 @@ class TrainingConfig:
     @property
     def levels(self) -> int:
         """On how many levels, from the coarsest on, the network learns to work."""
+        if self.variant == "trust":
+            return 3
         return 2 if self.variant == "l2o" and self.level_shares[0] < 1 else 1
+
+    @property
+    def close(self) -> bool:
+        """Whether it learns from close-ups of phantoms, not from prepared pairs."""
+        return self.variant == "trust"
 
     @property
     def compares(self) -> str:
@@ -185,6 +194,8 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError(
             "The training setting 'iterations' needs at least 2: the first one learns nothing."
         )
+    if config.close and config.width % 8:
+        raise InputError("The training setting 'width' must be a multiple of 8 for 'trust'.")
     if config.extra_motion > 1:
         raise InputError("The training setting 'extra_motion' is a share, from 0 to 1.")
     for name, count in (("level_shares", "two"), ("lapirn_shares", "three")):

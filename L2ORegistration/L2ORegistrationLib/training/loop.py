@@ -20,9 +20,9 @@ from ..engine.models import load_model
 from ..engine.optimise.falta2022 import Falta2022Optimiser
 from ..engine.optimise.l2o import L2OOptimiser
 from ..engine.optimise.lapirn import LapIRN
-from ..engine.optimise.networks import Falta2022Network, L2ONetwork
+from ..engine.optimise.networks import Falta2022Network, L2ONetwork, TrustNetwork
 from ..engine.optimise.voxelmorph import VoxelMorph
-from . import lapirn, voxelmorph
+from . import lapirn, trust, voxelmorph
 from .config import TrainingConfig, changed, renamed
 from .loss import inside, keypoint_loss
 from .predictions import predicted
@@ -105,6 +105,7 @@ def new_network(config: TrainingConfig) -> torch.nn.Module:
     return {
         "falta2022": Falta2022Network,
         "l2o": lambda: L2ONetwork(config.width),
+        "trust": lambda: TrustNetwork(config.width),
         "voxelmorph++": VoxelMorph,
         "lapirn": lambda: LapIRN(config.diffeomorphic),
     }[config.variant]()
@@ -224,6 +225,8 @@ _AT_ONCE = {"voxelmorph++": voxelmorph.rollout, "lapirn": lapirn.rollout}
 
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
+    if config.close:  # float32: what is learned is a tenth of a millimetre
+        return trust.rollout(network, pairs[rng.integers(len(pairs))], device)
     if config.variant in _AT_ONCE:
         pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
         with torch.autocast("cuda", torch.bfloat16, config.mixed_precision and _on_cuda(device)):

@@ -1,4 +1,8 @@
-"""Training pairs from breathing phantoms: many patients, several breaths each, exact keypoints."""
+"""Training pairs from breathing phantoms: many patients, several breaths each, exact keypoints.
+
+Close-ups teach the last iterations, so that they have every disease, dose and slice thickness, and
+motions from smooth to rough: how smooth the lung is has to be seen, not known.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,40 @@ from scipy import ndimage
 
 from ..core.geometry import Volume
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
+from ..phantom.varied import vary, with_emphysema
+from .closeup import CloseUp, close_up
 from .prepared import PreparedPair, prepare
+from .trust import METHOD
 
 SLIDING_LOBES, LOBES_MM = 0.3, 12.0  # share of the pairs, and how far lobes slide in them
 BREATHS = 3  # pairs from one patient: drawing the patient takes longest
 
 
-def phantom_pairs(folder: str | Path, count: int, seed: int = 0, on_pair=None) -> list[Path]:
+# Kinds of close-ups and their shares; SLIDING, ROUGHNESS: shares of what their motion is like.
+KINDS = {
+    "plain": 0.2,
+    "dose": 0.25,
+    "hard": 0.25,
+    "thick": 0.15,
+    "nodules": 0.05,
+    "disease": 0.05,
+    "artefacts": 0.05,
+}
+EMPHYSEMA, SLIDING = 0.3, 0.55
+ROUGHNESS = {0.0: 0.3, 0.3: 0.3, 1.0: 0.4}
+
+
+def phantom_pairs(
+    folder: str | Path, count: int, seed: int = 0, on_pair=None, close: bool = False
+) -> list[Path]:
     """Prepare `count` phantom pairs in a folder; those already there are kept. Returns their files.
 
-    on_pair(path), where given, is called after each.
+    on_pair(path), where given, is called after each; close: close-ups instead.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"phantom-{seed}-{i:04d}.pt" for i in range(count)]
+    name, prepared = ("close-up", prepare_close_up) if close else ("phantom", prepare_phantom)
+    paths = [folder / f"{name}-{seed}-{i:04d}.pt" for i in range(count)]
     anatomy, patient = None, None
     for i, path in enumerate(paths):
         if not path.exists():
@@ -31,7 +55,7 @@ def phantom_pairs(folder: str | Path, count: int, seed: int = 0, on_pair=None) -
                 rng = np.random.default_rng([seed, patient])
                 spacing = (1.5, 1.5, float(rng.choice([1.25, 1.5, 2.0, 2.5])))
                 anatomy = make_anatomy(seed * 100_003 + patient, spacing, detail=1.0)
-            prepare_phantom(seed * 100_003 + i, anatomy).save(path)
+            prepared(seed * 100_003 + i, anatomy).save(path)
         if on_pair is not None:
             on_pair(path)
     return paths
@@ -64,6 +88,23 @@ def prepare_phantom(seed: int, anatomy) -> PreparedPair:
         moved[seen],
         jitter=rng if rng.random() < 0.4 else None,
     )
+
+
+def prepare_close_up(seed: int, anatomy) -> CloseUp:
+    """One breath of one patient, scanned well or badly, and what the last iterations see of it."""
+    rng = np.random.default_rng([seed, 3])
+    if rng.random() < EMPHYSEMA:
+        anatomy = with_emphysema(anatomy, seed)
+    pair = make_pair(
+        seed,
+        anatomy=anatomy,
+        shift_mm=20.0,
+        sliding=rng.random() < SLIDING,
+        lobes_mm=rng.uniform(2.0, LOBES_MM) if rng.random() < SLIDING_LOBES else 0.0,
+        roughness=float(rng.choice(list(ROUGHNESS), p=list(ROUGHNESS.values()))),
+    )
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    return close_up(vary(pair, kind, seed), METHOD, seed)
 
 
 def _scanned(rng: np.random.Generator, pair: PhantomPair, which: str) -> tuple[Volume, Volume]:

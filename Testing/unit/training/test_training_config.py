@@ -15,8 +15,8 @@ from L2ORegistrationLib.training.config import (
 
 
 def test_the_packaged_settings():
-    networks = {"l2o", "falta2022", "voxelmorph++", "lapirn"}
-    assert set(experiments()) == networks | {f"{name}-cpu" for name in networks - {"l2o"}}
+    ours, others = {"l2o", "trust"}, {"falta2022", "voxelmorph++", "lapirn"}
+    assert set(experiments()) == ours | others | {f"{name}-cpu" for name in others}
     assert all(read_config(name).variant == name.removesuffix("-cpu") for name in experiments())
     assert read_config("l2o") == read_config(None) == TrainingConfig()
     paper = read_config("falta2022", seed=3)
@@ -53,7 +53,7 @@ def test_a_file_of_ones_own(tmp_path):
         ("extra_motion", 1.5, "from 0 to 1"),
         ("iterations", (1, 4), "at least 2"),
         ("iterations", (8, 4), "fewest, then the most"),
-        ("variant", "other", "no variant 'other': use l2o, falta2022"),
+        ("variant", "other", "no variant 'other': use l2o, trust, falta2022"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(field, value, told):
@@ -87,3 +87,8 @@ def test_files_and_checkpoints_of_earlier_versions_are_still_read(tmp_path):
         settings[old] = settings.pop(new)
     del settings["level_shares"]
     assert changed(TrainingConfig(), renamed(settings)) is None
+
+
+def test_groups_of_channels_need_a_width_they_divide():
+    with pytest.raises(InputError, match="multiple of 8"):
+        read_config("trust", width=20)

@@ -65,3 +65,20 @@ def laplacian(field: torch.Tensor) -> torch.Tensor:
         for end in (0, last):
             result.select(axis, end).sub_(field.select(axis, end))
     return result
+
+
+def weighted_laplacian(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`laplacian` in which the difference of two neighbours counts as the mean of their weights.
+
+    values: (C, d, h, w); weight: (d, h, w). Symmetric, and without negative eigenvalues where no
+    weight is negative.
+    """
+    result = torch.zeros_like(values)
+    for axis in (1, 2, 3):
+        last = values.shape[axis] - 1
+        between = weight.narrow(axis - 1, 1, last) + weight.narrow(axis - 1, 0, last)
+        steps = values.narrow(axis, 1, last) - values.narrow(axis, 0, last)
+        steps = steps * between / 2
+        result.narrow(axis, 1, last).add_(steps)
+        result.narrow(axis, 0, last).sub_(steps)
+    return result

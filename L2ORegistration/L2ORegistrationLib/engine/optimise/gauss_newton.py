@@ -27,11 +27,13 @@ def gauss_newton_step(
     system: torch.Tensor,
     penalty: Penalty,
     iterations: int = SOLVER_ITERATIONS,
+    right: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The step (3, d, h, w) in mm for a field in mm on the level's field grid.
 
     system: (M, 9) of the active nodes, as from `Level.normal_equations`: xx, yy, zz, xy, xz, yz
-    of G, then b; any other unit of length will do, where all agree on it.
+    of G, then b; any other unit of length will do, where all agree on it; right: (3, d, h, w), what
+    the matrix times the step has to be, instead of b - R u.
     Conjugate gradients, a fixed number of iterations, preconditioned by the solution for evidence
     that is the same everywhere.
     """
@@ -39,12 +41,11 @@ def gauss_newton_step(
         dense = system.new_zeros((level.distance.numel(), 9))
         dense[level.active_nodes] = system
         dense = dense.T.contiguous().view(9, *level.shape)
-        xx, yy, zz, xy, xz, yz = dense[:6]
-        matrix = ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))
+        matrix = _rows(dense)
         usual = system[:, :3].mean().clamp(min=1e-12)
         precondition = penalty.smoothed(usual, field)
 
-        residual = dense[6:] - penalty(field)
+        residual = dense[6:] - penalty(field) if right is None else right.clone()
         step = torch.zeros_like(field)
         preconditioned = precondition(residual)
         direction = preconditioned.clone()
@@ -61,6 +62,19 @@ def gauss_newton_step(
             previous, power = power, _product(residual, preconditioned)
             direction.mul_(power / previous.clamp(min=1e-30)).add_(preconditioned)
         return step
+
+
+def evidence(system: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """G of a system (M, 9) times vectors (M, 3)."""
+    return torch.stack(
+        [sum(g * v for g, v in zip(row, vectors.T)) for row in _rows(system.T)], dim=1
+    )
+
+
+def _rows(system: torch.Tensor) -> tuple:
+    """The rows of the symmetric G, (9, ...) -> 3 x 3 of (...)."""
+    xx, yy, zz, xy, xz, yz = system[:6]
+    return (xx, xy, xz), (xy, yy, yz), (xz, yz, zz)
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -121,15 +135,23 @@ class GaussNewtonOptimiser:
     ) -> Iterator[tuple[torch.Tensor, float]]:
         """Improve field (3, d, h, w) in mm; yields (field, dissimilarity seen before the step)."""
         stiffness, step = self.stiffness, torch.zeros_like(field)
-        for number in range(iterations):
-            roughly = number < iterations - self.closely
-            mismatch, system = level.normal_equations(field, roughly)
-            if self.noise is not None and not number:
-                stiffness *= max(float(mismatch.median()) / self.noise, CLEANEST) ** STIFFENING
+        for left in range(iterations, 0, -1):
+            mismatch, system = level.normal_equations(field, roughly=left > self.closely)
+            if left == iterations:
+                stiffness = self.stiffened(mismatch)
             if self.pinned is not None:
                 _pin(level, field, system, self.pinned)
-            penalty = Penalty(stiffness, self.changing)
-            best = gauss_newton_step(level, field, system, penalty)
-            step = best + self.momentum * step
+            step = self._step(level, field, mismatch, system, stiffness, step, left)
             field = field + step
             yield field, float(mismatch.mean())
+
+    def stiffened(self, mismatch: torch.Tensor) -> float:
+        """The stiffness for images that differ so (M,) at the beginning."""
+        if self.noise is None:
+            return self.stiffness
+        return self.stiffness * max(float(mismatch.median()) / self.noise, CLEANEST) ** STIFFENING
+
+    def _step(self, level, field, mismatch, system, stiffness, before, left) -> torch.Tensor:
+        """The step where `left` iterations are left, this one included; before: the one before."""
+        best = gauss_newton_step(level, field, system, Penalty(stiffness, self.changing))
+        return best + self.momentum * before

@@ -130,6 +130,42 @@ class L2ONetwork(nn.Module):
         return self.MAX_STEP * smooth(torch.tanh(x[:, :3])), torch.tanh(x[:, 3:])
 
 
+class TrustNetwork(nn.Module):
+    """Reads a Gauss-Newton system; returns how far to believe it and how stiff to be.
+
+    Channels in: logarithms of the evidence's strength, of the mismatch and of the pull that is
+    left; where there is evidence (1); logarithms of the field's curvature and of how that curves;
+    signed distance to the fixed lung surface, inside (1); logarithm of the stiffness. Out:
+    logarithms of what multiplies the evidence, the curvature's penalty and that of its change, each
+    at most MOST either way; untrained 0, so plain Gauss-Newton.
+    """
+
+    inputs = 9
+    MOST = 2.5
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        self.width = width
+        w0, w1, w2 = width, width * 3 // 2, width * 2
+        self.encode0 = nn.Sequential(_grouped(self.inputs, w0), _grouped(w0, w0))
+        self.encode1 = nn.Sequential(_grouped(w0, w1), _grouped(w1, w1))
+        self.encode2 = nn.Sequential(_grouped(w1, w2), _grouped(w2, w2))
+        self.decode1 = _grouped(w2 + w1, w1)
+        self.decode0 = _grouped(w1 + w0, w0)
+        self.head = nn.Conv3d(w0, 3, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 9, D, H, W) -> (N, 3, D, H, W)."""
+        x0 = self.encode0(inputs)
+        x1 = self.encode1(_halve(x0))
+        x = self.encode2(_halve(x1))
+        x = self.decode1(torch.cat((_resize(x, x1.shape[2:]), x1), dim=1))
+        x = self.decode0(torch.cat((_resize(x, x0.shape[2:]), x0), dim=1))
+        return self.MOST * torch.tanh(self.head(x) / self.MOST)
+
+
 class InstanceNorm(nn.InstanceNorm3d):
     """Instance norm that also takes a single voxel, to which small lungs come down by halving."""
 
@@ -138,6 +174,15 @@ class InstanceNorm(nn.InstanceNorm3d):
             return super().forward(x)
         x = torch.zeros_like(x)  # a single voxel is its own mean
         return x if self.bias is None else x + self.bias.view(1, -1, 1, 1, 1)
+
+
+def _grouped(inputs: int, outputs: int) -> nn.Sequential:
+    """Group norm, because instance norm would take away what is the same everywhere: the noise."""
+    return nn.Sequential(
+        nn.Conv3d(inputs, outputs, 3, padding=1),
+        nn.GroupNorm(4, outputs),
+        nn.LeakyReLU(0.1, inplace=True),
+    )
 
 
 def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

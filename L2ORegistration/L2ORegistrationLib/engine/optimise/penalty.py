@@ -14,22 +14,29 @@ from functools import lru_cache
 
 import torch
 
-from ..field.operations import laplacian
+from ..field.operations import laplacian, weighted_laplacian
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Penalty:
     """R of fields (3, d, h, w) whose unit of length is the caller's.
 
     stiffness: weight against the mean squared feature difference of a field voxel; changing: t,
-    between 0 and 1, the share of how the curvature changes.
+    between 0 and 1, the share of how the curvature changes; local: where given, (2, d, h, w), how
+    many times as much either part counts there, the curvature's first.
     """
 
     stiffness: float
     changing: float = 0.0
+    local: torch.Tensor | None = None
 
     def __call__(self, field: torch.Tensor) -> torch.Tensor:
         """R times a field."""
+        if self.local is not None:
+            bending, change = self.local
+            bend = laplacian(field)
+            change = self.changing * weighted_laplacian(bend, change)
+            return self.stiffness * laplacian((1 - self.changing) * bending * bend + change)
         bent = laplacian(laplacian(field))
         if self.changing:
             bent = (1 - self.changing) * bent + self.changing * laplacian(bent)
@@ -38,14 +45,16 @@ class Penalty:
     def smoothed(self, evidence: float, like: torch.Tensor) -> Callable:
         """A function that solves (evidence + R) x = y, for evidence that is the same everywhere.
 
-        evidence: above zero; like: a field of the shape, type and device that x and y have. Cosines
-        are the eigenvectors of L, whose border has no neighbours, so that it takes six products.
+        What is local counts as its mean. evidence: above zero; like: a field of the shape, type and
+        device that x and y have. Cosines are the eigenvectors of L, whose border has no neighbours,
+        so that it takes six products.
         """
         shape = like.shape[1:]
         waves = [_cosines(n, like.dtype, str(like.device)) for n in shape]
         (z, along_z), (y, along_y), (x, along_x) = waves
         bend = along_z[:, None, None] + along_y[:, None] + along_x
-        bend = bend**2 * (1 - self.changing + self.changing * bend)
+        bending, change = (1, 1) if self.local is None else self.local.flatten(1).mean(dim=1)
+        bend = bend**2 * ((1 - self.changing) * bending + self.changing * change * bend)
         inverse = 1 / (evidence + self.stiffness * bend)
 
         def solve(right: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,74 @@
+"""The learned last steps: a network says which evidence to believe and how stiff the lung is where.
+
+A Gauss-Newton step solves (W G + R) d = W b - R u. What W and R should be at a place a formula
+cannot know: that a lesion has no counterpart, that a fissure slides, that a region is smooth and
+noisy. A network reads it from the system itself, the field so far and the lungs' shape, and is
+trained through the solution. Kin: LearnGN (Heinrich, MIDL 2022), whose features are learned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ..field.levels import Level
+from ..field.operations import laplacian
+from .gauss_newton import GaussNewtonOptimiser, gauss_newton_step
+from .networks import TrustNetwork
+from .penalty import Penalty
+
+USUAL_STIFFNESS = 6e-3  # the network reads stiffness in this unit
+
+
+class TrustOptimiser(GaussNewtonOptimiser):
+    """Gauss-Newton iterations whose last ones a `TrustNetwork` weighs.
+
+    trusting: how many of the last; the rest of the settings are those of Gauss-Newton.
+    """
+
+    def __init__(self, network: TrustNetwork, trusting: int = 2, **settings):
+        super().__init__(**settings)
+        self.network, self.trusting = network, trusting
+
+    def _step(self, level, field, mismatch, system, stiffness, before, left) -> torch.Tensor:
+        if left > self.trusting:
+            return super()._step(level, field, mismatch, system, stiffness, before, left)
+        seen = observed(level, field, mismatch, system, stiffness)
+        belief, *local = self.network(seen[None])[0].exp()
+        system = system * belief.flatten()[level.active_nodes][:, None]
+        penalty = Penalty(stiffness, self.changing, torch.stack(local))
+        return gauss_newton_step(level, field, system, penalty)
+
+
+def observed(
+    level: Level,
+    field: torch.Tensor,
+    mismatch: torch.Tensor,
+    system: torch.Tensor,
+    stiffness: float,
+) -> torch.Tensor:
+    """What a `TrustNetwork` reads, (9, d, h, w), in its order of channels.
+
+    field: (3, d, h, w) mm; mismatch (M,) and system (M, 9): as from `Level.normal_equations`.
+    """
+    trace, pull = system[:, :3].sum(dim=1), system[:, 6:].norm(dim=1)
+    rows = (
+        (trace + 1e-3).log() + 2.5,
+        (mismatch + 1e-3).log() + 2.5,
+        (pull / (trace + 1e-3).sqrt() + 1e-2).log() + 2.5,
+        torch.ones_like(trace),
+    )
+    dense = field.new_zeros((len(rows), level.distance.numel()))
+    dense[:, level.active_nodes] = torch.stack(rows)
+    bend = laplacian(field)
+    return torch.cat(
+        (
+            dense.view(-1, *level.shape),
+            ((bend.norm(dim=0) + 0.03).log() + 1)[None],
+            (laplacian(bend).norm(dim=0) + 0.1).log()[None],
+            level.distance / 15,
+            (level.distance < 0).to(field),
+            torch.full_like(level.distance, math.log(stiffness / USUAL_STIFFNESS)),
+        )
+    )

@@ -1,0 +1,113 @@
+"""How `TrustNetwork` learns: the last iterations of a close-up, through the solution of a step.
+
+The network's outputs W and R enter (W G + R) d = W b - R u. With x the solution and y that of the
+same matrix for the loss's gradient, the loss changes with them as y (W b - R u - (W G + R) x) does
+with x and y held: no iteration of the solver is kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..engine.catalogue import METHODS
+from ..engine.field.operations import sample_points
+from ..engine.optimise.gauss_newton import SOLVER_ITERATIONS, evidence, gauss_newton_step
+from ..engine.optimise.networks import TrustNetwork
+from ..engine.optimise.penalty import Penalty
+from ..engine.optimise.trust import observed
+from .closeup import CloseUp
+
+METHOD = "trust"
+FAR_MM = 1.0  # half of the loss sees errors above this less and less
+SHARE = 0.5  # of the loss that does
+HARMLESS = 1e-3  # of the squared outputs: what changes nothing stays as it is
+TINY_MM = 0.05
+
+
+def rollout(network: TrustNetwork, path: Path, device):
+    """(loss, level, mean error in mm before, after) of one close-up.
+
+    The loss of an iteration is relative to what the same iterations reach without the network;
+    later ones count more, and each takes the field of the one before as it is.
+    """
+    settings = METHODS[METHOD].stages[-1].settings
+    close = CloseUp.load(path)
+    level = close.level().to(device)
+    points, targets = close.points.to(device), close.targets.to(device)
+
+    def missed(field):
+        return (sample_points(field, points) - targets).square().sum(1).add(TINY_MM**2).sqrt()
+
+    def measured(errors):
+        return torch.stack((errors.mean(), (errors / (FAR_MM + errors)).mean()))
+
+    count, changing = settings["trusting"], settings["changing"]
+    field = close.field.to(device)
+    before = float(missed(field).mean())
+    for _ in range(count):
+        _, system = level.normal_equations(field)
+        field = field + gauss_newton_step(level, field, system, Penalty(close.stiffness, changing))
+    usual = measured(missed(field)).clamp(min=1e-6)
+    field, losses = close.field.to(device), []
+    for _ in range(count):
+        with torch.no_grad():
+            mismatch, system = level.normal_equations(field)
+            seen = observed(level, field, mismatch, system, close.stiffness)
+        said = network(seen[None])[0]
+        step = _Solution.apply(
+            said, level, field, system, close.stiffness, changing, SOLVER_ITERATIONS
+        )
+        errors = missed(field + step)
+        ratios = measured(errors) / usual
+        loss = (1 - SHARE) * ratios[0] + SHARE * ratios[1]
+        losses.append(loss + HARMLESS * said.square().mean())
+        field = (field + step).detach()
+    weights = np.arange(1, count + 1) / np.arange(1, count + 1).sum()
+    loss = sum(weight * loss for weight, loss in zip(weights, losses))
+    return loss, METHODS[METHOD].stages[-1].level, before, float(errors.detach().mean())
+
+
+class _Solution(torch.autograd.Function):
+    """The step for what the network said (3, d, h, w); its gradient needs one more solution."""
+
+    @staticmethod
+    def forward(ctx, said, level, field, system, stiffness, changing, iterations):
+        with torch.no_grad():
+            weighted, penalty = _weighed(said, level, system, stiffness, changing)
+            step = gauss_newton_step(level, field, weighted, penalty, iterations)
+        ctx.save_for_backward(said, field, system, step)
+        ctx.level, ctx.stiffness, ctx.changing, ctx.iterations = (
+            level,
+            stiffness,
+            changing,
+            iterations,
+        )
+        return step
+
+    @staticmethod
+    def backward(ctx, gradient):
+        said, field, system, step = ctx.saved_tensors
+        level, nodes = ctx.level, ctx.level.active_nodes
+        known = level, system, ctx.stiffness, ctx.changing
+        with torch.no_grad():
+            weighted, penalty = _weighed(said, *known)
+            other = gauss_newton_step(level, field, weighted, penalty, ctx.iterations, gradient)
+        with torch.enable_grad():
+            said = said.detach().requires_grad_()
+            weighted, penalty = _weighed(said, *known)
+            at_nodes = (part.flatten(1)[:, nodes].T for part in (other, step))
+            other_there, step_there = at_nodes
+            left = weighted[:, 6:] - evidence(weighted, step_there)
+            changed = (other_there * left).sum() - (other * penalty(field + step)).sum()
+            (found,) = torch.autograd.grad(changed, said)
+        return found, None, None, None, None, None, None
+
+
+def _weighed(said, level, system, stiffness, changing):
+    """The system (M, 9) and the penalty that the network's logarithms (3, d, h, w) make of them."""
+    belief, *local = said.exp()
+    weighted = system * belief.flatten()[level.active_nodes][:, None]
+    return weighted, Penalty(stiffness, changing, torch.stack(local))

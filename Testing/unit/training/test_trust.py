@@ -1,0 +1,171 @@
+"""The network that weighs the last iterations: untrained it changes nothing, and it learns."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
+from L2ORegistrationLib.core.geometry import DisplacementField  # noqa: E402
+from L2ORegistrationLib.engine.field.operations import laplacian, weighted_laplacian  # noqa: E402
+from L2ORegistrationLib.engine.models import export_model  # noqa: E402
+from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
+    GaussNewtonOptimiser,
+    evidence,
+)
+from L2ORegistrationLib.engine.optimise.networks import TrustNetwork  # noqa: E402
+from L2ORegistrationLib.engine.optimise.penalty import Penalty  # noqa: E402
+from L2ORegistrationLib.engine.optimise.trust import TrustOptimiser, observed  # noqa: E402
+from L2ORegistrationLib.engine.registration import register  # noqa: E402
+from L2ORegistrationLib.phantom.pair import PhantomPair, make_pair  # noqa: E402
+from L2ORegistrationLib.training.closeup import CloseUp, close_up  # noqa: E402
+from L2ORegistrationLib.training.config import TrainingConfig  # noqa: E402
+from L2ORegistrationLib.training.loop import train  # noqa: E402
+from L2ORegistrationLib.training.trust import _Solution, rollout  # noqa: E402
+from training_pairs import SHIFT, patient  # noqa: E402
+
+PLAIN = {"stiffness": 6e-3, "changing": 0.5, "noise": 0.1, "momentum": 0.3, "closely": 3}
+
+
+@pytest.fixture(scope="module")
+def close():
+    """What the last iterations see of a ball that has moved by SHIFT, in noisy scans."""
+    (fixed, fixed_mask), (moving, moving_mask) = patient((0, 0, 0)), patient(SHIFT)
+    rng = np.random.default_rng(2)
+    for image in (fixed, moving):
+        image.array[...] += rng.normal(0, 250, image.grid.shape)
+    array = np.broadcast_to(SHIFT, (*fixed.grid.shape, 3)).astype(np.float32)
+    field, nothing = DisplacementField(array, fixed.grid), np.zeros((0, 3))
+    scans = PhantomPair(fixed, moving, fixed_mask, moving_mask, nothing, nothing, field)
+    return close_up(scans, "trust", seed=0)
+
+
+@pytest.fixture(scope="module")
+def files(close, tmp_path_factory):
+    path = tmp_path_factory.mktemp("close") / "close-up.pt"
+    close.save(path)
+    return [path]
+
+
+def untidy(seed=0):
+    """A network whose outputs differ from place to place."""
+    torch.manual_seed(seed)
+    network = TrustNetwork(8)
+    torch.nn.init.normal_(network.head.weight, std=0.3)
+    return network
+
+
+def test_the_weighted_laplacian_is_the_plain_one_where_all_weigh_one():
+    values = torch.randn(3, 4, 5, 6)
+    torch.testing.assert_close(weighted_laplacian(values, torch.ones(4, 5, 6)), laplacian(values))
+    penalty = Penalty(0.2, 0.5, torch.ones(2, 4, 5, 6))
+    torch.testing.assert_close(penalty(values), Penalty(0.2, 0.5)(values))
+
+
+def test_the_weighted_laplacian_by_hand():
+    """Along a line 0, 1, 3 with weights 1, 3, 5: steps of 1 and 2 that count 2 and 4 times."""
+    values = torch.tensor([0.0, 1, 3]).view(1, 1, 1, 3)
+    found = weighted_laplacian(values, torch.tensor([1.0, 3, 5]).view(1, 1, 3))
+    assert found.flatten().tolist() == [-2.0, 2 - 8, 8.0]
+
+
+def test_a_local_penalty_is_symmetric_and_not_negative():
+    a, b = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
+    penalty = Penalty(0.2, 0.5, torch.rand(2, 4, 5, 6, dtype=torch.float64))
+    assert torch.isclose((a * penalty(b)).sum(), (penalty(a) * b).sum())
+    assert (a * penalty(a)).sum() > 0
+
+
+def test_evidence_times_vectors_by_hand():
+    system = torch.tensor([[1.0, 2, 3, 4, 5, 6, 0, 0, 0]])
+    expected = torch.tensor([[1.0, 4, 5], [4, 2, 6], [5, 6, 3]]) @ torch.tensor([1.0, 10, 100])
+    assert torch.equal(evidence(system, torch.tensor([[1.0, 10, 100]]))[0], expected)
+
+
+def test_untrained_it_weighs_everything_as_gauss_newton_does(close):
+    level = close.level()
+    plain, trusting = GaussNewtonOptimiser(**PLAIN), TrustOptimiser(TrustNetwork(8), 1, **PLAIN)
+    with torch.inference_mode():
+        *_, (expected, _) = plain.iterate(level, close.field, 1)
+        *_, (found, _) = trusting.iterate(level, close.field, 1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_network_sees_finite_numbers_and_what_is_the_same_everywhere(close):
+    level = close.level()
+    seen = observed(level, close.field, *level.normal_equations(close.field), 6e-3 * np.e)
+    assert seen.shape == (TrustNetwork.inputs, *level.shape) and seen.isfinite().all()
+    torch.testing.assert_close(seen[8], torch.ones(level.shape))
+    assert torch.equal(seen[7] > 0, level.distance[0] < 0)
+
+
+def test_a_close_up_comes_back_from_disk_and_knows_the_truth(close, files):
+    loaded = CloseUp.load(files[0])
+    for name in ("fixed", "near", "field", "points", "targets"):
+        assert torch.equal(getattr(loaded, name), getattr(close, name))
+    level = loaded.level()
+    assert len(level.active_nodes) == len(loaded.near)
+    # What plain iterations have reached is near the truth.
+    nodes = loaded.points.round().long().T
+    found = loaded.field[:, nodes[2], nodes[1], nodes[0]].T
+    assert (found - loaded.targets).norm(dim=1).mean() < 1.0
+
+
+def test_the_gradient_through_the_solution_is_that_of_finite_differences(close):
+    level, field = close.level(), close.field
+    _, system = level.normal_equations(field)
+    torch.manual_seed(0)
+    said = (0.3 * torch.randn(3, *level.shape)).requires_grad_()
+    wanted = torch.randn_like(field) * (level.distance < 0)
+
+    def loss(said):
+        step = _Solution.apply(said, level, field, system, close.stiffness, 0.5, 300)
+        return (step * wanted).sum()
+
+    loss(said).backward()
+    direction = torch.randn_like(said)
+    with torch.no_grad():
+        there, back = loss(said + 0.02 * direction), loss(said - 0.02 * direction)
+    expected = float(there - back) / 0.04
+    assert float((said.grad * direction).sum()) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_few_steps_lower_the_loss_of_a_close_up(files, tmp_path):
+    config = TrainingConfig(
+        variant="trust", steps=6, width=8, iterations=(6, 6), burn_in=0, accumulate=1, warmup=1,
+        learning_rate=1e-2,
+    )  # fmt: skip
+    losses = [done.loss for done in train(files, tmp_path / "run.pt", config)]
+    assert np.isfinite(losses).all() and min(losses[3:]) < losses[0]
+
+
+def test_the_rollout_measures_before_and_after(files):
+    loss, level, before, after = rollout(untidy(), files[0], "cpu")
+    assert level == 2 and loss.requires_grad and before > 0 and after > 0
+
+
+def test_its_weights_register(tmp_path):
+    pair = make_pair(3, spacing=3.0, amplitude_mm=8.0)
+    export_model(
+        untidy(), tmp_path / "own.pt", version="1", licence="MIT", iterations=(6, 6, 6),
+        trained_iterations=(6, 6),
+    )  # fmt: skip
+    result = register(
+        pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, moving_mask=pair.moving_mask,
+        model=tmp_path / "own.pt", device="cpu",
+    )  # fmt: skip
+    assert result.provenance["method"] == "trust"
+    assert [step.stage for step in result.steps[-6:]] == ["trust"] * 6
+    error = result.field.transform_points(pair.fixed_landmarks) - pair.moving_landmarks
+    assert np.linalg.norm(error, axis=1).mean() < 1.0
+
+
+def test_a_smooth_motion_lacks_the_fine_detail_of_a_rough_one():
+    rough, smooth = (make_pair(5, spacing=4.0, roughness=r, swap=True) for r in (1.0, 0.0))
+    bends = [
+        np.abs(np.diff(pair.field.array, 2, axis=0))[pair.fixed_mask.array[1:-1] > 0].mean()
+        for pair in (rough, smooth)
+    ]
+    assert bends[1] < 0.8 * bends[0]
+    with pytest.raises(InputError, match="roughness"):
+        make_pair(5, spacing=4.0, roughness=-1.0)
