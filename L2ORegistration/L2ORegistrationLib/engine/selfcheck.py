@@ -18,8 +18,9 @@ from .field.operations import sample_points
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair
 from .optimise.gauss_newton import gauss_newton_step
 from .optimise.l2o import observe
-from .optimise.networks import L2ONetwork
+from .optimise.networks import L2ONetwork, TrustNetwork
 from .optimise.penalty import Penalty
+from .optimise.trust import observed
 from .start.search import discrete_search
 
 SIZE = 32  # voxels of the tiny pair along each axis
@@ -65,19 +66,31 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     yield from level.normal_equations(field)
     bowls = _constant(_bowls(rng, len(level.active_nodes)), device)
     yield gauss_newton_step(level, field, bowls, Penalty(1e-3, 0.5))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = L2ONetwork(4)
-    for value in network.state_dict().values():  # parts of it begin with zero, which hides much
-        value.copy_(_constant(rng.normal(0, 0.3, value.shape), "cpu"))
+    network, trust = (
+        _filled(rng, kind, width) for kind, width in ((L2ONetwork, 4), (TrustNetwork, 8))
+    )
     inputs, step, _ = observe(level, field, field.new_zeros((network.hidden, *level.shape)))
     yield step
     yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
     contrast = pyramid.contrast_level(field[:, :1, :1, :1])
     yield contrast.moving
+    last = contrast.sample_field(field)
     for roughly in (True, False):
-        yield from contrast.normal_equations(contrast.sample_field(field), roughly)
+        mismatch, system = contrast.normal_equations(last, roughly)
+        yield from (mismatch, system)
+    said = trust.to(device)(observed(contrast, last, mismatch, system, 1e-2)[None])[0]
+    yield said
+    yield gauss_newton_step(contrast, last, system, Penalty(1e-2, 0.5, said[1:].exp()))
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))
+
+
+def _filled(rng: np.random.Generator, kind: type, width: int) -> torch.nn.Module:
+    """A network with random weights: parts of it would begin with zero, which hides much."""
+    with torch.random.fork_rng(devices=[]):
+        network = kind(width)
+    for value in network.state_dict().values():
+        value.copy_(_constant(rng.normal(0, 0.3, value.shape), "cpu"))
+    return network
 
 
 def _bowls(rng: np.random.Generator, count: int) -> np.ndarray:
