@@ -16,6 +16,7 @@ from .pair import Anatomy, PhantomPair
 from .scanner import WAYS, Scan
 
 _CLEAR_MM = 6.0  # landmarks this near to a finding are left out
+_GRAIN_VOXELS, _GRAIN_HU = (0.4, 0.8), (15, 70)  # of the tissue's texture: width and strength
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,16 @@ def with_emphysema(anatomy: Anatomy, seed: int) -> Anatomy:
     spacing = np.array(anatomy.image.grid.spacing[::-1])
     emphysema(np.random.default_rng([seed, 97]), array, anatomy.lungs.array > 0, spacing)
     return replace(anatomy, image=Volume(array, anatomy.image.grid))
+
+
+def with_texture(anatomy: Anatomy, seed: int) -> Anatomy:
+    """The same patient with the grain of lung tissue that is finer than vessels, in both scans."""
+    rng, image = np.random.default_rng([seed, 101]), anatomy.image
+    grain = rng.standard_normal(image.grid.shape, np.float32)
+    grain = ndimage.gaussian_filter(grain, rng.uniform(*_GRAIN_VOXELS), truncate=3)
+    grain *= np.float32(rng.uniform(*_GRAIN_HU) / grain.std())
+    array = image.array + grain * (anatomy.lungs.array > 0)
+    return replace(anatomy, image=Volume(array.astype(np.float32), image.grid))
 
 
 def _diseased(rng, scan: Scan, findings, held: bool, landmarks) -> tuple[Scan, np.ndarray]:

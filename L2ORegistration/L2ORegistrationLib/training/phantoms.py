@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ..core.geometry import Volume
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
-from ..phantom.varied import vary, with_emphysema
+from ..phantom.varied import vary, with_emphysema, with_texture
 from .closeup import CloseUp, close_up
 from .prepared import PreparedPair, prepare
 from .trust import METHOD
@@ -32,7 +32,7 @@ KINDS = {
     "disease": 0.05,
     "artefacts": 0.05,
 }
-EMPHYSEMA, SLIDING = 0.3, 0.55
+TEXTURE, EMPHYSEMA, SLIDING = 0.5, 0.3, 0.55
 ROUGHNESS = {0.0: 0.3, 0.3: 0.3, 1.0: 0.4}
 
 
@@ -93,6 +93,8 @@ def prepare_phantom(seed: int, anatomy) -> PreparedPair:
 def prepare_close_up(seed: int, anatomy) -> CloseUp:
     """One breath of one patient, scanned well or badly, and what the last iterations see of it."""
     rng = np.random.default_rng([seed, 3])
+    if rng.random() < TEXTURE:
+        anatomy = with_texture(anatomy, seed)
     if rng.random() < EMPHYSEMA:
         anatomy = with_emphysema(anatomy, seed)
     pair = make_pair(

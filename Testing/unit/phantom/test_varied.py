@@ -5,7 +5,7 @@ import pytest
 from L2ORegistrationLib.core.geometry import Volume
 from L2ORegistrationLib.phantom import disease, scanner
 from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair
-from L2ORegistrationLib.phantom.varied import KINDS, vary, with_emphysema
+from L2ORegistrationLib.phantom.varied import KINDS, vary, with_emphysema, with_texture
 
 SPACING = (2.5, 2.5, 2.5)
 
@@ -121,6 +121,15 @@ def test_emphysema_is_in_the_patient_and_spares_vessels():
     assert not change[~lungs].any() and change.max() <= 1e-3
     assert 0.01 < (change < -20)[lungs].mean() < 0.6
     assert not change[anatomy.image.array > -600].any()
+
+
+def test_texture_is_in_the_patients_lungs_only_and_fine():
+    anatomy = make_anatomy(2, 4.0, detail=0.1)
+    change = with_texture(anatomy, 5).image.array - anatomy.image.array
+    lungs = anatomy.lungs.array > 0
+    assert not change[~lungs].any() and 10 < change[lungs].std() < 75
+    along = change[:-1][lungs[:-1] & lungs[1:]], change[1:][lungs[:-1] & lungs[1:]]
+    assert abs(np.corrcoef(*along)[0, 1]) < 0.5
 
 
 def test_nodules_stay_in_every_mask(pair):
