@@ -46,6 +46,13 @@ def test_train_continues_and_its_weights_register(data, tmp_path):
     assert code == 0, err
 
 
+def test_what_learns_from_close_ups_takes_no_real_scans(pairs, tmp_path):
+    command = ("train", "--out", tmp_path / "out", "--config", "trust")
+    data = ("--data", f"pairs={pairs}", "--cases", "good")
+    told = refused(*command, *data, within=tmp_path)
+    assert "learns from phantoms only" in told
+
+
 @pytest.fixture
 def pairs(tmp_path):
     """Two pairs of one small chest, one of which turns out damaged when its voxels are read."""

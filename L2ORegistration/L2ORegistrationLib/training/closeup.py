@@ -15,13 +15,17 @@ import torch
 from ..core.files import atomic
 from ..engine.catalogue import METHODS
 from ..engine.field.levels import CONTRAST_MM, ContrastLevel, active_voxels
+from ..engine.field.operations import sample_points
 from ..engine.field.sampling import with_gradient
-from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
+from ..engine.optimise.gauss_newton import GaussNewtonOptimiser, gauss_newton_step
+from ..engine.optimise.penalty import Penalty
 from ..engine.registration import Registration
 from ..phantom.pair import PhantomPair
 
 POINTS = 20_000  # of the fixed lungs
 NEAR = 0.5  # a voxel is within reach of the contrast or not
+FAR_MM = 1.0  # what is bounded counts errors above this less and less
+TINY_MM = 0.05  # added to errors in squares, so that the smallest do not pull as much
 
 
 @dataclass
@@ -32,7 +36,8 @@ class CloseUp:
     field voxels (1, d, h, w); near: where contrast counts at the voxels of the blocks (M, r^3),
     bytes; spacing, origin: of the field grid, mm LPS; repeated: as in `ContrastLevel`; field:
     (3, d, h, w) mm that plain iterations have reached; stiffness: theirs; points: (N, 3) of the
-    fixed lungs, field voxels (x, y, z), targets: their true displacements, mm, against the start.
+    fixed lungs, field voxels (x, y, z), targets: their true displacements, mm, against the start;
+    usual: what is `measured` where the learned iterations are plain ones.
     """
 
     fixed: torch.Tensor
@@ -46,6 +51,13 @@ class CloseUp:
     stiffness: float
     points: torch.Tensor
     targets: torch.Tensor
+    usual: torch.Tensor
+
+    def errors(self, field: torch.Tensor) -> torch.Tensor:
+        """How far, mm, a field (3, d, h, w), mm, takes each point from where it is, (N,)."""
+        points, targets = self.points.to(field), self.targets.to(field)
+        missed = (sample_points(field, points) - targets).square().sum(dim=1)
+        return (missed + TINY_MM**2).sqrt()
 
     def save(self, path: str | Path) -> None:
         """Write to a .pt file that `load` reads."""
@@ -86,9 +98,8 @@ def close_up(scans: PhantomPair, method: str, seed: int) -> CloseUp:
     )
     for _ in registration:
         pass
-    begun, field = (
-        registration.fields[-1 - n] for n in (last.iterations, last.settings["trusting"])
-    )
+    learned = last.settings["trusting"]
+    begun, field = (registration.fields[-1 - n] for n in (last.iterations, learned))
     with torch.inference_mode():
         level = registration.pyramid.contrast_level(begun)
         mismatch, _ = level.normal_equations(level.sample_field(begun), roughly=True)
@@ -100,7 +111,7 @@ def close_up(scans: PhantomPair, method: str, seed: int) -> CloseUp:
     back = registration.starts[0].transform.GetInverse()
     targets = np.array([back.TransformPoint(p) for p in moved.tolist()]) - points
     near = level.weight.view(level.voxels.shape) > NEAR
-    return CloseUp(
+    close = CloseUp(
         fixed=level.fixed[..., 0].half(),
         moving=level.moving[..., 0].half(),
         distance=level.distance.clone(),
@@ -112,4 +123,17 @@ def close_up(scans: PhantomPair, method: str, seed: int) -> CloseUp:
         stiffness=GaussNewtonOptimiser(**plain).stiffened(mismatch),
         points=torch.from_numpy(level.grid.to_index(points)).float(),
         targets=torch.from_numpy(targets).float(),
+        usual=torch.empty(0),
     )
+    level, field = close.level(), close.field
+    for _ in range(learned):
+        _, system = level.normal_equations(field)
+        penalty = Penalty(close.stiffness, plain["changing"])
+        field = field + gauss_newton_step(level, field, system, penalty)
+    close.usual = measured(close.errors(field))
+    return close
+
+
+def measured(errors: torch.Tensor) -> torch.Tensor:
+    """Of errors (N,), mm, the mean, and a mean in which a few large ones do not count most."""
+    return torch.stack((errors.mean(), (errors / (FAR_MM + errors)).mean()))

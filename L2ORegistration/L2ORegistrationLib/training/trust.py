@@ -13,18 +13,14 @@ import numpy as np
 import torch
 
 from ..engine.catalogue import METHODS
-from ..engine.field.operations import sample_points
 from ..engine.optimise.gauss_newton import SOLVER_ITERATIONS, evidence, gauss_newton_step
 from ..engine.optimise.networks import TrustNetwork
 from ..engine.optimise.penalty import Penalty
 from ..engine.optimise.trust import observed
-from .closeup import CloseUp
+from .closeup import CloseUp, measured
 
 METHOD = "trust"
-FAR_MM = 1.0  # half of the loss sees errors above this less and less
-SHARE = 0.5  # of the loss that does
 HARMLESS = 1e-3  # of the squared outputs: what changes nothing stays as it is
-TINY_MM = 0.05
 
 
 def rollout(network: TrustNetwork, path: Path, device):
@@ -33,25 +29,12 @@ def rollout(network: TrustNetwork, path: Path, device):
     The loss of an iteration is relative to what the same iterations reach without the network;
     later ones count more, and each takes the field of the one before as it is.
     """
-    settings = METHODS[METHOD].stages[-1].settings
+    stage = METHODS[METHOD].stages[-1]
+    count, changing = stage.settings["trusting"], stage.settings["changing"]
     close = CloseUp.load(path)
-    level = close.level().to(device)
-    points, targets = close.points.to(device), close.targets.to(device)
-
-    def missed(field):
-        return (sample_points(field, points) - targets).square().sum(1).add(TINY_MM**2).sqrt()
-
-    def measured(errors):
-        return torch.stack((errors.mean(), (errors / (FAR_MM + errors)).mean()))
-
-    count, changing = settings["trusting"], settings["changing"]
-    field = close.field.to(device)
-    before = float(missed(field).mean())
-    for _ in range(count):
-        _, system = level.normal_equations(field)
-        field = field + gauss_newton_step(level, field, system, Penalty(close.stiffness, changing))
-    usual = measured(missed(field)).clamp(min=1e-6)
+    level, usual = close.level().to(device), close.usual.to(device)
     field, losses = close.field.to(device), []
+    before = float(close.errors(field).mean())
     for _ in range(count):
         with torch.no_grad():
             mismatch, system = level.normal_equations(field)
@@ -60,14 +43,12 @@ def rollout(network: TrustNetwork, path: Path, device):
         step = _Solution.apply(
             said, level, field, system, close.stiffness, changing, SOLVER_ITERATIONS
         )
-        errors = missed(field + step)
-        ratios = measured(errors) / usual
-        loss = (1 - SHARE) * ratios[0] + SHARE * ratios[1]
-        losses.append(loss + HARMLESS * said.square().mean())
+        errors = close.errors(field + step)
+        losses.append((measured(errors) / usual).mean() + HARMLESS * said.square().mean())
         field = (field + step).detach()
     weights = np.arange(1, count + 1) / np.arange(1, count + 1).sum()
     loss = sum(weight * loss for weight, loss in zip(weights, losses))
-    return loss, METHODS[METHOD].stages[-1].level, before, float(errors.detach().mean())
+    return loss, stage.level, before, float(errors.detach().mean())
 
 
 class _Solution(torch.autograd.Function):
