@@ -186,7 +186,11 @@ def nothing_packaged(tmp_path, monkeypatch):
 UNTRAINED = [
     ({"method": "voxelmorph++"}, "method 'voxelmorph++' .* --config voxelmorph.* as --model, or"),
     ({"method": "lapirn"}, "method 'lapirn' .* --config lapirn.* as --model, or"),
-    ({"start": "voxelmorph++"}, "start 'voxelmorph++' .*voxelmorph.* as --start-model, or"),
+    (
+        {"start": "voxelmorph++", "method": "gauss-newton"},
+        "start 'voxelmorph++' .*voxelmorph.* as --start-model, or",
+    ),
+    ({}, "method 'trust' .* --config trust.* as --model, or choose another"),
 ]
 UNTRAINED = [(options, message.replace("++", r"\+\+")) for options, message in UNTRAINED]
 
@@ -198,8 +202,9 @@ def test_what_has_no_weights_says_how_to_get_some(nothing_packaged, tmp_path, op
         l2o.register(breath(), breath(), **options, **FAST)
     write_volume(breath(), tmp_path / "a.nii.gz")
     write_volume(breath(MOTION), tmp_path / "b.nii.gz")
-    ((option, name),) = options.items()
-    command = ["register", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", f"--{option}", name]
+    command = ["register", tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"]
+    for option, name in options.items():
+        command += [f"--{option}", name]
     code, _, told = run(*command, "--output", tmp_path / "t.h5", "--quiet")
     assert code == 2 and re.search(message, " ".join(told.split()))
     assert not (tmp_path / "t.h5").exists()
@@ -208,7 +213,11 @@ def test_what_has_no_weights_says_how_to_get_some(nothing_packaged, tmp_path, op
 def test_own_weights_need_none_packaged(nothing_packaged, weights):
     for options in (
         {"method": "lapirn", "model": weights / "lapirn.pt"},
-        {"start": "voxelmorph++", "start_model": weights / "voxelmorph++.pt"},
+        {
+            "start": "voxelmorph++",
+            "start_model": weights / "voxelmorph++.pt",
+            "method": "gauss-newton",
+        },
     ):
         registration.Registration(breath(), breath(), **options, **FAST)
 

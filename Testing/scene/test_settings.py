@@ -73,12 +73,14 @@ def test_what_has_no_weights_cannot_start(fixed, moving, tmp_path, monkeypatch):
     for options in ({"method": "lapirn"}, {"method": "voxelmorph++"}, {"method": "l2o"}):
         assert "without trained weights" in Settings(fixed, moving, **options).problem()
         assert Settings(fixed, moving, **options, model="mine.pt").problem() == ""
-    chosen = Settings(fixed, moving, start="voxelmorph++")
+    assert "The method 'trust' comes without" in Settings(fixed, moving).problem()
+    plain = {"method": "gauss-newton"}
+    chosen = Settings(fixed, moving, start="voxelmorph++", **plain)
     assert "The start 'voxelmorph++' comes without trained weights" in chosen.problem()
-    chosen = Settings(fixed, moving, start="voxelmorph++", startModel="mine.pt")
+    chosen = Settings(fixed, moving, start="voxelmorph++", startModel="mine.pt", **plain)
     assert chosen.problem() == "" and "startModel='mine.pt'" in chosen.as_python()
     assert chosen.engine_arguments()["start_model"] == "mine.pt"
-    assert Settings(fixed, moving).problem() == ""
+    assert Settings(fixed, moving, **plain).problem() == ""
 
 
 def test_half_a_pair_of_landmarks(fixed, moving, add_points):

@@ -53,7 +53,7 @@ def test_methods_and_starts_are_those_of_the_console_with_the_same_defaults(pane
     assert {one.name for one in type(node.method)} == set(settings.METHODS)
     assert {one.name for one in type(node.start)} == set(settings.STARTS)
     assert panel.ui.startComboBox.currentText == "Lungs, then a search"
-    assert panel.ui.methodComboBox.currentText == "Gauss-Newton"
+    assert panel.ui.methodComboBox.currentText == "L2O"
 
 
 def test_what_has_no_weights_is_marked_and_cannot_start(panel, phantom):
@@ -72,9 +72,10 @@ def test_what_has_no_weights_is_marked_and_cannot_start(panel, phantom):
 
 def test_weights_are_chosen_only_for_methods_that_have_some(panel, phantom):
     panel._parameterNode.model = "l2o"
+    panel.ui.methodComboBox.setCurrentText("Gauss-Newton")
     process_events()
     assert not panel.ui.modelComboBox.enabled and panel._settings().model is None
-    panel.ui.methodComboBox.setCurrentText("L2O")
+    panel.ui.methodComboBox.setCurrentText("L2O, corrected steps")
     process_events()
     assert panel.ui.modelComboBox.enabled and panel._settings().model == "l2o"
 

@@ -35,7 +35,7 @@ def models(as_json: Json = False) -> None:
             card.licence,
         )
     out.print(table)
-    out.print(f"The default method, {DEFAULT}, needs none; the others take those of their name.")
+    out.print(f"The default method is {DEFAULT}; a method takes the weights of its name.")
     for card in cards:
         if card.compares:
             out.print(f"{card.name}: compares: {card.compares}", markup=False, soft_wrap=True)

@@ -165,8 +165,8 @@ METHODS: dict[str, Method] = {
         "Gauss-Newton", "#1b9e77", tuple(_descent("gauss-newton", level) for level in (0, 1, 2))
     ),
     "l2o": Method(
-        "L2O",
-        "#1b6ca8",
+        "L2O, corrected steps",
+        "#66a61e",
         (
             _learned(0, "mind, coarse", ".optimise.l2o:L2OOptimiser"),
             _learned(1, "mind, fine", ".optimise.l2o:L2OOptimiser"),
@@ -178,8 +178,8 @@ METHODS: dict[str, Method] = {
         network=".optimise.networks:L2ONetwork",
     ),
     "trust": Method(
-        "L2O, trust",
-        "#66a61e",
+        "L2O",
+        "#1b6ca8",
         (_descent("gauss-newton", 0), _descent("gauss-newton", 1), _trusting()),
         weights="trust",
         variant="trust",
@@ -226,7 +226,7 @@ METHODS: dict[str, Method] = {
         ),
     ),
 }
-DEFAULT = "gauss-newton"
+DEFAULT = "trust"
 
 # What networks and packaged weights were called before; users' files and scripts still say so.
 OLD_NAMES = {"pyramid": "l2o", "paper": "falta2022"}

@@ -80,7 +80,7 @@ class Registration:
     "affine", "box", "none" or "landmarks" (thin-plate spline through `landmarks` = fixed points
     (N, 3) and moving points (N, 3), LPS mm); pinned: fixed points (N, 3) where the initial
     transform is known to be right, which stiff springs then hold; method: a key of
-    `catalogue.METHODS`, by default "gauss-newton", or the one that given weights belong to; model:
+    `catalogue.METHODS`, by default `DEFAULT`, or the one that given weights belong to; model:
     name of packaged weights or a .pt file, for a learned method, which becomes the one that the
     weights were trained for; iterations: on each level, instead of the method's own (those after
     the search, or, without it, the most that a network has learned); refine: end a learned method
