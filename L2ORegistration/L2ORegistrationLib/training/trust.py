@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from ..engine.catalogue import METHODS
-from ..engine.optimise.gauss_newton import SOLVER_ITERATIONS, evidence, gauss_newton_step
+from ..engine.optimise.gauss_newton import SOLVER_ITERATIONS, evidence_times, gauss_newton_step
 from ..engine.optimise.networks import TrustNetwork
-from ..engine.optimise.penalty import Penalty
-from ..engine.optimise.trust import observed
+from ..engine.optimise.trust import observed, weighed
 from .closeup import CloseUp, measured
 
 METHOD = "trust"
@@ -57,15 +56,11 @@ class _Solution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, said, level, field, system, stiffness, changing, iterations):
         with torch.no_grad():
-            weighted, penalty = _weighed(said, level, system, stiffness, changing)
+            weighted, penalty = weighed(said, level, system, stiffness, changing)
             step = gauss_newton_step(level, field, weighted, penalty, iterations)
         ctx.save_for_backward(said, field, system, step)
-        ctx.level, ctx.stiffness, ctx.changing, ctx.iterations = (
-            level,
-            stiffness,
-            changing,
-            iterations,
-        )
+        ctx.level, ctx.iterations = level, iterations
+        ctx.stiffness, ctx.changing = stiffness, changing
         return step
 
     @staticmethod
@@ -74,21 +69,14 @@ class _Solution(torch.autograd.Function):
         level, nodes = ctx.level, ctx.level.active_nodes
         known = level, system, ctx.stiffness, ctx.changing
         with torch.no_grad():
-            weighted, penalty = _weighed(said, *known)
+            weighted, penalty = weighed(said, *known)
             other = gauss_newton_step(level, field, weighted, penalty, ctx.iterations, gradient)
         with torch.enable_grad():
             said = said.detach().requires_grad_()
-            weighted, penalty = _weighed(said, *known)
+            weighted, penalty = weighed(said, *known)
             at_nodes = (part.flatten(1)[:, nodes].T for part in (other, step))
             other_there, step_there = at_nodes
-            left = weighted[:, 6:] - evidence(weighted, step_there)
+            left = weighted[:, 6:] - evidence_times(weighted, step_there)
             changed = (other_there * left).sum() - (other * penalty(field + step)).sum()
             (found,) = torch.autograd.grad(changed, said)
         return found, None, None, None, None, None, None
-
-
-def _weighed(said, level, system, stiffness, changing):
-    """The system (M, 9) and the penalty that the network's logarithms (3, d, h, w) make of them."""
-    belief, *local = said.exp()
-    weighted = system * belief.flatten()[level.active_nodes][:, None]
-    return weighted, Penalty(stiffness, changing, torch.stack(local))

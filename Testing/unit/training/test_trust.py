@@ -11,7 +11,7 @@ from L2ORegistrationLib.engine.field.operations import laplacian, weighted_lapla
 from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
     GaussNewtonOptimiser,
-    evidence,
+    evidence_times,
 )
 from L2ORegistrationLib.engine.optimise.networks import TrustNetwork  # noqa: E402
 from L2ORegistrationLib.engine.optimise.penalty import Penalty  # noqa: E402
@@ -79,7 +79,7 @@ def test_a_local_penalty_is_symmetric_and_not_negative():
 def test_evidence_times_vectors_by_hand():
     system = torch.tensor([[1.0, 2, 3, 4, 5, 6, 0, 0, 0]])
     expected = torch.tensor([[1.0, 4, 5], [4, 2, 6], [5, 6, 3]]) @ torch.tensor([1.0, 10, 100])
-    assert torch.equal(evidence(system, torch.tensor([[1.0, 10, 100]]))[0], expected)
+    assert torch.equal(evidence_times(system, torch.tensor([[1.0, 10, 100]]))[0], expected)
 
 
 def test_untrained_it_weighs_everything_as_gauss_newton_does(close):

@@ -64,7 +64,7 @@ def gauss_newton_step(
         return step
 
 
-def evidence(system: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+def evidence_times(system: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """G of a system (M, 9) times vectors (M, 3)."""
     return torch.stack(
         [sum(g * v for g, v in zip(row, vectors.T)) for row in _rows(system.T)], dim=1

@@ -35,10 +35,19 @@ class TrustOptimiser(GaussNewtonOptimiser):
         if left > self.trusting:
             return super()._step(level, field, mismatch, system, stiffness, before, left)
         seen = observed(level, field, mismatch, system, stiffness)
-        belief, *local = self.network(seen[None])[0].exp()
-        system = system * belief.flatten()[level.active_nodes][:, None]
-        penalty = Penalty(stiffness, self.changing, torch.stack(local))
+        system, penalty = weighed(
+            self.network(seen[None])[0], level, system, stiffness, self.changing
+        )
         return gauss_newton_step(level, field, system, penalty)
+
+
+def weighed(
+    said: torch.Tensor, level: Level, system: torch.Tensor, stiffness: float, changing: float
+) -> tuple[torch.Tensor, Penalty]:
+    """The system (M, 9) and the penalty that a network's logarithms (3, d, h, w) make of them."""
+    belief, *local = said.exp()
+    system = system * belief.flatten()[level.active_nodes][:, None]
+    return system, Penalty(stiffness, changing, torch.stack(local))
 
 
 def observed(
