@@ -73,4 +73,5 @@ def _cosines(count: int, dtype: torch.dtype, device: str) -> tuple[torch.Tensor,
     rows = torch.cos(math.pi * number[:, None] * (number + 0.5) / count) * math.sqrt(2 / count)
     rows[0] /= math.sqrt(2)
     values = 2 - 2 * torch.cos(math.pi * number / count)
-    return rows.to(device, dtype), values.to(device, dtype)
+    # First the type: Apple's GPUs know no double precision.
+    return rows.to(dtype).to(device), values.to(dtype).to(device)
