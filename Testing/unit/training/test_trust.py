@@ -7,14 +7,12 @@ torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import DisplacementField  # noqa: E402
-from L2ORegistrationLib.engine.field.operations import laplacian, weighted_laplacian  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
     GaussNewtonOptimiser,
     evidence_times,
 )
 from L2ORegistrationLib.engine.optimise.networks import TrustNetwork  # noqa: E402
-from L2ORegistrationLib.engine.optimise.penalty import Penalty  # noqa: E402
 from L2ORegistrationLib.engine.optimise.trust import TrustOptimiser, observed  # noqa: E402
 from L2ORegistrationLib.engine.registration import register  # noqa: E402
 from L2ORegistrationLib.phantom.pair import PhantomPair, make_pair  # noqa: E402
@@ -53,27 +51,6 @@ def untidy(seed=0):
     network = TrustNetwork(8)
     torch.nn.init.normal_(network.head.weight, std=0.3)
     return network
-
-
-def test_the_weighted_laplacian_is_the_plain_one_where_all_weigh_one():
-    values = torch.randn(3, 4, 5, 6)
-    torch.testing.assert_close(weighted_laplacian(values, torch.ones(4, 5, 6)), laplacian(values))
-    penalty = Penalty(0.2, 0.5, torch.ones(2, 4, 5, 6))
-    torch.testing.assert_close(penalty(values), Penalty(0.2, 0.5)(values))
-
-
-def test_the_weighted_laplacian_by_hand():
-    """Along a line 0, 1, 3 with weights 1, 3, 5: steps of 1 and 2 that count 2 and 4 times."""
-    values = torch.tensor([0.0, 1, 3]).view(1, 1, 1, 3)
-    found = weighted_laplacian(values, torch.tensor([1.0, 3, 5]).view(1, 1, 3))
-    assert found.flatten().tolist() == [-2.0, 2 - 8, 8.0]
-
-
-def test_a_local_penalty_is_symmetric_and_not_negative():
-    a, b = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
-    penalty = Penalty(0.2, 0.5, torch.rand(2, 4, 5, 6, dtype=torch.float64))
-    assert torch.isclose((a * penalty(b)).sum(), (penalty(a) * b).sum())
-    assert (a * penalty(a)).sum() > 0
 
 
 def test_evidence_times_vectors_by_hand():
