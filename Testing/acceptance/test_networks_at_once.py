@@ -190,7 +190,7 @@ UNTRAINED = [
         {"start": "voxelmorph++", "method": "gauss-newton"},
         "start 'voxelmorph++' .*voxelmorph.* as --start-model, or",
     ),
-    ({}, "method 'trust' .* --config trust.* as --model, or choose another"),
+    ({}, "method 'l2o' .* --config l2o.* as --model, or choose another"),
 ]
 UNTRAINED = [(options, message.replace("++", r"\+\+")) for options, message in UNTRAINED]
 
@@ -236,7 +236,7 @@ def test_train_makes_weights_and_goes_on(tmp_path, name, parameters):
         (tmp_path / f"pairs/chest/{role}_keypoints.csv").write_text("x,y,z\n" + text)
     config = tmp_path / "tiny.toml"
     values = {"variant": f'"{name}"', "keypoints": 3, "iterations": "[1, 1]", "accumulate": 1}
-    values |= {"burn_in": 0, "checkpoint_every": 1, "steps": 2}
+    values |= {"checkpoint_every": 1, "steps": 2}
     config.write_text("\n".join(f"{k} = {v}" for k, v in values.items()))
     command = ["train", "--config", config, "--data", f"pairs={tmp_path / 'pairs'}"]
     command += ["--out", tmp_path / "out", "--name", name, "--device", "cpu"]
@@ -246,4 +246,4 @@ def test_train_makes_weights_and_goes_on(tmp_path, name, parameters):
     assert (tmp_path / f"out/{name}.pt").read_bytes() != first
     card = json.loads((tmp_path / f"out/{name}.json").read_text("utf-8"))
     assert card["parameters"] == parameters and card["facts"]["steps"] == 2
-    assert card["variant"] == name and card["iterations"] == [1]
+    assert card["variant"] == name and card["iterations"] == 1

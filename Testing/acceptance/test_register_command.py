@@ -16,7 +16,7 @@ def test_register_brings_the_lungs_together(registered):
     assert measures["L2O"]["tre"]["mean"] < 0.4 * measures["Initial"]["tre"]["mean"]
     assert measures["L2O"]["jacobian"]["folding"] == 0
     assert document["cancelled"] is False
-    assert document["provenance"]["method"] == "trust"
+    assert document["provenance"]["method"] == "l2o"
 
 
 def test_warped_image_is_what_simpleitk_resamples(data, registered):

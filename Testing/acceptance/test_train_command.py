@@ -7,7 +7,7 @@ from chests import MOTION, breath
 from command_line import refused, register, run, torchrun
 from L2ORegistrationLib.core.files import write_volume
 
-TINY = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\nburn_in = 1\n"
+TINY = "variant = 'falta2022'\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 2\n"
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,7 @@ def test_bad_training_settings_are_refused(text, told, tmp_path):
 
 @pytest.mark.slow
 def test_train_continues_and_its_weights_register(data, tmp_path):
-    settings = "crop = 16\nkeypoints = 300\niterations = [2, 2]\nrates = [1.0, 0.0, 0.0]\n"
-    (tmp_path / "tiny.toml").write_text(settings)
+    (tmp_path / "tiny.toml").write_text("width = 8\n")
     command = ("train", "--out", tmp_path / "out", "--phantoms", 1, "--threads", 1, "--quiet")
     command += ("--config", tmp_path / "tiny.toml", "--json")
     weights = []
@@ -47,7 +46,7 @@ def test_train_continues_and_its_weights_register(data, tmp_path):
 
 
 def test_what_learns_from_close_ups_takes_no_real_scans(pairs, tmp_path):
-    command = ("train", "--out", tmp_path / "out", "--config", "trust")
+    command = ("train", "--out", tmp_path / "out", "--config", "l2o")
     data = ("--data", f"pairs={pairs}", "--cases", "good")
     told = refused(*command, *data, within=tmp_path)
     assert "learns from phantoms only" in told

@@ -73,7 +73,7 @@ def test_what_has_no_weights_cannot_start(fixed, moving, tmp_path, monkeypatch):
     for options in ({"method": "lapirn"}, {"method": "voxelmorph++"}, {"method": "l2o"}):
         assert "without trained weights" in Settings(fixed, moving, **options).problem()
         assert Settings(fixed, moving, **options, model="mine.pt").problem() == ""
-    assert "The method 'trust' comes without" in Settings(fixed, moving).problem()
+    assert "The method 'l2o' comes without" in Settings(fixed, moving).problem()
     plain = {"method": "gauss-newton"}
     chosen = Settings(fixed, moving, start="voxelmorph++", **plain)
     assert "The start 'voxelmorph++' comes without trained weights" in chosen.problem()

@@ -75,7 +75,7 @@ def test_weights_are_chosen_only_for_methods_that_have_some(panel, phantom):
     panel.ui.methodComboBox.setCurrentText("Gauss-Newton")
     process_events()
     assert not panel.ui.modelComboBox.enabled and panel._settings().model is None
-    panel.ui.methodComboBox.setCurrentText("L2O, corrected steps")
+    panel.ui.methodComboBox.setCurrentText("L2O")
     process_events()
     assert panel.ui.modelComboBox.enabled and panel._settings().model == "l2o"
 

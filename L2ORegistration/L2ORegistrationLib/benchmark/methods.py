@@ -61,7 +61,7 @@ def _ours(method: str, start: str, *, only_start: bool = False, refine: bool = T
         from ..engine.registration import Registration
 
         weights = options.get("weights") or {}
-        model = options.get("model") if method == "l2o" else None
+        model = options.get("model") if method == catalogue.DEFAULT else None
         registration = Registration(
             scan.fixed,
             scan.moving,
@@ -118,10 +118,8 @@ def _rows() -> dict[str, Method]:
         for start, text in starts:
             title = f"{catalogue.METHODS[name].title} {text}"
             rows[f"{name}-{start}"] = Method(title, name, _ours(name, start), _engine)
-    for name in (default, "l2o"):
-        title = f"{catalogue.METHODS[name].title} from keypoints"
-        run = _ours(name, "landmarks")
-        rows[f"{name}-keypoints"] = Method(title, "keypoints", run, _engine)
+    title = f"{catalogue.METHODS[default].title} from keypoints"
+    rows[f"{default}-keypoints"] = Method(title, "keypoints", _ours(default, "landmarks"), _engine)
     for name in reversed(catalogue.METHODS):
         if name != PREREGISTRATION:
             titles = (catalogue.METHODS[key].title for key in (name, PREREGISTRATION))

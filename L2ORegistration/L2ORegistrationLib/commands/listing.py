@@ -19,19 +19,19 @@ def models(as_json: Json = False) -> None:
 
     cards = available_models()
     if as_json:
-        print_json({"default": METHODS["l2o"].weights, "models": [asdict(card) for card in cards]})
+        default = METHODS[DEFAULT].weights
+        print_json({"default": default, "models": [asdict(card) for card in cards]})
         return
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("name", "version", "network", "parameters", "iterations a level", "licence"):
+    for name in ("name", "version", "network", "parameters", "iterations", "licence"):
         table.add_column(name)
     for card in cards:
-        iterations = " + ".join(map(str, card.iterations))
         table.add_row(
             card.name,
             card.version,
             card.variant,
             f"{card.parameters:,}",
-            iterations,
+            str(card.iterations),
             card.licence,
         )
     out.print(table)

@@ -7,7 +7,7 @@ Places are written "module:name", a leading dot meaning this package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
@@ -22,9 +22,9 @@ class Stage:
     name: as in `Step.stage`; level: as in `Step.level`, 0 is the coarsest; compares: a key of
     DESCRIPTORS; optimiser: the place of a class whose `iterate(level, field, iterations)` yields
     (field in mm, dissimilarity), made with `settings`, and, where learned, with the network before
-    them. A learned stage takes its iterations from the weights and is left out where these do not
-    know its level. closing: ends a learned method on the levels that no network serves, with
-    iterations of its own. unsearched: iterations where no search came before.
+    them. A learned stage takes its iterations from the weights. closing: goes on after a learned
+    one, unless told not to, with iterations of its own. unsearched: iterations where no search came
+    before.
     """
 
     name: str
@@ -36,6 +36,11 @@ class Stage:
     learned: bool = False
     closing: bool = False
     unsearched: int = 0
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether a network makes every iteration, and so has learned to make only so many."""
+        return self.learned and "trusting" not in self.settings
 
 
 @dataclass(frozen=True)
@@ -60,25 +65,24 @@ class Method:
     def plan(
         self,
         iterations: int | None = None,
-        learned: Sequence[int] = (),
+        learned: int = 0,
         refine: bool = True,
         searched: bool = True,
         compares: str = "",
     ) -> list[Stage]:
         """The stages in order, with their iterations.
 
-        iterations: on each level instead of the usual, except of closing stages; learned: the
-        weights' usual iterations of each level that they know; refine: with the closing stages;
+        iterations: on each level instead of the usual, except of closing stages; learned: those
+        that the weights are made for; refine: with the closing stages;
         searched: a search, or a given transform, has come near; compares: what learned stages
         compare instead, where the weights were trained on something else.
         """
         stages = []
         for stage in self.stages:
             if stage.learned:
-                usual = [*learned, *[0] * (stage.level + 1)][stage.level]
-                count = usual and (iterations or usual)
+                count = iterations or learned
             elif stage.closing:
-                count = stage.iterations if refine and stage.level >= len(learned) else 0
+                count = stage.iterations if refine else 0
             else:
                 usual = stage.iterations if searched else stage.unsearched or stage.iterations
                 count = iterations or usual
@@ -104,7 +108,7 @@ _GAUSS_NEWTON = ".optimise.gauss_newton:GaussNewtonOptimiser"
 CONTRAST_NOISE = 0.1  # median squared difference of local contrast between clean scans of one day
 
 
-def _descent(name: str, level: int, closing: bool = False) -> Stage:
+def _descent(name: str, level: int) -> Stage:
     """Gauss-Newton on one level: fields of 12 mm on MIND of 6 mm, 6 on 3, 6 on local contrast."""
     compares, iterations, settings = (
         ("mind, coarse", 3, {"stiffness": 2.5e-4}),
@@ -128,15 +132,14 @@ def _descent(name: str, level: int, closing: bool = False) -> Stage:
         _GAUSS_NEWTON,
         iterations,
         settings,
-        closing=closing,
         unsearched=8 if level == 0 else 0,  # without a search there is further to go
     )
 
 
 def _trusting() -> Stage:
     """The last level, whose last iterations a network weighs."""
-    plain = _descent("trust", 2)
-    optimiser = ".optimise.trust:TrustOptimiser"
+    plain = _descent("l2o", 2)
+    optimiser = ".optimise.l2o:L2OOptimiser"
     return replace(
         plain, optimiser=optimiser, settings={**plain.settings, "trusting": 2}, learned=True
     )
@@ -156,39 +159,30 @@ def _predicted(name: str, optimiser: str) -> tuple[Stage, ...]:
     )
 
 
-def _learned(level: int, compares: str, optimiser: str) -> Stage:
-    return Stage("l2o", level, compares, optimiser, learned=True)
-
-
 METHODS: dict[str, Method] = {
     "gauss-newton": Method(
         "Gauss-Newton", "#1b9e77", tuple(_descent("gauss-newton", level) for level in (0, 1, 2))
     ),
     "l2o": Method(
-        "L2O, corrected steps",
-        "#66a61e",
-        (
-            _learned(0, "mind, coarse", ".optimise.l2o:L2OOptimiser"),
-            _learned(1, "mind, fine", ".optimise.l2o:L2OOptimiser"),
-            _descent("refine", 1, closing=True),
-            _descent("refine", 2, closing=True),
-        ),
+        "L2O",
+        "#1b6ca8",
+        (_descent("gauss-newton", 0), _descent("gauss-newton", 1), _trusting()),
         weights="l2o",
         variant="l2o",
         network=".optimise.networks:L2ONetwork",
     ),
-    "trust": Method(
-        "L2O",
-        "#1b6ca8",
-        (_descent("gauss-newton", 0), _descent("gauss-newton", 1), _trusting()),
-        weights="trust",
-        variant="trust",
-        network=".optimise.networks:TrustNetwork",
-    ),
     "falta2022": Method(
         "Falta 2022",
         "#7570b3",
-        (_learned(0, "mind within masks", ".optimise.falta2022:Falta2022Optimiser"),),
+        (
+            Stage(
+                "falta2022",
+                0,
+                "mind within masks",
+                ".optimise.falta2022:Falta2022Optimiser",
+                learned=True,
+            ),
+        ),
         finest="mind within masks",
         weights="falta2022",
         variant="falta2022",
@@ -226,10 +220,10 @@ METHODS: dict[str, Method] = {
         ),
     ),
 }
-DEFAULT = "trust"
+DEFAULT = "l2o"
 
 # What networks and packaged weights were called before; users' files and scripts still say so.
-OLD_NAMES = {"pyramid": "l2o", "paper": "falta2022"}
+OLD_NAMES = {"pyramid": "l2o", "trust": "l2o", "paper": "falta2022"}
 
 # What happens before the first iteration, with its title in lists. One that is a method as well
 # is what its network predicts from the affine.

@@ -21,8 +21,8 @@ from .catalogue import DESCRIPTORS, METHODS, OLD_NAMES, load, of_variant
 class ModelCard:
     """What a set of weights is; kept as JSON beside them.
 
-    variant: as in `catalogue.Method`; iterations: on each level; trained_iterations: fewest and
-    most that training unrolled; compares: what learned stages see instead of what the catalogue
+    variant: as in `catalogue.Method`; iterations: of the learned stage; trained_iterations: fewest
+    and most that training unrolled; compares: what learned stages see instead of what the catalogue
     says, a key of `catalogue.DESCRIPTORS`, or empty; facts: data, seed, commit, hours, device,
     results, limits.
     """
@@ -33,7 +33,7 @@ class ModelCard:
     licence: str
     sha256: str
     parameters: int
-    iterations: tuple[int, ...]
+    iterations: int
     trained_iterations: tuple[int, int]
     width: int | None = None
     compares: str = ""
@@ -112,7 +112,8 @@ def _variant(network: nn.Module) -> str:
 def _card(path: Path) -> ModelCard:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        content["iterations"] = tuple(content["iterations"])
+        if isinstance(content["iterations"], list):  # of each level, once
+            content["iterations"] = content["iterations"][-1]
         content["trained_iterations"] = tuple(content["trained_iterations"])
         card = ModelCard(**content)
         if card.compares and card.compares not in DESCRIPTORS:
@@ -120,7 +121,7 @@ def _card(path: Path) -> ModelCard:
         return card
     except FileNotFoundError as error:
         raise InputError(f"The model card {path.name} is missing beside the weights.") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"The model card {path.name} is damaged: {error}.") from error
 
 

@@ -82,11 +82,10 @@ class Registration:
     transform is known to be right, which stiff springs then hold; method: a key of
     `catalogue.METHODS`, by default `DEFAULT`, or the one that given weights belong to; model:
     name of packaged weights or a .pt file, for a learned method, which becomes the one that the
-    weights were trained for; iterations: on each level, instead of the method's own (those after
-    the search, or, without it, the most that a network has learned); refine: end a learned method
-    with Gauss-Newton steps on finer features and on local contrast; device: "auto", "cpu", "cuda",
-    "mps"; threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the
-    steps of the preparation, which takes longest: where it says True, the iteration ends there.
+    weights were trained for; iterations: on each level, instead of the method's own; refine: go on
+    with Adam where a network predicted the motion at once; device: "auto", "cpu", "cuda", "mps";
+    threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the steps of
+    the preparation, which takes longest: where it says True, the iteration ends there.
 
     The start "voxelmorph++" is what its network predicts from the affine; start_model: its weights,
     packaged or a .pt file. Left out, the start is the method's own, mostly "search".
@@ -251,18 +250,13 @@ class Registration:
     def _planned(self, refine: bool) -> list[Stage]:
         """The stages in order, with their iterations."""
         searched = self._searching or self._given is not None
-        learned = self._learned_iterations()
-        compares = self._card.compares if self._card else ""
+        learned, compares = 0, ""
+        if self._card is not None:
+            # Without the search there is further to go: as many as the network has learned to make.
+            most = self._card.trained_iterations[1]
+            learned = self._card.iterations if self._searching else most
+            compares = self._card.compares
         return self._method.plan(self._iterations, learned, refine, searched, compares)
-
-    def _learned_iterations(self) -> list[int]:
-        """The usual iterations of each level that the weights know; none without weights."""
-        if self._card is None:
-            return []
-        if self._searching:
-            return list(self._card.iterations)
-        # Without the search there is further to go: as many as the network has learned to make.
-        return [self._card.trained_iterations[1]] * len(self._card.iterations)
 
     @torch.inference_mode()  # as a decorator it is off while the caller has the step
     def _run(self) -> Iterator[Step]:
@@ -362,7 +356,7 @@ class Registration:
         voxels = int(np.prod(grid.size))
         check_memory(self._device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
         images = _at_once(partial(averaged, spacing=self._spacing), (self._fixed, self._moving))
-        comparison = Comparison(*images, *distances, grid, self._device)
+        comparison = Comparison(*images, distances[0], grid, self._device)
         if not self._searching:
             start, field = self._started(*distances, start_grid(grid)), None
             if self._pinned is not None:  # what was wrong at landmarks may be wrong all around
@@ -451,7 +445,8 @@ class Registration:
     def warning(self) -> str:
         """What was asked for beyond what is known to be good: sentences, or nothing."""
         said = []
-        if self._card is not None and (self._iterations or 0) > self._card.trained_iterations[1]:
+        recurrent = any(stage.recurrent for stage in self._plan)
+        if recurrent and (self._iterations or 0) > self._card.trained_iterations[1]:
             said.append(
                 f"{self._iterations} iterations a level are more than the {self._card.name} "
                 f"weights were trained with (at most {self._card.trained_iterations[1]}): later "

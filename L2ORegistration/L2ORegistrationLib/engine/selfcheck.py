@@ -17,10 +17,9 @@ from .field.levels import FeaturePyramid
 from .field.operations import sample_points
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair
 from .optimise.gauss_newton import gauss_newton_step
-from .optimise.l2o import observe
-from .optimise.networks import L2ONetwork, TrustNetwork
+from .optimise.l2o import observed
+from .optimise.networks import L2ONetwork
 from .optimise.penalty import Penalty
-from .optimise.trust import observed
 from .start.search import discrete_search
 
 SIZE = 32  # voxels of the tiny pair along each axis
@@ -57,28 +56,22 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
         WorkingPair(*images, distance < 0, distance, distance, grid, identity), device
     )
     level = pyramid.mind_level(4)
-    yield from (level.fixed, level.moving, level.surface)
+    yield from (level.fixed, level.moving)
     # Which of two equally good displacements it takes may differ: that it runs is what counts.
     yield 0 * discrete_search(level) + 1
     field = _constant(rng.normal(0, 2, (3, *level.shape)), device)
     yield level.sample_field(field[:, ::2, ::2, ::2])
-    yield level.sample_costs(field)
     yield from level.normal_equations(field)
     bowls = _constant(_bowls(rng, len(level.active_nodes)), device)
     yield gauss_newton_step(level, field, bowls, Penalty(1e-3, 0.5))
-    network, trust = (
-        _filled(rng, kind, width) for kind, width in ((L2ONetwork, 4), (TrustNetwork, 8))
-    )
-    inputs, step, _ = observe(level, field, field.new_zeros((network.hidden, *level.shape)))
-    yield step
-    yield from network.to(device)(_constant(rng.normal(0, 1, inputs.shape), device)[None])
     contrast = pyramid.contrast_level(field[:, :1, :1, :1])
     yield contrast.moving
     last = contrast.sample_field(field)
     for roughly in (True, False):
         mismatch, system = contrast.normal_equations(last, roughly)
         yield from (mismatch, system)
-    said = trust.to(device)(observed(contrast, last, mismatch, system, 1e-2)[None])[0]
+    network = _filled(rng, L2ONetwork, 8)
+    said = network.to(device)(observed(contrast, last, mismatch, system, 1e-2)[None])[0]
     yield said
     yield gauss_newton_step(contrast, last, system, Penalty(1e-2, 0.5, said[1:].exp()))
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))

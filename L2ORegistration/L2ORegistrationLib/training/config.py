@@ -21,22 +21,14 @@ else:
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
-VARIANTS = ("l2o", "trust", "falta2022", "voxelmorph++", "lapirn")
+VARIANTS = ("l2o", "falta2022", "voxelmorph++", "lapirn")
 # What settings were called before; files and checkpoints of users still say so.
-_OLD_KEYS = {
-    "ahead": "burn_in",
-    "further": "extra_motion",
-    "short": "short_steps",
-    "rates": "level_shares",
-}
-_OLD_EXPERIMENTS = {"pyramid": "l2o", "paper": "falta2022", "paper-cpu": "falta2022-cpu"}
+_OLD_KEYS = {"short": "short_steps"}
+_OLD_EXPERIMENTS = {**OLD_NAMES, "paper-cpu": "falta2022-cpu"}
 _MAY_BE_ZERO = (
     "seed",
     "halve_every",
-    "level_shares",
     "lapirn_shares",
-    "extra_motion",
-    "burn_in",
     "short_steps",
     "disturbance",
 )
@@ -48,45 +40,41 @@ _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupt
 class TrainingConfig:
     """One experiment.
 
-    variant: "l2o", "trust" (which learns from close-ups of phantoms, needs neither crop, keypoints
-    nor burn-in, and counts all iterations of the last level) or "falta2022" (which has one level
-    and no width); steps: of the optimiser, each
-    of `accumulate` unrolled crops; warmup: steps until the learning rate is reached; halve_every:
-    steps after which it halves, again and again (0: a cosine down to 2 %); width: channels of the
-    network; crop: field voxels along each axis; keypoints: at most so many in a crop; iterations:
-    fewest and most that are unrolled; short_steps: steps at the beginning that unroll only the
-    fewest, which is cheap and enough to learn what a step is; burn_in: in half of the rollouts, at
-    most so many iterations run first without gradient, so that the network learns to stay where it
-    has arrived; level_shares: of the rollouts, those of whole lungs at 12 mm and of crops at 6 mm;
-    extra_motion: share of the whole lungs that get more motion than their pair has;
-    mixed_precision: the network computes in bfloat16 on CUDA, elsewhere never; begin_with: the
-    weights that the network begins with, packaged or a .pt file, of the same variant (empty:
-    random ones).
+    variant: what is trained, one of VARIANTS; steps: of the optimiser, each of `accumulate`
+    rollouts; warmup: steps until the learning rate is reached; halve_every: steps after which it
+    halves, again and again (0: a cosine down to 2 %); begin_with: the weights that the network
+    begins with, packaged or a .pt file, of the same variant (empty: random ones); mixed_precision:
+    the network computes in bfloat16 on CUDA, elsewhere, and for "l2o", never.
 
-    The variants "voxelmorph++" and "lapirn" predict the motion at once, of whole lungs: they have
-    neither width nor crop. coarse: VoxelMorph++ and falta2022 see voxels of 6 mm instead of 3,
-    which takes an eighth of the time; disturbance: standard deviation of the twelve numbers of an
-    affine that one image of a pair is seen through, its shift in units of 144 mm; diffeomorphic:
-    LapIRN predicts velocities; lapirn_shares: of the steps, those in which each of its levels
-    learns, the coarsest first; start_model: the weights of VoxelMorph++, packaged or a .pt file,
-    from whose predictions falta2022 learns to go on (empty: from the search's results).
+    "l2o" learns from close-ups of phantoms. width: channels of the network; iterations: fewest and
+    most of the last level, the learned ones included.
+
+    "falta2022" learns from crops of one level. crop: field voxels along each axis; keypoints: at
+    most so many in a crop; iterations: fewest and most that are unrolled; short_steps: steps at the
+    beginning that unroll only the fewest, which is cheap and enough to learn what a step is.
+
+    start_model: the weights of VoxelMorph++, packaged or a .pt file, from whose predictions it
+    learns to go on (empty: from the search's results).
+
+    "voxelmorph++" and "lapirn" predict the motion of whole lungs at once. disturbance: standard
+    deviation of the twelve numbers of an affine that one image of a pair is seen through, its shift
+    in units of 144 mm; coarse: VoxelMorph++, and falta2022, see voxels of 6 mm instead of 3, which
+    takes an eighth of the time; diffeomorphic: LapIRN predicts velocities; lapirn_shares: of the
+    steps, those in which each of its levels learns, the coarsest first.
     """
 
     variant: str = "l2o"
-    steps: int = 1200
-    learning_rate: float = 1e-3
-    warmup: int = 50
+    steps: int = 2400
+    learning_rate: float = 1.5e-3
+    warmup: int = 20
     halve_every: int = 0
-    width: int = 24
+    width: int = 16
     seed: int = 0
     crop: int = 32
     keypoints: int = 3000
-    iterations: tuple[int, int] = (5, 8)
+    iterations: tuple[int, int] = (6, 6)
     short_steps: int = 0
-    burn_in: int = 8
-    level_shares: tuple[float, float] = (1.0, 0.0)
-    extra_motion: float = 0.7
-    accumulate: int = 2
+    accumulate: int = 1
     checkpoint_every: int = 50
     coarse: bool = False
     disturbance: float = 0.035
@@ -97,21 +85,9 @@ class TrainingConfig:
     begin_with: str = ""
 
     @property
-    def longest(self) -> int:
-        """The most iterations that a rollout has."""
-        return self.iterations[1] + self.burn_in
-
-    @property
-    def levels(self) -> int:
-        """On how many levels, from the coarsest on, the network learns to work."""
-        if self.variant == "trust":
-            return 3
-        return 2 if self.variant == "l2o" and self.level_shares[0] < 1 else 1
-
-    @property
     def close(self) -> bool:
         """Whether it learns from close-ups of phantoms, not from prepared pairs."""
-        return self.variant == "trust"
+        return self.variant == "l2o"
 
     @property
     def compares(self) -> str:
@@ -134,16 +110,10 @@ def read_config(source: str | Path | None, **overrides: Any) -> TrainingConfig:
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings under today's names, from a file or checkpoint of any version.
-
-    There were three levels once, the third never used: a share of 0 for it is dropped.
-    """
+    """Settings under today's names, from a file or checkpoint of any version."""
     settings = {_OLD_KEYS.get(key, key): value for key, value in settings.items()}
-    variant, shares = settings.get("variant"), settings.get("level_shares")
-    if variant in OLD_NAMES:
-        settings["variant"] = OLD_NAMES[variant]
-    if isinstance(shares, list | tuple) and len(shares) == 3 and not shares[2]:
-        settings["level_shares"] = tuple(shares[:2])
+    if settings.get("variant") in OLD_NAMES:
+        settings["variant"] = OLD_NAMES[settings["variant"]]
     return settings
 
 
@@ -190,19 +160,10 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError(f"There is no variant '{config.variant}': use {', '.join(VARIANTS)}.")
     if config.iterations[0] > config.iterations[1]:
         raise InputError("The training setting 'iterations' needs the fewest, then the most.")
-    if config.variant == "l2o" and config.iterations[0] < 2:
-        raise InputError(
-            "The training setting 'iterations' needs at least 2: the first one learns nothing."
-        )
     if config.close and config.width % 8:
-        raise InputError("The training setting 'width' must be a multiple of 8 for 'trust'.")
-    if config.extra_motion > 1:
-        raise InputError("The training setting 'extra_motion' is a share, from 0 to 1.")
-    for name, count in (("level_shares", "two"), ("lapirn_shares", "three")):
-        if not math.isclose(sum(getattr(config, name)), 1, abs_tol=1e-6):
-            raise InputError(
-                f"The training setting '{name}' must have {count} shares that sum to 1."
-            )
+        raise InputError("The training setting 'width' must be a multiple of 8.")
+    if not math.isclose(sum(config.lapirn_shares), 1, abs_tol=1e-6):
+        raise InputError("The training setting 'lapirn_shares' must have three that sum to 1.")
     if config.coarse and config.variant not in _COARSE:
         raise InputError(f"The training setting 'coarse' is for {' and '.join(_COARSE)} only.")
     return config

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,16 @@ from ..engine.catalogue import OLD_NAMES
 from ..engine.field.levels import MindLevel
 from ..engine.models import load_model
 from ..engine.optimise.falta2022 import Falta2022Optimiser
-from ..engine.optimise.l2o import L2OOptimiser
 from ..engine.optimise.lapirn import LapIRN
-from ..engine.optimise.networks import Falta2022Network, L2ONetwork, TrustNetwork
+from ..engine.optimise.networks import Falta2022Network, L2ONetwork
 from ..engine.optimise.voxelmorph import VoxelMorph
-from . import lapirn, trust, voxelmorph
+from . import l2o, lapirn, voxelmorph
 from .config import TrainingConfig, changed, renamed
 from .loss import inside, keypoint_loss
 from .predictions import predicted
 from .prepared import PreparedPair
-from .starts import falta2022_start, l2o_start
+from .starts import falta2022_start
 from .workers import Workers
-
-OPTIMISERS = {"l2o": L2OOptimiser, "falta2022": Falta2022Optimiser}
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,6 @@ def new_network(config: TrainingConfig) -> torch.nn.Module:
     return {
         "falta2022": Falta2022Network,
         "l2o": lambda: L2ONetwork(config.width),
-        "trust": lambda: TrustNetwork(config.width),
         "voxelmorph++": VoxelMorph,
         "lapirn": lambda: LapIRN(config.diffeomorphic),
     }[config.variant]()
@@ -196,11 +191,10 @@ def _schedule(step: int, config: TrainingConfig) -> float:
 class _Task:
     """What a rollout starts from and is measured by, on the device.
 
-    number: of the level; field: (3, d, h, w), mm, before the first iteration; points, targets:
+    field: (3, d, h, w), mm, before the first iteration; points, targets:
     keypoints (N, 3) and their true displacements, mm, as in `PreparedPair`.
     """
 
-    number: int
     level: MindLevel
     field: torch.Tensor
     points: torch.Tensor
@@ -226,46 +220,29 @@ _AT_ONCE = {"voxelmorph++": voxelmorph.rollout, "lapirn": lapirn.rollout}
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
     if config.close:  # float32: what is learned is a tenth of a millimetre
-        return trust.rollout(network, pairs[rng.integers(len(pairs))], device)
+        return l2o.rollout(network, pairs[rng.integers(len(pairs))], device)
     if config.variant in _AT_ONCE:
         pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
         with torch.autocast("cuda", torch.bfloat16, config.mixed_precision and _on_cuda(device)):
             return _AT_ONCE[config.variant](network, pair, config, step, rng, device)
     if config.mixed_precision and _on_cuda(device):
         network = _InBfloat16(network)
-    task = _drawn_task(network, pairs, config, rng, device)
+    task = _drawn_task(pairs, config, rng, device)
     fewest, most = config.iterations
     iterations = fewest if step < config.short_steps else int(rng.integers(fewest, most + 1))
-    burn_in = max(0, int(rng.integers(-config.burn_in, config.burn_in + 1)))
-    optimiser = OPTIMISERS[config.variant](network)
-    arrived, fields = _unrolled(optimiser, task, burn_in, iterations)
-    loss = keypoint_loss(fields, task.level, task.points, task.targets, arrived)
-    return loss, task.number, task.error(task.field), task.error(fields[-1])
+    steps = Falta2022Optimiser(network).iterate(task.level, task.field, iterations)
+    fields = [field for field, _ in steps]
+    loss = keypoint_loss(fields, task.level, task.points, task.targets, task.field)
+    return loss, 0, task.error(task.field), task.error(fields[-1])
 
 
-def _drawn_task(network, pairs, config: TrainingConfig, rng, device) -> _Task:
-    """A pair, a level of it, a start and keypoints, all by chance."""
+def _drawn_task(pairs, config: TrainingConfig, rng, device) -> _Task:
+    """A pair, a crop of it, a start and keypoints, all by chance."""
     path = pairs[rng.integers(len(pairs))]
     pair = PreparedPair.load(path)
-    if config.variant == "falta2022":
-        number = 0
-        found = predicted(path, config.start_model) if config.start_model else pair.search
-        level, field = falta2022_start(pair, found, config, rng)
-        targets = pair.targets
-    else:
-        number = int(rng.choice(2, p=config.level_shares))
-        level, field, targets = l2o_start(network, pair, number, config, rng, device)
+    found = predicted(path, config.start_model) if config.start_model else pair.search
+    level, field = falta2022_start(pair, found, config, rng)
     keep = inside(level, pair.points).nonzero().squeeze(1)
     keep = keep[torch.from_numpy(rng.permutation(len(keep))[: config.keypoints])]
-    tensors = field, pair.points[keep], targets[keep]
-    return _Task(number, level.to(device), *(tensor.to(device) for tensor in tensors))
-
-
-def _unrolled(optimiser, task: _Task, burn_in: int, iterations: int):
-    """The field after the burn-in, which has no gradient, and those of the iterations after it."""
-    steps = optimiser.iterate(task.level, task.field, burn_in + iterations)
-    arrived = task.field
-    with torch.no_grad():
-        for arrived, _ in islice(steps, burn_in):  # noqa: B007
-            pass
-    return arrived, [field for field, _ in steps]
+    tensors = field, pair.points[keep], pair.targets[keep]
+    return _Task(level.to(device), *(tensor.to(device) for tensor in tensors))

@@ -15,8 +15,8 @@ from ..core.geometry import Volume
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
 from ..phantom.varied import vary, with_emphysema, with_texture
 from .closeup import CloseUp, close_up
+from .l2o import METHOD
 from .prepared import PreparedPair, prepare
-from .trust import METHOD
 
 SLIDING_LOBES, LOBES_MM = 0.3, 12.0  # share of the pairs, and how far lobes slide in them
 BREATHS = 3  # pairs from one patient: drawing the patient takes longest
@@ -32,7 +32,7 @@ KINDS = {
     "disease": 0.05,
     "artefacts": 0.05,
 }
-TEXTURE, EMPHYSEMA, SLIDING = 0.5, 0.3, 0.55
+TEXTURE, EMPHYSEMA, SLIDING = 0.8, 0.3, 0.55
 ROUGHNESS = {0.0: 0.3, 0.3: 0.3, 1.0: 0.4}
 
 

@@ -64,11 +64,9 @@ class PreparedPair:
     def level(self, index: int) -> MindLevel:
         """The stored level `index` (0: coarsest)."""
         factor = FACTORS[index]
-        pooled = [
-            torch.nn.functional.avg_pool3d(d.float()[None], factor)[0] for d in self.distances
-        ]
+        distance = pool(self.distances[0].float()[None], factor)[0]
         features = (unpacked(f) for f in self.features[index])
-        return MindLevel.of(*features, *pooled, self._lattice(pooled[0], 2 * factor, (0, 0, 0)))
+        return MindLevel.of(*features, distance, self._lattice(distance, 2 * factor, (0, 0, 0)))
 
     def masked_mind_level(
         self, crop: tuple[slice, slice, slice], coarse: bool = False
@@ -79,7 +77,7 @@ class PreparedPair:
         maps = (unpacked(f[(slice(None), *crop)]) for f in self.features[0 if coarse else 1])
         masked = (m * (d < 0) for m, d in zip(maps, distances))
         return MindLevel.of(
-            *masked, *distances, self._lattice(distances[0], factor, [s.start for s in crop])
+            *masked, distances[0], self._lattice(distances[0], factor, [s.start for s in crop])
         )
 
     def _lattice(self, distance: torch.Tensor, factor: int, first) -> Grid:

@@ -61,8 +61,8 @@ def export(
         folder / f"{name}.pt",
         version="1",
         licence=licence or card.licence(data),
-        iterations=(config.iterations[1],) * config.levels,
-        trained_iterations=(config.iterations[0], config.longest),
+        iterations=config.iterations[1],
+        trained_iterations=config.iterations,
         compares=config.compares,
         facts=card.facts(
             data,

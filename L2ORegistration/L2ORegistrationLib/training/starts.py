@@ -1,4 +1,4 @@
-"""What a training rollout starts from: a part of a prepared pair and a field, good or bad."""
+"""What a rollout of the paper's network starts from: a part of a prepared pair and a field."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ import torch.nn.functional as F
 from ..engine.field.levels import MindLevel
 from ..engine.field.operations import interpolated, smooth
 from ..engine.images.features import pool
-from ..engine.optimise.l2o import L2OOptimiser
-from ..engine.start.search import discrete_search
 from .config import TrainingConfig
-from .motion import moved_further
 from .prepared import PreparedPair
 
 
@@ -33,71 +30,6 @@ def falta2022_start(pair: PreparedPair, found: torch.Tensor, config: TrainingCon
     start = interpolated(start, distance.shape)
     field = start[(slice(None), *crop)]
     return level, field + _smooth_noise(rng, level, 1.0) if choice == 4 else field
-
-
-def l2o_start(network, pair: PreparedPair, kind: int, config: TrainingConfig, rng, device):
-    """A level (0: whole and coarse, 1: a finer crop), the start field and the targets."""
-    if kind == 0:
-        level, targets, search = pair.level(0), pair.targets, pair.search
-        if rng.random() < config.extra_motion:
-            level, targets = moved_further(level, pair.points, targets, rng)
-            search = discrete_search(level)
-        return level, _coarse_start(pair.points, targets, search, level, rng), targets
-    whole = pair.level(1)
-    field = _fine_start(network, pair, whole, rng, device)
-    crop = random_crop(whole.distance[0] < 0, config.crop, rng)
-    return whole.cropped(crop), field[(slice(None), *crop)], pair.targets
-
-
-def _coarse_start(points, targets, search, level: MindLevel, rng) -> torch.Tensor:
-    """Zero, the search's result, or a noisy mixture with the truth; some with lost regions."""
-    choice = rng.random()
-    if choice < 0.1:
-        return torch.zeros_like(search)
-    field = search
-    if choice < 0.3:
-        truth = scattered(level, points, targets)
-        a, b = rng.uniform(0, 1, 2)
-        field = field * (a * (1 - b)) + truth * b
-        field = field + _smooth_noise(rng, level, rng.uniform(0, 0.7))
-    if rng.random() < 0.4:
-        for _ in range(int(rng.integers(1, 3))):
-            field = field + _lost_region(rng, level)
-    return field
-
-
-def _lost_region(rng, level: MindLevel) -> torch.Tensor:
-    """A blob somewhere in the lungs (3, d, h, w) whose displacement is wrong by centimetres."""
-    inside = (level.distance[0] < 0).nonzero()
-    centre = inside[rng.integers(len(inside))]
-    width = rng.uniform(1.5, 4.0)  # field voxels
-    axes = [
-        torch.exp(-(((torch.arange(n) - c) / width) ** 2) / 2) for n, c in zip(level.shape, centre)
-    ]
-    blob = axes[0][:, None, None] * axes[1][:, None] * axes[2]
-    wrong = torch.from_numpy(rng.normal(0, (5.0, 6.0, 12.0)).astype(np.float32))  # mm
-    return wrong.view(3, 1, 1, 1) * blob
-
-
-def _fine_start(network, pair: PreparedPair, level: MindLevel, rng, device) -> torch.Tensor:
-    """The coarse level's result, the search's, or a mixture with the truth, and smooth noise."""
-    choice = rng.random()
-    if choice < 0.6:
-        coarse = pair.level(0).to(device)
-        start = (0 * pair.search if choice < 0.2 else pair.search).to(device)
-        with torch.no_grad():
-            for start, _ in L2OOptimiser(network).iterate(coarse, start, 6):  # noqa: B007, B020
-                pass
-        field = level.sample_field(start.cpu())
-    elif choice < 0.75:
-        field = level.sample_field(pair.search)
-    else:
-        truth = scattered(level, pair.points, pair.targets)
-        a = rng.uniform(0, 1)
-        field = level.sample_field(pair.search) * a + truth * (1 - a)
-    if rng.random() < 0.4:
-        field = field + _smooth_noise(rng, level, rng.uniform(0, 1.2))
-    return field
 
 
 def scattered(level: MindLevel, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -61,10 +61,10 @@ def test_every_case_weighs_the_same_in_the_table():
 def test_the_table_as_text_and_csv(tmp_path):
     table.write(RUNS, tmp_path)
     text = (tmp_path / "table.md").read_text("utf-8")
-    assert "| L2O, corrected steps with pre-reg. | 1.50 ± 1.12 |  |" in text
+    assert "| L2O with pre-reg. | 1.50 ± 1.12 |  |" in text
     assert "## A (2 cases)" in text and "Initial (1 failed)" in text
     by_case = ["| TRE mean of | 1 | 2 |", "|---|---|---|", "| Initial | 4.00 | 8.00 |"]
-    assert "\n".join([*by_case, "| L2O, corrected steps with pre-reg. | 2.00 | 1.00 |"]) in text
+    assert "\n".join([*by_case, "| L2O with pre-reg. | 2.00 | 1.00 |"]) in text
     assert "| TRE mean of | x |" not in text
     rows = list(csv.DictReader(open(tmp_path / "cases.csv", encoding="utf-8")))
     assert len(rows) == 5 and rows[4]["error"].startswith("Case x")
@@ -120,7 +120,7 @@ def test_where_the_time_goes(tmp_path):
     table.write(runs, tmp_path)
     text = (tmp_path / "table.md").read_text("utf-8")
     assert "| seconds of | preparation | start | l2o, level 1 | refine, level 2 |" in text
-    assert "| L2O, corrected steps with pre-reg. | 1.50 | 1.25 | 1.50 | 0.50 |" in text
+    assert "| L2O with pre-reg. | 1.50 | 1.25 | 1.50 | 0.50 |" in text
 
 
 def test_the_figure_averages_over_cases_from_the_start_on(tmp_path):

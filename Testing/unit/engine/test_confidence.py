@@ -16,7 +16,7 @@ def level_of(fixed, moving):
     """Lungs everywhere but in the first two planes along x; features (C, D, H, W)."""
     distance = torch.full(LATTICE.shape, -20.0)
     distance[..., :2] = 20.0
-    return MindLevel.of(fixed, moving, distance, distance.clone(), LATTICE)
+    return MindLevel.of(fixed, moving, distance, LATTICE)
 
 
 def waves(seed=0, shape=(16, 18, 20)):
@@ -77,7 +77,7 @@ def test_it_reaches_a_little_beyond_the_lungs_and_no_further():
     distance = torch.full(LATTICE.shape, 20.0)
     distance[..., :2] = -20.0
     features = waves()
-    level = MindLevel.of(features, features.clone(), distance, distance.clone(), LATTICE)
+    level = MindLevel.of(features, features.clone(), distance, LATTICE)
     still = torch.zeros((3, *LATTICE.shape))
     told = confidence.confidence(level, still, still, 1.0, np.ones(LATTICE.shape, bool))
     assert told.grid == LATTICE and told.array.dtype == np.float32

@@ -20,7 +20,7 @@ from L2ORegistrationLib.engine.optimise.networks import Falta2022Network, L2ONet
 CARD = {
     "version": "3",
     "licence": "Apache-2.0",
-    "iterations": (2, 3),
+    "iterations": 3,
     "trained_iterations": (2, 4),
     "facts": {"data": "phantoms"},
 }
@@ -29,7 +29,7 @@ CARD = {
 @pytest.fixture
 def exported(tmp_path):
     torch.manual_seed(0)
-    network = L2ONetwork(4)
+    network = L2ONetwork(8)
     path = tmp_path / "tiny.pt"
     export_model(network, path, **CARD)
     return network, path
@@ -45,8 +45,8 @@ def changed(path, **entries):
 def test_what_is_exported_loads_again(exported):
     network, path = exported
     card, loaded = load_model(path)
-    assert (card.name, card.variant, card.width, card.version) == ("tiny", "l2o", 4, "3")
-    assert card.iterations == (2, 3) and card.trained_iterations == (2, 4)
+    assert (card.name, card.variant, card.width, card.version) == ("tiny", "l2o", 8, "3")
+    assert card.iterations == 3 and card.trained_iterations == (2, 4)
     assert card.parameters == sum(p.numel() for p in network.parameters())
     assert card.facts == {"data": "phantoms"}
     assert not loaded.training
@@ -61,7 +61,7 @@ def test_the_same_network_has_the_same_checksum(exported, tmp_path):
 
 def test_the_papers_network_likewise(tmp_path):
     path = tmp_path / "falta.pt"
-    export_model(Falta2022Network(), path, **{**CARD, "iterations": (8,)})
+    export_model(Falta2022Network(), path, **{**CARD, "iterations": 8})
     card, network = load_model(path)
     assert (
         card.variant == "falta2022" and card.width is None and isinstance(network, Falta2022Network)
@@ -76,7 +76,7 @@ def test_all_packaged_weights_are_whole():
         loaded, network = load_model(card.name)
         assert loaded == card
         assert card.parameters == sum(p.numel() for p in network.parameters())
-        assert card.licence and card.version and all(n >= 1 for n in card.iterations)
+        assert card.licence and card.version and card.iterations >= 1
 
 
 def test_a_flipped_bit_is_noticed(exported):
@@ -99,7 +99,7 @@ def test_weights_cut_short_are_noticed(exported):
     ("entry", "told"),
     [
         ({"variant": "falta2022"}, "don't fit the 'falta2022' network: give"),
-        ({"width": 8}, "don't fit the 'l2o' network: give"),
+        ({"width": 16}, "don't fit the 'l2o' network: give"),
         ({"width": None}, "don't fit the 'l2o' network: give"),
         ({"width": "wide"}, "don't fit the 'l2o' network: give"),
         ({"variant": "transformer"}, "unknown network: transformer"),
@@ -120,7 +120,7 @@ def test_code_in_a_weights_file_is_not_run(exported, tmp_path):
     """A pickle of something else than tensors, with the right checksum in its card."""
     _, path = exported
     trap = tmp_path / "sprung"
-    torch.save({"stem": Trap(trap)}, path)
+    torch.save({"head.bias": Trap(trap)}, path)
     changed(path, sha256=models._sha256(path))
     with pytest.raises(InputError, match="don't fit"):
         load_model(path)
@@ -142,7 +142,7 @@ def test_a_missing_card(exported):
         load_model(path)
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "{}", '{"iterations": 3}', "\xff\xfe"], ids=str)
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{}", '{"iterations": []}', "\xff\xfe"], ids=str)
 def test_a_damaged_card(exported, content):
     _, path = exported
     path.with_suffix(".json").write_bytes(content.encode("latin-1"))
@@ -156,14 +156,15 @@ def test_unknown_names_list_what_there_is(name):
         load_model(name)
 
 
-@pytest.mark.parametrize(("old", "name"), [("pyramid", "l2o"), ("paper", "falta2022")])
+@pytest.mark.parametrize(("old", "name"), [("trust", "l2o"), ("paper", "falta2022")])
 def test_packaged_weights_and_cards_under_their_earlier_names(exported, old, name):
     assert load_model(old)[0] == load_model(name)[0]
     assert load_model(name)[0].name == load_model(name)[0].variant == name
     if name == "l2o":  # a card that an earlier version wrote
         _, path = exported
-        changed(path, variant=old)
-        assert isinstance(load_model(path)[1], L2ONetwork)
+        changed(path, variant=old, iterations=[2, 3])
+        card, network = load_model(path)
+        assert isinstance(network, L2ONetwork) and card.iterations == 3
 
 
 def test_models_are_listed_by_name(exported, tmp_path):

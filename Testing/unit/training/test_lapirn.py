@@ -144,7 +144,7 @@ def test_levels_learn_one_after_the_other(step, expected):
 def test_only_levels_that_are_not_frozen_get_gradients(pair, step, learning):
     torch.manual_seed(0)
     network = random_heads(lapirn.LapIRN(diffeomorphic=step == 7))
-    config = TrainingConfig(variant="lapirn", steps=16, iterations=(1, 1), burn_in=0)
+    config = TrainingConfig(variant="lapirn", steps=16, iterations=(1, 1))
     rng = np.random.default_rng(0)
     loss, number, before, after = training.rollout(network, pair, config, step, rng, "cpu")
     loss.backward()
@@ -160,7 +160,7 @@ def test_only_levels_that_are_not_frozen_get_gradients(pair, step, learning):
 def test_a_few_steps_lessen_the_loss(pair):
     torch.manual_seed(0)
     network = lapirn.LapIRN()
-    config = TrainingConfig(variant="lapirn", steps=1000, iterations=(1, 1), burn_in=0)
+    config = TrainingConfig(variant="lapirn", steps=1000, iterations=(1, 1))
     adam = torch.optim.Adam(network.parameters(), lr=1e-3)
     losses = []
     for _ in range(3):

@@ -144,7 +144,7 @@ def test_instance_optimisation_finds_a_shift_even_in_inference_mode():
     fixed, moving = texture[..., :-2], texture[..., 1:-1]  # fixed x is moving x - 1
     grid = Grid((14, 16, 16), (3.0,) * 3, (0.0, 0.0, 0.0))
     distance = torch.full((16, 16, 14), -5.0)
-    level = MindLevel.of(fixed, moving, distance, distance, grid)
+    level = MindLevel.of(fixed, moving, distance, grid)
     with torch.inference_mode():
         begun = torch.zeros(3, *level.shape)
         (_, first), *_, (field, last) = vm.InstanceOptimiser().iterate(level, begun, 50)
@@ -184,9 +184,7 @@ def test_keypoints_lie_where_the_images_show_them(pair, coarse):
 def test_a_training_step_teaches_all_of_the_network(pair, step, coarse):
     torch.manual_seed(0)
     network = vm.VoxelMorph()
-    config = TrainingConfig(
-        variant="voxelmorph++", keypoints=4, iterations=(1, 1), burn_in=0, coarse=coarse
-    )
+    config = TrainingConfig(variant="voxelmorph++", keypoints=4, iterations=(1, 1), coarse=coarse)
     rng = np.random.default_rng(step)
     loss, level, before, after = training.rollout(network, pair, config, step, rng, "cpu")
     loss.backward()

@@ -8,16 +8,14 @@ from scipy import ndimage
 
 SHIFT = np.array([4.0, -3.0, 9.0])
 CONFIG = TrainingConfig(
+    variant="falta2022",
     steps=3,
-    width=4,
     crop=6,
     keypoints=50,
     iterations=(2, 3),
-    burn_in=2,
     accumulate=2,
     warmup=1,
     checkpoint_every=1,
-    level_shares=(0.5, 0.5),
 )
 
 

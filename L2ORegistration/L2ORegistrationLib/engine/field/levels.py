@@ -21,7 +21,6 @@ from ..images.spline import coefficients
 from .operations import interpolated, sample
 from .sampling import (
     channel_last,
-    sampled_costs,
     sampled_system,
     voxel_positions,
     with_gradient,
@@ -155,25 +154,21 @@ def chessboard(ratio: int) -> torch.Tensor:
 class MindLevel(Level):
     """A level with MIND: what the optimisers see of a pair at one resolution.
 
-    fixed, moving: features (D, H, W, 12) on the feature grid; surface: signed distance to the
-    moving lungs (mm) and its gradient, (4, d, h, w) on the field grid.
+    fixed, moving: features (D, H, W, 12) on the feature grid.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
-    surface: torch.Tensor
 
     @classmethod
-    def of(cls, fixed, moving, fixed_distance, moving_distance, lattice: Grid) -> MindLevel:
-        """From features (C, D, H, W) on the feature grid and distances on the field grid.
+    def of(cls, fixed, moving, distance, lattice: Grid) -> MindLevel:
+        """From features (C, D, H, W) on the feature grid.
 
-        fixed_distance, moving_distance: (d, h, w) mm; lattice: the field grid, one spacing for all
-        axes.
+        distance: (d, h, w) mm, to the fixed lungs on the field grid; lattice: the field grid, one
+        spacing for all axes.
         """
         spacing = lattice.spacing[0]
-        distance = fixed_distance.clamp(*DISTANCE_RANGE_MM)
-        moved = moving_distance.clamp(*DISTANCE_RANGE_MM)
-        gradient = torch.stack(torch.gradient(moved, spacing=spacing)[::-1])
+        distance = distance.clamp(*DISTANCE_RANGE_MM)
         return cls(
             distance[None],
             spacing,
@@ -181,26 +176,6 @@ class MindLevel(Level):
             *active_voxels(distance, fixed.shape[1:], ACTIVE_MM + spacing / 2),
             channel_last(fixed),
             channel_last(moving),
-            torch.cat((moved[None], gradient)),
-        )
-
-    def cropped(self, crop: tuple[slice, slice, slice]) -> MindLevel:
-        """The part under these field voxels (z, y, x); its field may still point beyond it."""
-        number = torch.full((self.distance.numel(),), -1, device=self.active_nodes.device)
-        number[self.active_nodes] = torch.arange(
-            len(self.active_nodes), device=self.active_nodes.device
-        )
-        number = number.view(self.shape)[crop].flatten()
-        active_nodes = (number >= 0).nonzero().squeeze(1)
-        return MindLevel(
-            self.distance[(slice(None), *crop)],
-            self.spacing,
-            tuple(o + s.start * self.spacing for o, s in zip(self.origin, crop[::-1])),
-            active_nodes,
-            self.voxels[number[active_nodes]],
-            self.fixed,
-            self.moving,
-            self.surface[(slice(None), *crop)],
         )
 
     @cached_property
@@ -213,12 +188,6 @@ class MindLevel(Level):
             after, before = ((voxels + way).clamp(0, len(rows) - 1) for way in (stride, -stride))
             parts.append((rows[after] - rows[before]) / 2)
         return torch.cat(parts, dim=1), with_gradient(self.moving)
-
-    def sample_costs(self, field: torch.Tensor) -> torch.Tensor:
-        """Dissimilarities of the active nodes for a field in mm: (M, r^3 voxels, 8 offsets)."""
-        displacements = self.displacements(field)
-        costs = sampled_costs(self.fixed, self.moving, displacements, self.voxels.flatten())
-        return costs.view(*self.voxels.shape, 8)
 
     def _of_nodes(self, costs, rows, seen):
         mismatch = costs.mean(dim=1)
@@ -239,12 +208,6 @@ class MindLevel(Level):
         usual = OUTLIER * mismatch[inside].median()
         usual = torch.where(inside, usual, beside.median()).clamp(min=1e-12)
         return 1 / (1 + (mismatch / usual) ** 4)
-
-    def surface_force(self, field: torch.Tensor) -> torch.Tensor:
-        """(3, d, h, w): the step that would bring both lung surfaces together, in field voxels."""
-        sampled = sample(self.surface, field / self.spacing)
-        difference = ((self.distance - sampled[:1]) / self.spacing).clamp(-3, 3)
-        return difference * sampled[1:]
 
 
 @dataclass
@@ -336,8 +299,8 @@ class FeaturePyramid:
         return self._level(features, factor)
 
     def _level(self, features, factor: int) -> MindLevel:
-        distances = (pool(d[None], factor)[0] for d in self.distances)
-        return MindLevel.of(*features, *distances, self.grid.coarsened(factor))
+        distance = pool(self.distances[0][None], factor)[0]
+        return MindLevel.of(*features, distance, self.grid.coarsened(factor))
 
 
 def feature_map(image: torch.Tensor, factor: int) -> torch.Tensor:

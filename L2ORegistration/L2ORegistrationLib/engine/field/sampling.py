@@ -1,13 +1,8 @@
-"""What the images say about a field: dissimilarities at eight offsets, and a Gauss-Newton system.
+"""What the images say about a field: the dissimilarity of voxels, and a Gauss-Newton system.
 
-The dissimilarities are the dynamic sampling of the paper's section 2: what the optimiser network
-sees instead of a gradient. The offsets are the corners of a cube of half-width 1/2 voxel, so all
-eight samples of a voxel lie in one block of 3x3x3 moving voxels and share their interpolation
-weights: 27 reads and a few blends instead of 64 reads.
-
-The Gauss-Newton system compares like with like: moving sampled at the point itself against the
-fixed voxel, so that it vanishes where the images agree. A mean of the eight samples would be a
-blurred image against a sharp one: registered with itself, a scan would move by a millimetre.
+The system compares like with like: moving sampled at the point itself against the fixed voxel, so
+that it vanishes where the images agree. A mean of samples around it would be a blurred image
+against a sharp one: registered with itself, a scan would move by a millimetre.
 """
 
 from __future__ import annotations
@@ -18,13 +13,11 @@ import torch
 
 from ..images.spline import weighed, weights_of_three
 
-# Offsets in units of the half-width: (x, y, z), in the order in which costs are returned.
-OFFSETS = tuple((x, y, z) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1))
 _CHUNK = {"cpu": 1 << 14, "cuda": 1 << 19, "mps": 1 << 18}
 
 
 def channel_last(features: torch.Tensor) -> torch.Tensor:
-    """Features (C, D, H, W) as (D, H, W, C) in memory, as `sampled_costs` reads them."""
+    """Features (C, D, H, W) as (D, H, W, C) in memory, as the rows of voxels are read."""
     return features.permute(1, 2, 3, 0).contiguous()
 
 
@@ -39,21 +32,6 @@ def with_gradient(values: torch.Tensor) -> torch.Tensor:
         for end, inner in ((0, 1), (-1, -2)):  # one-sided
             slope[end] = (along[inner] - along[end]) * (2 if end == 0 else -2)
     return result.flatten(3)
-
-
-def sampled_costs(
-    fixed: torch.Tensor, moving: torch.Tensor, displacement: torch.Tensor, voxels: torch.Tensor
-) -> torch.Tensor:
-    """Mean squared feature difference at displacement + offset, for each offset: (N, 8).
-
-    fixed, moving: features on the same lattice, (D, H, W, C); displacement: (N, 3), components
-    (x, y, z) in voxels of that lattice, one row for each voxel; voxels: (N,) flat indices into
-    (D, H, W). Offsets are half a voxel each way, in the order of OFFSETS. A cube of samples that
-    would reach beyond the lattice is moved inside as a whole, so that its corners stay one voxel
-    apart. No gradient flows through the samples (as the paper trains it).
-    """
-    rows = fixed.flatten(0, 2), moving.flatten(0, 2)
-    return _in_chunks(_costs, (*rows, moving.shape), (displacement, voxels), 8)
 
 
 def sampled_system(
@@ -125,28 +103,6 @@ def block_at(
     share = (position - base).unsqueeze(-1).unbind(dim=1)
     base = base.long()
     return (base[:, 2] * height + base[:, 1]) * across + base[:, 0], share
-
-
-def _costs(fixed_rows, moving_rows, shape, displacement, voxels):
-    _, height, width = shape[:3]
-    plane = height * width
-    lowest = voxel_positions(voxels, shape) + displacement - 0.5
-    corner, (wx, wy, wz) = block_at(lowest, shape, 3)
-    planes = []
-    for dz in range(3):
-        rows = []
-        for dy in range(3):
-            start = corner + (dz * plane + dy * width)
-            a, b, c = (moving_rows[start + dx] for dx in range(3))
-            rows.append((torch.lerp(a, b, wx), torch.lerp(b, c, wx)))
-        planes.append(
-            [torch.lerp(rows[j][i], rows[j + 1][i], wy) for j in range(2) for i in range(2)]
-        )
-    own = fixed_rows[voxels]
-    samples = (
-        torch.lerp(planes[k][ji], planes[k + 1][ji], wz) for k in range(2) for ji in range(4)
-    )
-    return torch.stack([s.sub_(own).square_().mean(dim=1) for s in samples], dim=1)
 
 
 def _system(rows, shape, spline, fixed, displacement, voxels):

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from ..field.levels import MindLevel
 from ..field.operations import sample
-from ..field.sampling import OFFSETS
-from .networks import Falta2022Network
+from .networks import OFFSETS, Falta2022Network
 
 # The paper's coordinates run from -1 to 1 over about 96 voxels; ours mean the same length on any
 # lattice, so that the network can be trained on crops and run on lungs of any size.

@@ -1,77 +1,83 @@
-"""The learned optimiser: a recurrent network that turns dissimilarities into steps of the field.
+"""The learned last steps: a network says which evidence to believe and how stiff the lung is where.
 
-Each iteration takes the regularised Gauss-Newton step and lets the network, which also sees the
-dissimilarities sampled around the field, correct it: the network starts from what classical
-optimisation would do and learns what it gets wrong.
+A Gauss-Newton step solves (W G + R) d = W b - R u. What W and R should be at a place a formula
+cannot know: that a lesion has no counterpart, that a fissure slides, that a region is smooth and
+noisy. A network reads it from the system itself, the field so far and the lungs' shape, and is
+trained through the solution. Kin: LearnGN (Heinrich, MIDL 2022), whose features are learned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 
 import torch
 
-from ..field.levels import MindLevel
-from .gauss_newton import gauss_newton_step
+from ..field.levels import Level
+from ..field.operations import laplacian
+from .gauss_newton import GaussNewtonOptimiser, gauss_newton_step
 from .networks import L2ONetwork
 from .penalty import Penalty
 
-STIFFNESS = 1e-3  # of the Gauss-Newton step at 6 mm field spacing, see gauss_newton.py
-DISPLACEMENT_SCALE = 0.25  # brings displacements of a few field voxels to the size of the costs
-COST_SCALE = 10.0
+USUAL_STIFFNESS = 6e-3  # the network reads stiffness in this unit
 
 
-class L2OOptimiser:
-    """Steps of one level by a `L2ONetwork`, which can serve several levels."""
+class L2OOptimiser(GaussNewtonOptimiser):
+    """Gauss-Newton iterations whose last ones a `L2ONetwork` weighs.
 
-    def __init__(self, network: L2ONetwork):
-        self.network = network
-
-    def iterate(
-        self, level: MindLevel, field: torch.Tensor, iterations: int
-    ) -> Iterator[tuple[torch.Tensor, float]]:
-        """Improve field (3, d, h, w) in mm on the level's field grid.
-
-        Yields (field, dissimilarity): the field after each iteration and the mean dissimilarity
-        in the active region that was seen *before* it.
-        """
-        hidden = field.new_zeros((self.network.hidden, *level.shape))
-        for number in range(iterations):
-            inputs, classical, dissimilarity = observe(level, field.detach(), hidden)
-            correction, hidden = (output[0] for output in self.network(inputs[None]))
-            # With an empty hidden state the network explores, which first raises the error: the
-            # first iteration takes the Gauss-Newton step alone and only fills the hidden state.
-            step = classical + correction if number else classical
-            field = field + step * level.spacing
-            yield field, dissimilarity
-
-
-def observe(
-    level: MindLevel, field: torch.Tensor, hidden: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """The network's input for a field (3, d, h, w) in mm.
-
-    Returns the input (C, d, h, w), channels as `L2ONetwork` names them, the Gauss-Newton step
-    (3, d, h, w) in field voxels, at most MAX_STEP each way, and the mean dissimilarity. No gradient
-    flows through what is observed.
+    trusting: how many of the last; the rest of the settings are those of Gauss-Newton.
     """
-    with torch.no_grad():
-        costs, (_, system) = level.sample_costs(field), level.normal_equations(field)
-        # A finer field can bend over fewer millimetres, so its bends must cost more.
-        stiffness = STIFFNESS * (6.0 / level.spacing) ** 2
-        step = gauss_newton_step(level, field, system, Penalty(stiffness)) / level.spacing
-        step.clamp_(-L2ONetwork.MAX_STEP, L2ONetwork.MAX_STEP)
-        seen = torch.cat((costs.flatten(1), costs.mean(dim=1)), dim=1) * COST_SCALE
-        seen = torch.cat((seen, torch.ones_like(seen[:, :1])), dim=1)
-        dense = seen.new_zeros((level.distance.numel(), seen.shape[1]))
-        dense[level.active_nodes] = seen
-        observed = torch.cat(
-            (
-                dense.T.view(-1, *level.shape),
-                step,
-                field / level.spacing * DISPLACEMENT_SCALE,
-                level.surface_force(field),
-                level.distance / 15.0,
-            )
+
+    def __init__(self, network: L2ONetwork, trusting: int = 2, **settings):
+        super().__init__(**settings)
+        self.network, self.trusting = network, trusting
+
+    def _step(self, level, field, mismatch, system, stiffness, before, left) -> torch.Tensor:
+        if left > self.trusting:
+            return super()._step(level, field, mismatch, system, stiffness, before, left)
+        seen = observed(level, field, mismatch, system, stiffness)
+        system, penalty = weighed(
+            self.network(seen[None])[0], level, system, stiffness, self.changing
         )
-    return torch.cat((observed, hidden)), step, float(costs.mean())
+        return gauss_newton_step(level, field, system, penalty)
+
+
+def weighed(
+    said: torch.Tensor, level: Level, system: torch.Tensor, stiffness: float, changing: float
+) -> tuple[torch.Tensor, Penalty]:
+    """The system (M, 9) and the penalty that a network's logarithms (3, d, h, w) make of them."""
+    belief, *local = said.exp()
+    system = system * belief.flatten()[level.active_nodes][:, None]
+    return system, Penalty(stiffness, changing, torch.stack(local))
+
+
+def observed(
+    level: Level,
+    field: torch.Tensor,
+    mismatch: torch.Tensor,
+    system: torch.Tensor,
+    stiffness: float,
+) -> torch.Tensor:
+    """What a `L2ONetwork` reads, (9, d, h, w), in its order of channels.
+
+    field: (3, d, h, w) mm; mismatch (M,) and system (M, 9): as from `Level.normal_equations`.
+    """
+    trace, pull = system[:, :3].sum(dim=1), system[:, 6:].norm(dim=1)
+    rows = (
+        (trace + 1e-3).log() + 2.5,
+        (mismatch + 1e-3).log() + 2.5,
+        (pull / (trace + 1e-3).sqrt() + 1e-2).log() + 2.5,
+        torch.ones_like(trace),
+    )
+    dense = field.new_zeros((len(rows), level.distance.numel()))
+    dense[:, level.active_nodes] = torch.stack(rows)
+    bend = laplacian(field)
+    return torch.cat(
+        (
+            dense.view(-1, *level.shape),
+            ((bend.norm(dim=0) + 0.03).log() + 1)[None],
+            (laplacian(bend).norm(dim=0) + 0.1).log()[None],
+            level.distance / 15,
+            (level.distance < 0).to(field),
+            torch.full_like(level.distance, math.log(stiffness / USUAL_STIFFNESS)),
+        )
+    )

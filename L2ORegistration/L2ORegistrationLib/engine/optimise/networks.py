@@ -1,8 +1,7 @@
-"""The recurrent U-Nets that propose each optimisation step from dissimilarities and memory.
+"""The U-Nets that say what an optimisation step should be, or what it should be made of.
 
-`Falta2022Network` is the network of the paper (45 channels in, 13 out); `L2ONetwork` is ours: it
-works on a grid twice as coarse as the dissimilarities that it reads, so a step is cheap, and is
-shared by all levels of a coarse-to-fine pyramid.
+`Falta2022Network` is the recurrent network of the paper (45 channels in, 13 out): it proposes the
+steps. `L2ONetwork` is ours: it weighs the system whose solution is the step.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..field.operations import smooth
-from ..field.sampling import OFFSETS
-
+# Corners of a cube (x, y, z), in units of its half-width: where the paper samples dissimilarities.
+OFFSETS = tuple((x, y, z) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1))
 HIDDEN_FALTA2022 = 10
 SAMPLE_GAINS = (20.0, 100.0, 200.0, 400.0)  # by the order of the difference; 0 is the mean
 DISPLACEMENT_GAIN = 10.0  # in the paper's coordinates a voxel is 0.02
@@ -87,50 +85,6 @@ def _tell_apart(convolution: nn.Conv3d) -> None:
 
 
 class L2ONetwork(nn.Module):
-    """Reads stacked dissimilarities on a grid twice as fine, returns a correction and memory.
-
-    Channels in: the 8 dissimilarities of each of the 2x2x2 fine voxels under a coarse voxel (64)
-    and their means (8), where they are known (1), the Gauss-Newton step (3), displacement (3),
-    force of the lung surface (3), signed distance to the fixed lung surface (1), hidden state (16).
-    Out: a correction of the step in coarse voxels, at most MAX_STEP each way, smoothed once, and
-    the new hidden state.
-    """
-
-    hidden = 16
-    inputs = 64 + 8 + 1 + 3 + 3 + 3 + 1 + hidden
-    MAX_STEP = 1.5
-
-    def __init__(self, width: int = 32):
-        super().__init__()
-        self.width = width
-        w0, w1, w2 = width, width * 3 // 2, width * 2
-        self.stem = _unit(self.inputs, w0, 1)
-        self.encode0 = _unit(w0, w0, 3)
-        self.encode1 = nn.Sequential(_unit(w0, w1, 3), _unit(w1, w1, 3))
-        self.encode2 = nn.Sequential(_unit(w1, w2, 3), _unit(w2, w2, 3))
-        self.bottom = nn.Sequential(_unit(w2, w2, 3), _unit(w2, w2, 3))
-        self.decode2 = _unit(2 * w2, w2, 3)
-        self.decode1 = _unit(w2 + w1, w1, 3)
-        self.squeeze0 = _unit(w1 + w0, w0, 1)
-        self.decode0 = _unit(w0, w0, 3)
-        self.head = nn.Conv3d(w0, 3 + self.hidden, 1)
-        nn.init.zeros_(self.head.weight[:3])
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 99, D, H, W) -> correction in voxels (N, 3, ...), hidden state (N, 16, ...)."""
-        x0 = self.encode0(self.stem(inputs))
-        x1 = self.encode1(_halve(x0))
-        x2 = self.encode2(_halve(x1))
-        x = self.bottom(_halve(x2))
-        x = self.decode2(torch.cat((_resize(x, x2.shape[2:]), x2), dim=1))
-        x = self.decode1(torch.cat((_resize(x, x1.shape[2:]), x1), dim=1))
-        x = self.decode0(self.squeeze0(torch.cat((_resize(x, x0.shape[2:]), x0), dim=1)))
-        x = self.head(x)
-        return self.MAX_STEP * smooth(torch.tanh(x[:, :3])), torch.tanh(x[:, 3:])
-
-
-class TrustNetwork(nn.Module):
     """Reads a Gauss-Newton system; returns how far to believe it and how stiff to be.
 
     Channels in: logarithms of the evidence's strength, of the mismatch and of the pull that is
@@ -181,14 +135,6 @@ def _grouped(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, 3, padding=1),
         nn.GroupNorm(4, outputs),
-        nn.LeakyReLU(0.1, inplace=True),
-    )
-
-
-def _unit(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
-        InstanceNorm(outputs, affine=True),
         nn.LeakyReLU(0.1, inplace=True),
     )
 

@@ -47,22 +47,20 @@ class Start:
 class Comparison:
     """Compares starts of one pair on coarse features.
 
-    fixed, moving: images; fixed_distance, moving_distance: signed distance maps of the lungs;
-    grid: the working grid.
+    fixed, moving: images; distance: signed distance map of the fixed lungs; grid: the working grid.
     """
 
     def __init__(
         self,
         fixed: Volume,
         moving: Volume,
-        fixed_distance: Volume,
-        moving_distance: Volume,
+        distance: Volume,
         grid: Grid,
         device: torch.device | str = "cpu",
     ):
         self._grid, self._device = grid.coarsened(COARSER), device
         self._images = [averaged(image, self._grid.spacing[0]) for image in (fixed, moving)]
-        self._distances = fixed_distance, moving_distance
+        self._distance = distance
         self._fixed = {}
 
     def searched(self, name: str, transform: sitk.Transform) -> Start:
@@ -106,19 +104,18 @@ class Comparison:
     def _level(self, transform: sitk.Transform, factor: int) -> MindLevel:
         if factor not in self._fixed:
             identity = sitk.Transform(3, sitk.sitkIdentity)
-            self._fixed = {factor: self._prepared(0, identity, factor)}
-        parts = zip(self._fixed[factor], self._prepared(1, transform, factor))
-        (fixed, moving), distances = parts
-        return MindLevel.of(fixed, moving, *distances, self._grid.coarsened(4))
+            lungs = torch.from_numpy(resample(self._distance, self._grid, identity))
+            features = self._features(0, identity, factor)
+            self._fixed = {factor: (features, pool(lungs.to(self._device)[None], 4)[0])}
+        fixed, distance = self._fixed[factor]
+        moving = self._features(1, transform, factor)
+        return MindLevel.of(fixed, moving, distance, self._grid.coarsened(4))
 
-    def _prepared(self, side: int, transform: sitk.Transform, factor: int):
-        """MIND and lung distances of one image, the features at `factor` times the spacing."""
+    def _features(self, side: int, transform: sitk.Transform, factor: int) -> torch.Tensor:
+        """MIND (12, D, H, W) of one image at `factor` times the spacing."""
         # Linear: the spline that keeps fine detail costs more than all the rest and finds the same.
         image = intensity(self._images[side], self._grid, transform, sitk.sitkLinear)
-        image = torch.from_numpy(image)
-        lungs = torch.from_numpy(resample(self._distances[side], self._grid, transform))
-        features = feature_map(image.to(self._device), factor)
-        return features, pool(lungs.to(self._device)[None], 4)[0]
+        return feature_map(torch.from_numpy(image).to(self._device), factor)
 
 
 def best_start(comparison: Comparison, candidates: Iterable[Start]) -> list[Start]:

@@ -34,7 +34,7 @@ def lost_orientation(
     the working grid. All 48 orientations are laid onto the fixed lungs by their boxes and compared
     on coarse features; the best of them are searched from.
     """
-    comparison = Comparison(fixed, moving, fixed_distance, moving_distance, grid, device)
+    comparison = Comparison(fixed, moving, fixed_distance, grid, device)
     turns = [_matrix(order, signs) for order in permutations(range(3)) for signs in _SIGNS]
     laid = [box_alignment(fixed_distance, moving_distance, turn) for turn in turns]
     rough = [comparison.rough(transform) for transform in laid]

@@ -27,8 +27,6 @@ from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
     GaussNewtonOptimiser,
     gauss_newton_step,
 )
-from L2ORegistrationLib.engine.optimise.l2o import L2OOptimiser, observe  # noqa: E402
-from L2ORegistrationLib.engine.optimise.networks import L2ONetwork  # noqa: E402
 from L2ORegistrationLib.engine.optimise.penalty import Penalty  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
@@ -167,21 +165,6 @@ def test_the_fixed_lungs_are_carried_along_the_field(motion):
 def test_adam_finds_the_shift():
     level = scans(shift).mind_level(2)
     assert error(level, last(AdamOptimiser(), level, 30), shift) < 0.4
-
-
-def test_an_untrained_network_takes_the_classical_step():
-    level = scans(shift).mind_level(4)
-    torch.manual_seed(0)
-    network = L2ONetwork(8).eval()
-    field = torch.zeros((3, *level.shape))
-    with torch.no_grad():
-        after, seen = next(L2OOptimiser(network).iterate(level, field, 1))
-        hidden = torch.zeros((network.hidden, *level.shape))
-        inputs, step, dissimilarity = observe(level, field, hidden)
-    assert inputs.shape == (L2ONetwork.inputs, *level.shape)
-    assert step.abs().max() <= L2ONetwork.MAX_STEP
-    assert seen == dissimilarity > 0
-    torch.testing.assert_close(after, step * level.spacing)
 
 
 def test_the_same_image_twice_does_not_move():
@@ -368,41 +351,6 @@ def test_noise_does_not_shorten_the_step(noise, least, most):
     both = both.flatten()[level.voxels.flatten()] * level.weight
     both = both.sum() / level.voxels.shape[1] / (level.spacing / level.ratio) ** 2
     assert least < float(system[:, :3].sum() / both) < most
-
-
-def test_a_cropped_level_sees_the_same():
-    level = scans(shift).mind_level(2)
-    field = smooth(random(1, 3, *level.shape))[0]
-    crop = (slice(2, 10), slice(1, 11), slice(4, 15))
-    part = level.cropped(crop)
-    np.testing.assert_allclose(part.origin, level.grid.to_world((4, 1, 2)))
-    costs, inner = level.sample_costs(field), field[(slice(None), *crop)]
-    some, (_, its) = part.sample_costs(inner), part.normal_equations(inner)
-    dense = torch.zeros(level.distance.numel(), 8, 8)
-    dense[level.active_nodes] = costs
-    expected = dense.view(*level.shape, 8, 8)[crop].flatten(0, 2)
-    # beside the crop's edge the field continues differently
-    kept = torch.zeros(part.shape, dtype=torch.bool)
-    kept[1:-1, 1:-1, 1:-1] = True
-    rows = kept.flatten()[part.active_nodes]
-    torch.testing.assert_close(some[rows], expected[part.active_nodes][rows])
-    assert its.shape == (len(part.active_nodes), 9)
-
-
-def test_the_surface_force_leads_to_equal_distances():
-    """Two parallel surfaces 4 mm apart along x: every voxel near them is to move by 4 mm."""
-    level = scans(shift).mind_level(2)
-    x = torch.from_numpy(level.grid.points()[..., 0].astype(np.float32))
-    middle = float(x.mean())
-    moved = x - middle - 4
-    surface = torch.stack((moved, torch.ones_like(x), 0 * x, 0 * x))
-    level = replace(level, distance=(x - middle)[None], surface=surface)
-    force = level.surface_force(torch.zeros(3, *level.shape))
-    expected = torch.tensor([4 / level.spacing, 0, 0]).view(3, 1, 1, 1).expand_as(force)
-    torch.testing.assert_close(force, expected)
-    arrived = torch.zeros(3, *level.shape)
-    arrived[0] = 4.0
-    assert level.surface_force(arrived)[:, :, :, 1:-1].abs().max() < 1e-4
 
 
 def test_sampling_points_and_grids_agree():

@@ -12,14 +12,14 @@ from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
     GaussNewtonOptimiser,
     evidence_times,
 )
-from L2ORegistrationLib.engine.optimise.networks import TrustNetwork  # noqa: E402
-from L2ORegistrationLib.engine.optimise.trust import TrustOptimiser, observed  # noqa: E402
+from L2ORegistrationLib.engine.optimise.l2o import L2OOptimiser, observed  # noqa: E402
+from L2ORegistrationLib.engine.optimise.networks import L2ONetwork  # noqa: E402
 from L2ORegistrationLib.engine.registration import register  # noqa: E402
 from L2ORegistrationLib.phantom.pair import PhantomPair, make_pair  # noqa: E402
 from L2ORegistrationLib.training.closeup import CloseUp, close_up  # noqa: E402
 from L2ORegistrationLib.training.config import TrainingConfig  # noqa: E402
+from L2ORegistrationLib.training.l2o import _Solution, rollout  # noqa: E402
 from L2ORegistrationLib.training.loop import train  # noqa: E402
-from L2ORegistrationLib.training.trust import _Solution, rollout  # noqa: E402
 from training_pairs import SHIFT, patient  # noqa: E402
 
 PLAIN = {"stiffness": 6e-3, "changing": 0.5, "noise": 0.1, "momentum": 0.3, "closely": 3}
@@ -35,7 +35,7 @@ def close():
     array = np.broadcast_to(SHIFT, (*fixed.grid.shape, 3)).astype(np.float32)
     field, nothing = DisplacementField(array, fixed.grid), np.zeros((0, 3))
     scans = PhantomPair(fixed, moving, fixed_mask, moving_mask, nothing, nothing, field)
-    return close_up(scans, "trust", seed=0)
+    return close_up(scans, "l2o", seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def files(close, tmp_path_factory):
 def untidy(seed=0):
     """A network whose outputs differ from place to place."""
     torch.manual_seed(seed)
-    network = TrustNetwork(8)
+    network = L2ONetwork(8)
     torch.nn.init.normal_(network.head.weight, std=0.3)
     return network
 
@@ -61,7 +61,7 @@ def test_evidence_times_vectors_by_hand():
 
 def test_untrained_it_weighs_everything_as_gauss_newton_does(close):
     level = close.level()
-    plain, trusting = GaussNewtonOptimiser(**PLAIN), TrustOptimiser(TrustNetwork(8), 1, **PLAIN)
+    plain, trusting = GaussNewtonOptimiser(**PLAIN), L2OOptimiser(L2ONetwork(8), 1, **PLAIN)
     with torch.inference_mode():
         *_, (expected, _) = plain.iterate(level, close.field, 1)
         *_, (found, _) = trusting.iterate(level, close.field, 1)
@@ -71,7 +71,7 @@ def test_untrained_it_weighs_everything_as_gauss_newton_does(close):
 def test_the_network_sees_finite_numbers_and_what_is_the_same_everywhere(close):
     level = close.level()
     seen = observed(level, close.field, *level.normal_equations(close.field), 6e-3 * np.e)
-    assert seen.shape == (TrustNetwork.inputs, *level.shape) and seen.isfinite().all()
+    assert seen.shape == (L2ONetwork.inputs, *level.shape) and seen.isfinite().all()
     torch.testing.assert_close(seen[8], torch.ones(level.shape))
     assert torch.equal(seen[7] > 0, level.distance[0] < 0)
 
@@ -109,7 +109,7 @@ def test_the_gradient_through_the_solution_is_that_of_finite_differences(close):
 
 def test_a_few_steps_lower_the_loss_of_a_close_up(files, tmp_path):
     config = TrainingConfig(
-        variant="trust", steps=6, width=8, iterations=(6, 6), burn_in=0, accumulate=1, warmup=1,
+        variant="l2o", steps=6, width=8, iterations=(6, 6), accumulate=1, warmup=1,
         learning_rate=1e-2,
     )  # fmt: skip
     losses = [done.loss for done in train(files, tmp_path / "run.pt", config)]
@@ -124,15 +124,15 @@ def test_the_rollout_measures_before_and_after(files):
 def test_its_weights_register(tmp_path):
     pair = make_pair(3, spacing=3.0, amplitude_mm=8.0)
     export_model(
-        untidy(), tmp_path / "own.pt", version="1", licence="MIT", iterations=(6, 6, 6),
+        untidy(), tmp_path / "own.pt", version="1", licence="MIT", iterations=6,
         trained_iterations=(6, 6),
     )  # fmt: skip
     result = register(
         pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, moving_mask=pair.moving_mask,
         model=tmp_path / "own.pt", device="cpu",
     )  # fmt: skip
-    assert result.provenance["method"] == "trust"
-    assert [step.stage for step in result.steps[-6:]] == ["trust"] * 6
+    assert result.provenance["method"] == "l2o"
+    assert [step.stage for step in result.steps[-6:]] == ["l2o"] * 6
     error = result.field.transform_points(pair.fixed_landmarks) - pair.moving_landmarks
     assert np.linalg.norm(error, axis=1).mean() < 1.0
 

@@ -1,4 +1,4 @@
-"""How `TrustNetwork` learns: the last iterations of a close-up, through the solution of a step.
+"""How `L2ONetwork` learns: the last iterations of a close-up, through the solution of a step.
 
 The network's outputs W and R enter (W G + R) d = W b - R u. With x the solution and y that of the
 same matrix for the loss's gradient, the loss changes with them as y (W b - R u - (W G + R) x) does
@@ -14,15 +14,15 @@ import torch
 
 from ..engine.catalogue import METHODS
 from ..engine.optimise.gauss_newton import SOLVER_ITERATIONS, evidence_times, gauss_newton_step
-from ..engine.optimise.networks import TrustNetwork
-from ..engine.optimise.trust import observed, weighed
+from ..engine.optimise.l2o import observed, weighed
+from ..engine.optimise.networks import L2ONetwork
 from .closeup import CloseUp, measured
 
-METHOD = "trust"
+METHOD = "l2o"
 HARMLESS = 1e-3  # of the squared outputs: what changes nothing stays as it is
 
 
-def rollout(network: TrustNetwork, path: Path, device):
+def rollout(network: L2ONetwork, path: Path, device):
     """(loss, level, mean error in mm before, after) of one close-up.
 
     The loss of an iteration is relative to what the same iterations reach without the network;
