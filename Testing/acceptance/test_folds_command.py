@@ -14,7 +14,9 @@ from L2ORegistrationLib.datasets import registry as datasets
 from L2ORegistrationLib.datasets.registry import DATASETS, Dataset, load_dataset
 from L2ORegistrationLib.training.real import real_pairs
 
-SETTINGS = "width = 4\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 1\n"
+SETTINGS = (
+    "variant = 'falta2022'\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 1\n"
+)
 POINTS = np.array([[15, 18, 12], [27, 20, 18], [14, 22, 16]])  # voxels from 1, z from the head
 
 
@@ -90,7 +92,7 @@ def test_folds_are_trained_and_measured_once(dirlab20):
     assert {(row["case"], row["method"]) for row in rows} == {
         (case, method)
         for case in ("copd1", "case1")
-        for method in ("initial", "l2o-affine", "l2o-search")
+        for method in ("initial", "falta2022-affine", "falta2022-search")
     }
     initial = np.linalg.norm(np.round(MOTION / GRID.spacing) * GRID.spacing)
     for row in rows:
