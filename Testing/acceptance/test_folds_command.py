@@ -14,9 +14,7 @@ from L2ORegistrationLib.datasets import registry as datasets
 from L2ORegistrationLib.datasets.registry import DATASETS, Dataset, load_dataset
 from L2ORegistrationLib.training.real import real_pairs
 
-SETTINGS = (
-    "variant = 'falta2022'\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 1\n"
-)
+SETTINGS = "variant = 'falta2022'\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 1\n"
 POINTS = np.array([[15, 18, 12], [27, 20, 18], [14, 22, 16]])  # voxels from 1, z from the head
 
 

@@ -37,7 +37,7 @@ ASTRAY = "led astray"
 ASTRAY_MM, ASTRAY_WIDTH_MM = 10.0, 60.0  # largest false displacement, and how wide it is
 BINS_MM = (0, 0.6, 0.8, 1.2, 2, 4, 8, np.inf)
 BEST_MM = 0.02  # errors below are as good
-SIGNS = (-1, 1, 1)  # which way the distance can only go with the evidence
+SIGNS = (-1, 1, 1, 1)  # which way the distance can only go with the evidence
 QUANTILES = (0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1)  # of the scores, for a fit
 
 
@@ -82,7 +82,7 @@ def patient(seed: int):
 def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str, dict]:
     """What is known at places of the fixed lungs: of the result, "", and of ASTRAY where asked for.
 
-    error (N,), mm, evidence (3, N), inside (N,) and the verdict.
+    error (N,), mm, evidence (4, N), inside (N,) and the verdict.
     """
     kept = []
 

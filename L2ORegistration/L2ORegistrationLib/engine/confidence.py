@@ -1,11 +1,12 @@
 """How far off a registration may be: for each place of the fixed lungs a distance in mm.
 
-Of the places that are told a distance, 90 % are off by less. Two things say it on MIND of 3 mm: how
-sharply the images locate what matches there, and how far the place is from being settled: what the
-last stage still moved it by, or one more step would. Thick slices, which look sharp on a fine
-lattice, add to it. The logarithms, weighted, are a score, and phantoms whose motion is known say
-which distance belongs to it, see Testing/tools/calibrate_confidence.py. Where nothing corresponds,
-as in fluid, nothing is sharp or settled, and the distance is large.
+Of the places that are told a distance, 90 % are off by less. Three things say it on MIND of 3 mm:
+how sharply the images locate what matches there, how far the place is from being settled (what the
+last stage still moved it by, or one more step would), and how near the lungs' surface is, where
+they slide and only one side knows. Thick slices, which look sharp on a fine lattice, add to it.
+Weighted they are a score, and phantoms whose motion is known say which distance belongs to it, see
+Testing/tools/calibrate_confidence.py. Where nothing corresponds, as in fluid, nothing is sharp or
+settled, and the distance is large.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ OUTSIDE_MM = 16.0  # where the field leads out of the moving image
 _BLOCK = 5  # field voxels along an axis that are looked at together
 _LEAST_WAY_MM = 0.01
 _USUAL_MM = 2.5
+_SURFACE_MM = 4.0  # how deep the lungs' surface is felt
 _SOFT = Penalty(5e-4)  # of the step, a quarter of what is usual on this level
-WEIGHTS = (-0.497, 0.614, 0.587)  # of what `evidence` returns
+WEIGHTS = (-0.412, 0.603, 0.738, 0.3)  # of what `evidence` returns
 # Scores and the distances, mm, that belong to them; between them the logarithms are linear.
-SCORES = (2.42, 2.69, 2.99, 3.28, 3.56, 3.84, 4.13, 4.53, 4.96, 5.41)
-DISTANCES_MM = (0.44, 0.5, 0.64, 0.84, 1.04, 1.39, 2.13, 3.93, 5.29, 6.85)
+SCORES = (1.82, 2.09, 2.41, 2.73, 3.04, 3.35, 3.65, 4.02, 4.42, 4.88)
+DISTANCES_MM = (0.4, 0.43, 0.54, 0.74, 1.0, 1.35, 2.02, 3.24, 4.88, 8.06)
 
 
 def confidence(
@@ -55,7 +57,7 @@ def confidence(
 
 
 def distances(found: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The distances (...), mm, float32, that `evidence` (3, ...) means; NaN stays."""
+    """The distances (...), mm, float32, that `evidence` (4, ...) means; NaN stays."""
     score = np.tensordot(WEIGHTS, found, axes=1)
     distance = np.exp(np.interp(score, SCORES, np.log(DISTANCES_MM)))
     distance[~inside] = np.maximum(distance[~inside], OUTSIDE_MM)
@@ -67,12 +69,13 @@ def distances(found: np.ndarray, inside: np.ndarray) -> np.ndarray:
 def evidence(
     level: MindLevel, field: torch.Tensor, before: torch.Tensor, coarsest: float
 ) -> torch.Tensor:
-    """What tells how sure a field is at each voxel of the field grid: (3, d, h, w), logarithms.
+    """What tells how sure a field is at each voxel of the field grid: (4, d, h, w).
 
-    Of how fast (1 / mm^2) the mean squared MIND difference grows in the direction in which it grows
-    least, after the mean of a block; of the way, mm, from the field before or of one more
-    Gauss-Newton step, whichever is longer; and of the images' largest spacing, `coarsest`, in units
-    of what is usual, where it is more. NaN where no lung is around.
+    Logarithms: of how fast (1 / mm^2) the mean squared MIND difference grows in the direction in
+    which it grows least, after the mean of a block; of the way, mm, from the field before or of one
+    more Gauss-Newton step, whichever is longer; of the images' largest spacing, `coarsest`, in
+    units of what is usual, where it is more. And how near the lungs' surface is: 1 there and
+    outside, falling to 0 in the depth. NaN where no lung is around.
     """
     nodes = level.active_nodes
     lungs = level.distance.flatten()[nodes] < 0
@@ -89,10 +92,11 @@ def evidence(
     # On the CPU, because Apple's GPUs know neither eigenvalues nor double precision.
     weakest = torch.linalg.eigvalsh(torch.stack(rows, dim=-2).cpu().double())[:, 0]
     way = torch.maximum((field - before).norm(dim=0), step.norm(dim=0))[known]
-    found = field.new_full((3, *level.shape), torch.nan)
+    found = field.new_full((4, *level.shape), torch.nan)
     found[0, known] = weakest.clamp(min=1e-9).log().to(found)
     found[1, known] = way.clamp(min=_LEAST_WAY_MM).log()
     found[2, known] = float(np.log(max(coarsest / _USUAL_MM, 1.0)))
+    found[3, known] = (level.distance[0][known].clamp(max=0) / _SURFACE_MM).exp()
     return found
 
 

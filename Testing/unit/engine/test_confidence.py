@@ -42,7 +42,7 @@ def test_each_score_has_its_distance_and_larger_ones_a_larger_one():
 
 
 def test_beyond_the_moving_image_little_is_known_and_where_nothing_is_it_stays_so():
-    found = np.tile([[-5.0, -8.0, np.nan]], (3, 1))
+    found = np.tile([[-5.0, -8.0, np.nan]], (4, 1))
     told = confidence.distances(found, np.array([True, False, False]))
     assert told[1] == confidence.OUTSIDE_MM > told[0] and np.isnan(told[2])
 
@@ -59,6 +59,15 @@ def test_the_evidence_is_measured_per_place():
     assert settled[1][known].numpy() == pytest.approx(np.log(0.01))
     assert settled[2][known].numpy() == pytest.approx(np.log(2.0))
     assert not found[2][known].any()
+
+
+def test_the_surface_is_felt_a_few_millimetres_deep():
+    level, still = level_of(waves(), waves()), torch.zeros((3, *LATTICE.shape))
+    level.distance[..., 2] = -4.0
+    near = confidence.evidence(level, still, still, 1.0)[3]
+    assert near[..., 1].numpy() == pytest.approx(1.0)  # outside
+    assert near[..., 2].numpy() == pytest.approx(np.exp(-1.0))
+    assert near[..., 3:].max() < 0.01
 
 
 def test_the_sharpness_grows_with_the_square_of_the_features():
