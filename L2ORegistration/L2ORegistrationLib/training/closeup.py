@@ -23,6 +23,7 @@ from ..engine.registration import Registration
 from ..phantom.pair import PhantomPair
 
 POINTS = 20_000  # of the fixed lungs
+HASTY = 2  # iterations of a level that leave much to do
 NEAR = 0.5  # a voxel is within reach of the contrast or not
 FAR_MM = 1.0  # what is bounded counts errors above this less and less
 TINY_MM = 0.05  # added to errors in squares, so that the smallest do not pull as much
@@ -35,9 +36,10 @@ class CloseUp:
     fixed, moving: contrast (D, H, W), float16; distance: signed, mm, to the fixed lungs at the
     field voxels (1, d, h, w); near: where contrast counts at the voxels of the blocks (M, r^3),
     bytes; spacing, origin: of the field grid, mm LPS; repeated: as in `ContrastLevel`; field:
-    (3, d, h, w) mm that plain iterations have reached; stiffness: theirs; points: (N, 3) of the
-    fixed lungs, field voxels (x, y, z), targets: their true displacements, mm, against the start;
-    usual: what is `measured` where the learned iterations are plain ones.
+    (3, d, h, w) mm that plain iterations have reached; iterations: that are to be learned from
+    there; stiffness: the plain ones'; points: (N, 3) of the fixed lungs, field voxels (x, y, z),
+    targets: their true displacements, mm, against the start; usual: what is `measured` where the
+    learned iterations are plain ones.
     """
 
     fixed: torch.Tensor
@@ -48,6 +50,7 @@ class CloseUp:
     origin: tuple[float, float, float]
     repeated: float
     field: torch.Tensor
+    iterations: int
     stiffness: float
     points: torch.Tensor
     targets: torch.Tensor
@@ -79,12 +82,13 @@ class CloseUp:
         return ContrastLevel(*place, *seen, self.near.float().flatten(), self.repeated)
 
 
-def close_up(scans: PhantomPair, method: str, seed: int) -> CloseUp:
+def close_up(scans: PhantomPair, method: str, seed: int, early: bool = False) -> CloseUp:
     """What the last iterations of a learned method would see of two scans.
 
     scans: what is true of them belongs to their voxels, whatever `vary` did to the images; method:
     a key of `METHODS` whose last stage ends with `trusting` learned iterations, which are made
-    here as its other ones are.
+    here as its other ones are; early: two more of them, from where the last stage begins after
+    HASTY iterations of each before it.
     """
     last = METHODS[method].stages[-1]
     plain = {key: value for key, value in last.settings.items() if key != "trusting"}
@@ -94,12 +98,17 @@ def close_up(scans: PhantomPair, method: str, seed: int) -> CloseUp:
         fixed_mask=scans.fixed_mask,
         moving_mask=scans.moving_mask,
         method="gauss-newton",
+        iterations=HASTY if early else None,
         device="cpu",
     )
     for _ in registration:
         pass
     learned = last.settings["trusting"]
-    begun, field = (registration.fields[-1 - n] for n in (last.iterations, learned))
+    if early:
+        learned, begun = learned + 2, registration.fields[-1 - HASTY]
+        field = begun
+    else:
+        begun, field = (registration.fields[-1 - n] for n in (last.iterations, learned))
     with torch.inference_mode():
         level = registration.pyramid.contrast_level(begun)
         mismatch, _ = level.normal_equations(level.sample_field(begun), roughly=True)
@@ -120,6 +129,7 @@ def close_up(scans: PhantomPair, method: str, seed: int) -> CloseUp:
         origin=tuple(float(x) for x in level.origin),
         repeated=float(level.repeated),
         field=level.sample_field(field).clone(),
+        iterations=learned,
         stiffness=GaussNewtonOptimiser(**plain).stiffened(mismatch),
         points=torch.from_numpy(level.grid.to_index(points)).float(),
         targets=torch.from_numpy(targets).float(),

@@ -29,12 +29,12 @@ def rollout(network: L2ONetwork, path: Path, device):
     later ones count more, and each takes the field of the one before as it is.
     """
     stage = METHODS[METHOD].stages[-1]
-    count, changing = stage.settings["trusting"], stage.settings["changing"]
+    changing = stage.settings["changing"]
     close = CloseUp.load(path)
     level, usual = close.level().to(device), close.usual.to(device)
     field, losses = close.field.to(device), []
     before = float(close.errors(field).mean())
-    for _ in range(count):
+    for _ in range(close.iterations):
         with torch.no_grad():
             mismatch, system = level.normal_equations(field)
             seen = observed(level, field, mismatch, system, close.stiffness)
@@ -45,8 +45,8 @@ def rollout(network: L2ONetwork, path: Path, device):
         errors = close.errors(field + step)
         losses.append((measured(errors) / usual).mean() + HARMLESS * said.square().mean())
         field = (field + step).detach()
-    weights = np.arange(1, count + 1) / np.arange(1, count + 1).sum()
-    loss = sum(weight * loss for weight, loss in zip(weights, losses))
+    weights = np.arange(1, close.iterations + 1)
+    loss = sum(weight * loss for weight, loss in zip(weights / weights.sum(), losses))
     return loss, stage.level, before, float(errors.detach().mean())
 
 

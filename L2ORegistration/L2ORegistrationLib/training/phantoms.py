@@ -33,6 +33,7 @@ KINDS = {
     "artefacts": 0.05,
 }
 TEXTURE, EMPHYSEMA, SLIDING = 0.8, 0.3, 0.55
+EARLY = 0.4  # share of the close-ups in which much is left to do
 ROUGHNESS = {0.0: 0.3, 0.3: 0.3, 1.0: 0.4}
 
 
@@ -106,7 +107,7 @@ def prepare_close_up(seed: int, anatomy) -> CloseUp:
         roughness=float(rng.choice(list(ROUGHNESS), p=list(ROUGHNESS.values()))),
     )
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    return close_up(vary(pair, kind, seed), METHOD, seed)
+    return close_up(vary(pair, kind, seed), METHOD, seed, early=rng.random() < EARLY)
 
 
 def _scanned(rng: np.random.Generator, pair: PhantomPair, which: str) -> tuple[Volume, Volume]:
