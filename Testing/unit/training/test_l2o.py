@@ -100,7 +100,7 @@ def test_an_early_close_up_begins_where_the_last_level_does(close, scans):
     assert early.iterations == close.iterations + 2
     assert torch.equal(early.points, close.points)
     unevenness = [one.field.diff(dim=1).abs().mean() for one in (early, close)]
-    assert unevenness[0] < 0.7 * unevenness[1]
+    assert unevenness[0] < 0.9 * unevenness[1]
 
 
 def test_the_gradient_through_the_solution_is_that_of_finite_differences(close):
