@@ -174,7 +174,9 @@ def test_how_a_file_stores_its_voxels_makes_no_difference(name, learned, pair):
     )
     result = l2o.register(fixed, pair.moving, fixed_mask=mask, moving_mask=pair.moving_mask, **FAST)
     assert result.field.grid.matches(learned.field.grid)
-    assert np.abs(result.field.array - learned.field.array).max() < 1e-3
+    # Other sums of the same numbers: rounding, which sixteen iterations carry on.
+    apart = np.abs(result.field.array - learned.field.array)
+    assert apart.max() < 5e-3 and apart.mean() < 2e-4
     assert result.warped().grid == fixed.grid
 
 
@@ -447,7 +449,7 @@ def test_iterations_and_refinement_are_chosen(pair):
     assert stages == ["initial", "start", "lapirn"]
     stages = [(s.stage, s.level) for s in register(pair, iterations=1).steps[2:]]
     assert stages == [("gauss-newton", 0), ("gauss-newton", 1), ("l2o", 2)]
-    for start, count in (("search", 3 + 4 + 6), ("affine", 8 + 4 + 6)):
+    for start, count in (("search", 3 + 4 + 9), ("affine", 8 + 4 + 9)):
         planned = l2o.Registration(pair.fixed, pair.moving, **FAST, start=start)
         assert planned.total == 1 + count
 

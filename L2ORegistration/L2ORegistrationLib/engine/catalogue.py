@@ -22,9 +22,9 @@ class Stage:
     name: as in `Step.stage`; level: as in `Step.level`, 0 is the coarsest; compares: a key of
     DESCRIPTORS; optimiser: the place of a class whose `iterate(level, field, iterations)` yields
     (field in mm, dissimilarity), made with `settings`, and, where learned, with the network before
-    them. A learned stage takes its iterations from the weights. closing: goes on after a learned
-    one, unless told not to, with iterations of its own. unsearched: iterations where no search came
-    before.
+    them. A learned stage without iterations takes those of the weights. closing: goes on after a
+    learned one, unless told not to, with iterations of its own. unsearched: iterations where no
+    search came before.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Method:
         stages = []
         for stage in self.stages:
             if stage.learned:
-                count = iterations or learned
+                count = iterations or stage.iterations or learned
             elif stage.closing:
                 count = stage.iterations if refine else 0
             else:
@@ -115,7 +115,7 @@ def _descent(name: str, level: int) -> Stage:
         ("mind, fine", 4, {"stiffness": 2e-3}),
         (
             "contrast",
-            6,
+            9,
             {
                 "stiffness": 6e-3,
                 "changing": 0.5,
@@ -141,7 +141,7 @@ def _trusting() -> Stage:
     plain = _descent("l2o", 2)
     optimiser = ".optimise.l2o:L2OOptimiser"
     return replace(
-        plain, optimiser=optimiser, settings={**plain.settings, "trusting": 2}, learned=True
+        plain, optimiser=optimiser, settings={**plain.settings, "trusting": 3}, learned=True
     )
 
 

@@ -72,7 +72,7 @@ class TrainingConfig:
     seed: int = 0
     crop: int = 32
     keypoints: int = 3000
-    iterations: tuple[int, int] = (6, 6)
+    iterations: tuple[int, int] = (9, 9)
     short_steps: int = 0
     accumulate: int = 1
     checkpoint_every: int = 50

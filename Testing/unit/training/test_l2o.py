@@ -124,7 +124,7 @@ def test_the_gradient_through_the_solution_is_that_of_finite_differences(close):
 
 def test_a_few_steps_lower_the_loss_of_a_close_up(files, tmp_path):
     config = TrainingConfig(
-        variant="l2o", steps=6, width=8, iterations=(6, 6), accumulate=1, warmup=1,
+        variant="l2o", steps=6, width=8, iterations=(9, 9), accumulate=1, warmup=1,
         learning_rate=1e-2,
     )  # fmt: skip
     losses = [done.loss for done in train(files, tmp_path / "run.pt", config)]
@@ -139,15 +139,15 @@ def test_the_rollout_measures_before_and_after(files):
 def test_its_weights_register(tmp_path):
     pair = make_pair(3, spacing=3.0, amplitude_mm=8.0)
     export_model(
-        untidy(), tmp_path / "own.pt", version="1", licence="MIT", iterations=6,
-        trained_iterations=(6, 6),
+        untidy(), tmp_path / "own.pt", version="1", licence="MIT", iterations=9,
+        trained_iterations=(9, 9),
     )  # fmt: skip
     result = register(
         pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, moving_mask=pair.moving_mask,
         model=tmp_path / "own.pt", device="cpu",
     )  # fmt: skip
     assert result.provenance["method"] == "l2o"
-    assert [step.stage for step in result.steps[-6:]] == ["l2o"] * 6
+    assert [step.stage for step in result.steps[-9:]] == ["l2o"] * 9
     error = result.field.transform_points(pair.fixed_landmarks) - pair.moving_landmarks
     assert np.linalg.norm(error, axis=1).mean() < 1.0
 

@@ -27,7 +27,7 @@ class L2OOptimiser(GaussNewtonOptimiser):
     trusting: how many of the last; the rest of the settings are those of Gauss-Newton.
     """
 
-    def __init__(self, network: L2ONetwork, trusting: int = 2, **settings):
+    def __init__(self, network: L2ONetwork, trusting: int = 3, **settings):
         super().__init__(**settings)
         self.network, self.trusting = network, trusting
 
