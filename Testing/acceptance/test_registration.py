@@ -176,7 +176,7 @@ def test_how_a_file_stores_its_voxels_makes_no_difference(name, learned, pair):
     assert result.field.grid.matches(learned.field.grid)
     # Other sums of the same numbers: rounding, which sixteen iterations carry on.
     apart = np.abs(result.field.array - learned.field.array)
-    assert apart.max() < 5e-3 and apart.mean() < 2e-4
+    assert apart.max() < 5e-3 and apart.mean() < 5e-4
     assert result.warped().grid == fixed.grid
 
 
