@@ -10,7 +10,7 @@ which no registration would leave, but which the confidence has to find.
 Prints, for all and for each kind, the share of places that are off by less than they are told
 (90 % is meant), the same for places by what they are told, and how surely places off by more than
 2 mm are found (area under the curve), and draws OUT/coverage.png. --fit: prints the constants of
-`engine/confidence.py` for these phantoms as well; fit and check on different ones.
+`engine/confidence.py` for all that is in OUT as well; fit and check on different phantoms.
 """
 
 from __future__ import annotations
@@ -199,10 +199,8 @@ def main(out: str, first: str, count: str, *more: str) -> None:
     files = measure(folder, int(first), int(count), method, spacing)
     loaded = {file: dict(np.load(file)) for file in files}
     if "--fit" in more:
-        both = [
-            (one["evidence"][:, one["inside"]], one["error"][one["inside"]])
-            for one in loaded.values()
-        ]
+        those = [dict(np.load(file)) for file in folder.glob(f"{method}_{spacing:g}_*.npz")]
+        both = [(one["evidence"][:, one["inside"]], one["error"][one["inside"]]) for one in those]
         fit(np.concatenate([b[0] for b in both], axis=1), np.concatenate([b[1] for b in both]))
     rows = {}
     for kind in (*KINDS, ASTRAY):
