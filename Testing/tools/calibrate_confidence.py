@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Volume  # noqa: E402
 from L2ORegistrationLib.engine import confidence, registration  # noqa: E402
+from L2ORegistrationLib.engine.catalogue import DEFAULT  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair  # noqa: E402
 from L2ORegistrationLib.phantom.splines import smooth_noise  # noqa: E402
@@ -193,7 +194,7 @@ def report(rows: dict[str, tuple[np.ndarray, np.ndarray]], out: Path) -> None:
 def main(out: str, first: str, count: str, *more: str) -> None:
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    method = next((word for word in more if not word.startswith("--")), "gauss-newton")
+    method = next((word for word in more if not word.startswith("--")), DEFAULT)
     spacings = [word.partition("=")[2] for word in more if word.startswith("--spacing=")]
     spacing = float(spacings[0]) if spacings else WORKING_SPACING_MM
     files = measure(folder, int(first), int(count), method, spacing)

@@ -14,6 +14,7 @@ from scipy import ndimage
 from ..core.geometry import Grid, Volume
 
 AIR = -1000.0
+_LOOKS = 16  # at a scan, within each thick slice
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,18 @@ def sharp_kernel(rng: np.random.Generator, scan: Scan) -> Scan:
 def thick_slices(rng: np.random.Generator, scan: Scan) -> Scan:
     """Slices of 3 to 6 mm that average what lies in them, 15 to 60 HU of noise."""
     grid = scan.image.grid
+    (across, down, own), count = grid.spacing, grid.size[2]
     width = rng.uniform(3, 6)
-    slices = max(1, round(width / grid.spacing[2]))
-    blurred = ndimage.uniform_filter1d(scan.image.array, slices, axis=0, mode="nearest")
-    count = max(8, int(grid.size[2] * grid.spacing[2] / width))
-    coarse = Grid((*grid.size[:2], count), (*grid.spacing[:2], width), grid.origin, grid.direction)
+    slices = max(8, int(count * own / width))
+    first = grid.to_world(np.array([0, 0, (width / own - 1) / 2]))
+    coarse = Grid((*grid.size[:2], slices), (across, down, width), tuple(first), grid.direction)
+    # Linear between the scan's own slices, so that an average lies where its slice does.
+    within = (np.arange(_LOOKS) + 0.5) / _LOOKS
+    where = (np.arange(slices)[:, None] + within) * width / own - 0.5
+    where = where.clip(0, count - 1)[..., None]
+    shares = (1 - np.abs(where - np.arange(count))).clip(min=0).mean(axis=1)
+    image = np.tensordot(shares.astype(np.float32), scan.image.array, axes=1)
     points = coarse.points()
-    image = Volume(blurred, grid).sample(points).astype(np.float32)
     mask = (scan.mask.sample(points, order=0) > 0).astype(np.uint8)
     made = Scan(Volume(image, coarse), Volume(mask, coarse))
     return made.with_image(image + _noise(rng, made, (0.3, 0.8, 0.8), rng.uniform(15, 60)))

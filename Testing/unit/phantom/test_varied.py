@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from L2ORegistrationLib.core.geometry import Volume
+from L2ORegistrationLib.core.geometry import Grid, Volume
 from L2ORegistrationLib.phantom import disease, scanner
 from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair
 from L2ORegistrationLib.phantom.varied import KINDS, vary, with_emphysema, with_texture
@@ -72,6 +72,21 @@ def test_an_effusion_fills_the_lower_part_of_one_lung(pair):
     one = lungs[(lungs[:, 2] < middle) == side[0]]
     assert where[:, 0].mean() < one[:, 0].mean()
     assert 0.14 < len(where) / len(one) < 0.71
+
+
+@pytest.mark.parametrize("own", [1.0, 1.25, 2.5, 5.0])
+def test_a_thick_slice_shows_what_lies_around_its_middle(own):
+    """Where a voxel's value is its height, a slice has the height of its middle."""
+    grid = Grid((9, 8, 80), (3.0, 3.0, own), (-5.0, 7.0, -60.0))
+    height = grid.points()[..., 2]
+    scan = scanner.Scan(
+        Volume((1e4 * height).astype(np.float32), grid), Volume(height * 0 + 1, grid)
+    )
+    for seed in range(6):
+        made = scanner.thick_slices(np.random.default_rng(seed), scan).image
+        middle = made.grid.points()[..., 2]
+        assert np.abs(made.array[1:-1] / 1e4 - middle[1:-1]).max() < 0.03
+        assert grid.contains(made.grid.corners()).all()
 
 
 def test_slices_are_thick_and_average_what_lies_in_them(pair):
