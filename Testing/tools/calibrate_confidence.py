@@ -9,8 +9,9 @@ which no registration would leave, but which the confidence has to find.
 
 Prints, for all and for each kind, the share of places that are off by less than they are told
 (90 % is meant), the same for places by what they are told, and how surely places off by more than
-2 mm are found (area under the curve), and draws OUT/coverage.png. --fit: prints the constants of
-`engine/confidence.py` for all that is in OUT as well; fit and check on different phantoms.
+2 mm are found (area under the curve), and draws OUT/coverage.png. --fit: prints the constants
+of `engine/confidence.py` for all that is in OUT, and reports what each patient is told by a fit to
+the other ones.
 """
 
 from __future__ import annotations
@@ -120,8 +121,11 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
     return rows
 
 
-def fit(evidence: np.ndarray, error: np.ndarray) -> None:
-    """Print the constants: weights by the pinball loss, then distances by the scores' quantiles."""
+def fit(those: list[dict]) -> dict[str, tuple]:
+    """The constants: weights by the pinball loss, then distances by the scores' quantiles."""
+    inside = [one["inside"] & np.isfinite(one["evidence"]).all(axis=0) for one in those]
+    evidence = np.concatenate([one["evidence"][:, i] for one, i in zip(those, inside)], axis=1)
+    error = np.concatenate([one["error"][i] for one, i in zip(those, inside)])
     from scipy.optimize import minimize
 
     wanted = np.log(np.maximum(error, BEST_MM))
@@ -146,9 +150,40 @@ def fit(evidence: np.ndarray, error: np.ndarray) -> None:
     parts = [(score >= a) & (score <= b) for a, b in zip(edges, edges[1:], strict=False)]
     scores = [float(np.round(np.median(score[part]), 2)) for part in parts]
     told = [np.quantile(error[part], confidence.COVERAGE) for part in parts]
-    print(f"WEIGHTS = {tuple(weights.tolist())}")
-    print(f"SCORES = {tuple(scores)}")
-    print(f"DISTANCES_MM = {tuple(np.round(np.maximum.accumulate(told), 2).tolist())}")
+    told = np.round(np.maximum.accumulate(told), 2).tolist()
+    names = "WEIGHTS", "SCORES", "DISTANCES_MM"
+    return dict(zip(names, (tuple(weights.tolist()), tuple(scores), tuple(told)), strict=True))
+
+
+def use(constants: dict[str, tuple]) -> None:
+    """Let the confidence have these constants."""
+    for name, values in constants.items():
+        setattr(confidence, name, values)
+
+
+def by_kind(loaded: dict[Path, dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What the constants, as they are, tell the places of each kind, and the errors there."""
+    rows = {}
+    for kind in (*KINDS, ASTRAY):
+        those = [one for file, one in loaded.items() if f"_{kind}_" in file.name]
+        if those:
+            told = [confidence.distances(one["evidence"], one["inside"]) for one in those]
+            rows[kind] = np.concatenate(told), np.concatenate([one["error"] for one in those])
+    return rows
+
+
+def crossed(loaded: dict[Path, dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same, each patient told by a fit to the others."""
+    parts = []
+    for patient in sorted({file.stem.rpartition("_")[2] for file in loaded}):
+        mine = {file: one for file, one in loaded.items() if file.stem.endswith(f"_{patient}")}
+        use(fit([one for file, one in loaded.items() if file not in mine]))
+        parts.append(by_kind(mine))
+    kinds = [kind for kind in (*KINDS, ASTRAY) if any(kind in part for part in parts)]
+    return {
+        kind: tuple(np.concatenate([p[kind][k] for p in parts if kind in p]) for k in (0, 1))
+        for kind in kinds
+    }
 
 
 def found_by(told: np.ndarray, wrong: np.ndarray) -> float:
@@ -198,19 +233,14 @@ def main(out: str, first: str, count: str, *more: str) -> None:
     spacings = [word.partition("=")[2] for word in more if word.startswith("--spacing=")]
     spacing = float(spacings[0]) if spacings else WORKING_SPACING_MM
     files = measure(folder, int(first), int(count), method, spacing)
-    loaded = {file: dict(np.load(file)) for file in files}
     if "--fit" in more:
-        those = [dict(np.load(file)) for file in folder.glob(f"{method}_{spacing:g}_*.npz")]
-        both = [(one["evidence"][:, one["inside"]], one["error"][one["inside"]]) for one in those]
-        fit(np.concatenate([b[0] for b in both], axis=1), np.concatenate([b[1] for b in both]))
-    rows = {}
-    for kind in (*KINDS, ASTRAY):
-        those = [one for file, one in loaded.items() if f"_{kind}_" in file.name]
-        if those:
-            # By the constants as they are now, whatever they were when this was registered.
-            told = [confidence.distances(one["evidence"], one["inside"]) for one in those]
-            rows[kind] = np.concatenate(told), np.concatenate([one["error"] for one in those])
-    report(rows, folder)
+        loaded = {f: dict(np.load(f)) for f in sorted(folder.glob(f"{method}_{spacing:g}_*.npz"))}
+        for name, values in fit(list(loaded.values())).items():
+            print(f"{name} = {values}")
+        report(crossed(loaded), folder)
+        return
+    # By the constants as they are now, whatever they were when this was registered.
+    report(by_kind({file: dict(np.load(file)) for file in files}), folder)
 
 
 if __name__ == "__main__":
