@@ -454,7 +454,7 @@ def test_iterations_and_refinement_are_chosen(pair):
         assert planned.total == 1 + count
 
 
-def test_only_a_recurrent_network_is_warned_of_iterations_that_it_has_not_learned(pair):
+def test_a_network_that_makes_every_iteration_is_warned_of_more_than_it_has_learned(pair):
     def warning(method, iterations):
         options = {**FAST, "method": method, "iterations": iterations}
         return l2o.Registration(pair.fixed, pair.moving, **options).warning

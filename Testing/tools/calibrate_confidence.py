@@ -123,11 +123,11 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
 
 def fit(those: list[dict]) -> dict[str, tuple]:
     """The constants: weights by the pinball loss, then distances by the scores' quantiles."""
+    from scipy.optimize import minimize
+
     inside = [one["inside"] & np.isfinite(one["evidence"]).all(axis=0) for one in those]
     evidence = np.concatenate([one["evidence"][:, i] for one, i in zip(those, inside)], axis=1)
     error = np.concatenate([one["error"][i] for one, i in zip(those, inside)])
-    from scipy.optimize import minimize
-
     wanted = np.log(np.maximum(error, BEST_MM))
     mean, sd = evidence.mean(axis=1), np.maximum(evidence.std(axis=1), 1e-6)
     known = np.vstack([np.ones(len(error)), (evidence - mean[:, None]) / sd[:, None]])

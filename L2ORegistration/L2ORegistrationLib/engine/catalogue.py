@@ -38,7 +38,7 @@ class Stage:
     unsearched: int = 0
 
     @property
-    def recurrent(self) -> bool:
+    def all_learned(self) -> bool:
         """Whether a network makes every iteration, and so has learned to make only so many."""
         return self.learned and "trusting" not in self.settings
 

@@ -445,8 +445,8 @@ class Registration:
     def warning(self) -> str:
         """What was asked for beyond what is known to be good: sentences, or nothing."""
         said = []
-        recurrent = any(stage.recurrent for stage in self._plan)
-        if recurrent and (self._iterations or 0) > self._card.trained_iterations[1]:
+        all_learned = any(stage.all_learned for stage in self._plan)
+        if all_learned and (self._iterations or 0) > self._card.trained_iterations[1]:
             said.append(
                 f"{self._iterations} iterations a level are more than the {self._card.name} "
                 f"weights were trained with (at most {self._card.trained_iterations[1]}): later "

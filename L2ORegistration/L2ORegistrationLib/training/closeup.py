@@ -17,8 +17,7 @@ from ..engine.catalogue import METHODS
 from ..engine.field.levels import CONTRAST_MM, ContrastLevel, active_voxels
 from ..engine.field.operations import sample_points
 from ..engine.field.sampling import with_gradient
-from ..engine.optimise.gauss_newton import GaussNewtonOptimiser, gauss_newton_step
-from ..engine.optimise.penalty import Penalty
+from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
 from ..engine.registration import Registration
 from ..phantom.pair import PhantomPair
 
@@ -135,11 +134,8 @@ def close_up(scans: PhantomPair, method: str, seed: int, early: bool = False) ->
         targets=torch.from_numpy(targets).float(),
         usual=torch.empty(0),
     )
-    level, field = close.level(), close.field
-    for _ in range(learned):
-        _, system = level.normal_equations(field)
-        penalty = Penalty(close.stiffness, plain["changing"])
-        field = field + gauss_newton_step(level, field, system, penalty)
+    without = GaussNewtonOptimiser(close.stiffness, plain["changing"], closely=learned)
+    *_, (field, _) = without.iterate(close.level(), close.field, learned)
     close.usual = measured(close.errors(field))
     return close
 

@@ -46,13 +46,12 @@ class TrainingConfig:
     begins with, packaged or a .pt file, of the same variant (empty: random ones); mixed_precision:
     the network computes in bfloat16 on CUDA, elsewhere, and for "l2o", never.
 
-    "l2o" learns from close-ups of phantoms. width: channels of the network; iterations: fewest and
-    most of the last level, the learned ones included.
+    "l2o" learns from close-ups of phantoms, as many iterations as the catalogue says. width:
+    channels of the network.
 
     "falta2022" learns from crops of one level. crop: field voxels along each axis; keypoints: at
     most so many in a crop; iterations: fewest and most that are unrolled; short_steps: steps at the
-    beginning that unroll only the fewest, which is cheap and enough to learn what a step is.
-
+    beginning that unroll only the fewest, which is cheap and enough to learn what a step is;
     start_model: the weights of VoxelMorph++, packaged or a .pt file, from whose predictions it
     learns to go on (empty: from the search's results).
 
@@ -72,7 +71,7 @@ class TrainingConfig:
     seed: int = 0
     crop: int = 32
     keypoints: int = 3000
-    iterations: tuple[int, int] = (9, 9)
+    iterations: tuple[int, int] = (8, 8)
     short_steps: int = 0
     accumulate: int = 1
     checkpoint_every: int = 50

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 from ..core.errors import InputError
 from ..core.files import atomic
+from ..engine.catalogue import METHODS, of_variant
 from ..engine.models import ModelCard, export_model
 from . import card
 from .config import TrainingConfig
@@ -56,13 +57,16 @@ def export(
     network = new_network(config)
     network.load_state_dict(state["network"])
     data = _names(pairs)
+    stages = METHODS[of_variant(config.variant)].stages
+    usual = next(stage.iterations for stage in stages if stage.learned)
+    iterations = (usual, usual) if usual else config.iterations
     return export_model(
         network,
         folder / f"{name}.pt",
         version="1",
         licence=licence or card.licence(data),
-        iterations=config.iterations[1],
-        trained_iterations=config.iterations,
+        iterations=iterations[1],
+        trained_iterations=iterations,
         compares=config.compares,
         facts=card.facts(
             data,

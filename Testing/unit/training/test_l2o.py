@@ -124,7 +124,7 @@ def test_the_gradient_through_the_solution_is_that_of_finite_differences(close):
 
 def test_a_few_steps_lower_the_loss_of_a_close_up(files, tmp_path):
     config = TrainingConfig(
-        variant="l2o", steps=6, width=8, iterations=(9, 9), accumulate=1, warmup=1,
+        variant="l2o", steps=6, width=8, accumulate=1, warmup=1,
         learning_rate=1e-2,
     )  # fmt: skip
     losses = [done.loss for done in train(files, tmp_path / "run.pt", config)]
