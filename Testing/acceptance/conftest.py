@@ -1,4 +1,4 @@
-"""What the command lines are given: a small pair on disk, and one registration of it."""
+"""What is registered: a small phantom; for command lines on disk, with one registration of it."""
 
 import json
 import sys
@@ -17,6 +17,12 @@ from command_line import landmarks, register, run  # noqa: E402
 
 TURN = np.linalg.qr(np.array([[1, 0.1, 0.05], [-0.12, 1, 0.08], [-0.05, -0.1, 1]]))[0]
 TURN = TURN * np.sign(np.diag(TURN))  # a patient who lies a little askew
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """Two breaths 20 mm apart at the base, the patient elsewhere in the second: 15 mm mean."""
+    return make_pair(3, spacing=4.0, amplitude_mm=20.0, noise_hu=15.0, shift_mm=10.0)
 
 
 @pytest.fixture(scope="session")
