@@ -79,13 +79,11 @@ class Method:
         """
         stages = []
         for stage in self.stages:
-            if stage.learned:
-                count = iterations or stage.iterations or learned
-            elif stage.closing:
+            usual = stage.iterations if searched else stage.unsearched or stage.iterations
+            if stage.closing:
                 count = stage.iterations if refine else 0
             else:
-                usual = stage.iterations if searched else stage.unsearched or stage.iterations
-                count = iterations or usual
+                count = iterations or usual or learned
             if count:
                 seen = (stage.learned and compares) or stage.compares
                 stages.append(replace(stage, iterations=count, compares=seen))
@@ -136,13 +134,12 @@ def _descent(name: str, level: int) -> Stage:
     )
 
 
-def _trusting() -> Stage:
-    """The last level, whose last iterations a network weighs."""
-    plain = _descent("l2o", 2)
+def _trusting(level: int) -> Stage:
+    """A level whose last iterations, of the coarser ones usually all, a network weighs."""
+    plain = _descent("l2o", level)
+    settings = {**plain.settings, "number": level, "trusting": (3, 4, 3)[level]}
     optimiser = ".optimise.l2o:L2OOptimiser"
-    return replace(
-        plain, optimiser=optimiser, settings={**plain.settings, "trusting": 3}, learned=True
-    )
+    return replace(plain, optimiser=optimiser, settings=settings, learned=True)
 
 
 def _instance(level: int, closing: bool = False) -> Stage:
@@ -166,7 +163,7 @@ METHODS: dict[str, Method] = {
     "l2o": Method(
         "L2O",
         "#1b6ca8",
-        (_descent("gauss-newton", 0), _descent("gauss-newton", 1), _trusting()),
+        tuple(_trusting(level) for level in (0, 1, 2)),
         weights="l2o",
         variant="l2o",
         network=".optimise.networks:L2ONetwork",

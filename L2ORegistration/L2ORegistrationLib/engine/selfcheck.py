@@ -71,7 +71,7 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
         mismatch, system = contrast.normal_equations(last, roughly)
         yield from (mismatch, system)
     network = _filled(rng, L2ONetwork, 8)
-    said = network.to(device)(observed(contrast, last, mismatch, system, 1e-2)[None])[0]
+    said = network.to(device).levels[2](observed(contrast, last, mismatch, system, 1e-2)[None])[0]
     yield said
     yield gauss_newton_step(contrast, last, system, Penalty(1e-2, 0.5, said[1:].exp()))
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))

@@ -1,4 +1,4 @@
-"""Close-ups: what the last iterations see of a phantom pair, prepared once and kept on disk.
+"""Close-ups: what the learned iterations see of a phantom pair, prepared once and kept on disk.
 
 Only phantoms are known well enough to teach the last tenth of a millimetre: keypoints of real scans
 are placed by readers, or by a registration like the one that would learn from them.
@@ -6,15 +6,23 @@ are placed by readers, or by a registration like the one that would learn from t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ..core.files import atomic
-from ..engine.catalogue import METHODS
-from ..engine.field.levels import CONTRAST_MM, ContrastLevel, active_voxels
+from ..engine.catalogue import DESCRIPTORS, METHODS, Stage, load
+from ..engine.field.levels import (
+    ACTIVE_MM,
+    CONTRAST_MM,
+    ContrastLevel,
+    Level,
+    MindLevel,
+    active_voxels,
+)
 from ..engine.field.operations import sample_points
 from ..engine.field.sampling import with_gradient
 from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
@@ -23,6 +31,7 @@ from ..phantom.pair import PhantomPair
 
 POINTS = 20_000  # of the fixed lungs
 HASTY = 2  # iterations of a level that leave much to do
+FEWEST = 2  # iterations of a level that is not the last one
 NEAR = 0.5  # a voxel is within reach of the contrast or not
 FAR_MM = 1.0  # what is bounded counts errors above this less and less
 TINY_MM = 0.05  # added to errors in squares, so that the smallest do not pull as much
@@ -30,30 +39,31 @@ TINY_MM = 0.05  # added to errors in squares, so that the smallest do not pull a
 
 @dataclass
 class CloseUp:
-    """A pair as the last level sees it when the learned iterations begin.
+    """A pair as a level sees it when the learned iterations begin.
 
-    fixed, moving: contrast (D, H, W), float16; distance: signed, mm, to the fixed lungs at the
-    field voxels (1, d, h, w); near: where contrast counts at the voxels of the blocks (M, r^3),
-    bytes; spacing, origin: of the field grid, mm LPS; repeated: as in `ContrastLevel`; field:
-    (3, d, h, w) mm that plain iterations have reached; iterations: that are to be learned from
-    there; stiffness: the plain ones'; points: (N, 3) of the fixed lungs, field voxels (x, y, z),
-    targets: their true displacements, mm, against the start; usual: what is `measured` where the
-    learned iterations are plain ones.
+    fixed, moving: MIND (D, H, W, 12) or, on the last level, contrast (D, H, W), float16; distance:
+    signed, mm, to the fixed lungs at the field voxels (1, d, h, w); spacing, origin: of the field
+    grid, mm LPS; field: (3, d, h, w) mm that plain iterations have reached; iterations: that are to
+    be learned from there; stiffness, changing: the plain ones'; points: (N, 3) of the fixed lungs,
+    field voxels (x, y, z), targets: their true displacements, mm, against the start; usual: what is
+    `measured` where the learned iterations are plain ones. Of contrast, near: where it counts at
+    the voxels of the blocks (M, r^3), bytes; repeated: as in `ContrastLevel`.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     distance: torch.Tensor
-    near: torch.Tensor
     spacing: float
     origin: tuple[float, float, float]
-    repeated: float
     field: torch.Tensor
     iterations: int
     stiffness: float
+    changing: float
     points: torch.Tensor
     targets: torch.Tensor
-    usual: torch.Tensor
+    usual: torch.Tensor = dataclasses.field(default_factory=lambda: torch.empty(0))
+    near: torch.Tensor | None = None
+    repeated: float = 1.0
 
     def errors(self, field: torch.Tensor) -> torch.Tensor:
         """How far, mm, a field (3, d, h, w), mm, takes each point from where it is, (N,)."""
@@ -61,36 +71,46 @@ class CloseUp:
         missed = (sample_points(field, points) - targets).square().sum(dim=1)
         return (missed + TINY_MM**2).sqrt()
 
-    def save(self, path: str | Path) -> None:
-        """Write to a .pt file that `load` reads."""
-        with atomic(path) as temporary:
-            torch.save(self.__dict__, temporary)
+    @property
+    def roughly(self) -> bool:
+        """Whether the learned iterations look roughly (see `Level.normal_equations`)."""
+        return self.near is None
 
-    @classmethod
-    def load(cls, path: str | Path) -> CloseUp:
-        """Read what `save` wrote."""
-        stored = torch.load(path, weights_only=True)
-        return cls(**{entry.name: stored[entry.name] for entry in fields(cls)})
-
-    def level(self) -> ContrastLevel:
-        """The last level."""
+    def level(self) -> Level:
+        """The level."""
         distance = self.distance.float()
-        seen = (with_gradient(image.float()[..., None]) for image in (self.fixed, self.moving))
-        nodes, voxels = active_voxels(distance[0], self.fixed.shape, CONTRAST_MM)
-        place = distance, self.spacing, self.origin, nodes, voxels
-        return ContrastLevel(*place, *seen, self.near.float().flatten(), self.repeated)
+        fixed, moving = self.fixed.float(), self.moving.float()
+        place = distance, self.spacing, self.origin
+        if self.roughly:
+            reach = ACTIVE_MM + self.spacing / 2
+            active = active_voxels(distance[0], fixed.shape[:3], reach)
+            return MindLevel(*place, *active, fixed, moving)
+        seen = (with_gradient(image[..., None]) for image in (fixed, moving))
+        active = active_voxels(distance[0], fixed.shape, CONTRAST_MM)
+        return ContrastLevel(*place, *active, *seen, self.near.float().flatten(), self.repeated)
 
 
-def close_up(scans: PhantomPair, method: str, seed: int, early: bool = False) -> CloseUp:
-    """What the last iterations of a learned method would see of two scans.
+def save(close_ups: list[CloseUp], path: str | Path) -> None:
+    """Write those of one pair, of each level one, to a .pt file that `load_one` reads."""
+    with atomic(path) as temporary:
+        torch.save([close.__dict__ for close in close_ups], temporary)
+
+
+def load_one(path: str | Path, number: int) -> CloseUp:
+    """What `save` wrote of a level."""
+    return CloseUp(**torch.load(path, weights_only=True)[number])
+
+
+def close_ups(scans: PhantomPair, method: str, seed: int, early: bool = False) -> list[CloseUp]:
+    """What the learned iterations of each level would see of two scans, the coarsest level first.
 
     scans: what is true of them belongs to their voxels, whatever `vary` did to the images; method:
-    a key of `METHODS` whose last stage ends with `trusting` learned iterations, which are made
-    here as its other ones are; early: two more of them, from where the last stage begins after
-    HASTY iterations of each before it.
+    a key of `METHODS` whose stages end with `trusting` learned iterations. On the last level those
+    before them are made here as plain ones; early: two more are left to learn, from where the level
+    begins after HASTY iterations of each before it. Other levels begin with the start, or after any
+    iteration of the level before.
     """
-    last = METHODS[method].stages[-1]
-    plain = {key: value for key, value in last.settings.items() if key != "trusting"}
+    rng = np.random.default_rng([seed, 4])
     registration = Registration(
         scans.fixed,
         scans.moving,
@@ -102,15 +122,6 @@ def close_up(scans: PhantomPair, method: str, seed: int, early: bool = False) ->
     )
     for _ in registration:
         pass
-    learned = last.settings["trusting"]
-    if early:
-        learned, begun = learned + 2, registration.fields[-1 - HASTY]
-        field = begun
-    else:
-        begun, field = (registration.fields[-1 - n] for n in (last.iterations, learned))
-    with torch.inference_mode():
-        level = registration.pyramid.contrast_level(begun)
-        mismatch, _ = level.normal_equations(level.sample_field(begun), roughly=True)
     points = scans.fixed_mask.marked_points(most=10**9)
     points = points[np.random.default_rng(seed).permutation(len(points))[:POINTS]]
     moved = scans.field.transform_points(points)
@@ -118,23 +129,64 @@ def close_up(scans: PhantomPair, method: str, seed: int, early: bool = False) ->
     points, moved = points[seen], moved[seen]
     back = registration.starts[0].transform.GetInverse()
     targets = np.array([back.TransformPoint(p) for p in moved.tolist()]) - points
-    near = level.weight.view(level.voxels.shape) > NEAR
+
+    *coarse, last = METHODS[method].stages
+    begins, done = [1], 1  # which of the steps each level begins with
+    for stage in coarse[:-1]:
+        made = HASTY if early else stage.iterations
+        begins.append(done + int(rng.integers(1, made + 1)))
+        done += made
+    found = []
+    for stage, begin in zip(coarse, begins):
+        begun = registration.fields[begin]
+        learned = int(rng.integers(FEWEST, stage.settings["trusting"] + 1))
+        found.append(_seen(registration, stage, begun, begun, learned, points, targets))
+    learned = last.settings["trusting"]
+    begun = registration.fields[-1 - (HASTY if early else last.iterations)]
+    if early:
+        learned, field = learned + 2, begun
+    else:
+        field = registration.fields[-1 - learned]
+    found.append(_seen(registration, last, begun, field, learned, points, targets))
+    return found
+
+
+def _seen(
+    registration: Registration,
+    stage: Stage,
+    begun: torch.Tensor,
+    field: torch.Tensor,
+    learned: int,
+    points: np.ndarray,
+    targets: np.ndarray,
+) -> CloseUp:
+    """What iterations of a stage that began with one field see of a registration in another."""
+    plain = {k: v for k, v in stage.settings.items() if k not in ("number", "trusting")}
+    with torch.inference_mode():
+        level = load(DESCRIPTORS[stage.compares])(registration.pyramid, begun)
+        mismatch, _ = level.normal_equations(level.sample_field(begun), roughly=True)
+    fixed, moving, of_contrast = level.fixed, level.moving, {}
+    if isinstance(level, ContrastLevel):
+        fixed, moving = fixed[..., 0], moving[..., 0]
+        near = level.weight.view(level.voxels.shape) > NEAR
+        of_contrast = {"near": near.to(torch.uint8), "repeated": float(level.repeated)}
     close = CloseUp(
-        fixed=level.fixed[..., 0].half(),
-        moving=level.moving[..., 0].half(),
+        fixed=fixed.half(),
+        moving=moving.half(),
         distance=level.distance.clone(),
-        near=near.to(torch.uint8),
         spacing=float(level.spacing),
         origin=tuple(float(x) for x in level.origin),
-        repeated=float(level.repeated),
         field=level.sample_field(field).clone(),
         iterations=learned,
         stiffness=GaussNewtonOptimiser(**plain).stiffened(mismatch),
+        changing=plain.get("changing", 0.0),
         points=torch.from_numpy(level.grid.to_index(points)).float(),
         targets=torch.from_numpy(targets).float(),
-        usual=torch.empty(0),
+        **of_contrast,
     )
-    without = GaussNewtonOptimiser(close.stiffness, plain["changing"], closely=learned)
+    without = GaussNewtonOptimiser(
+        close.stiffness, close.changing, closely=0 if close.roughly else learned
+    )
     *_, (field, _) = without.iterate(close.level(), close.field, learned)
     close.usual = measured(close.errors(field))
     return close

@@ -23,12 +23,12 @@ _BESIDE = Path(__file__).parents[2] / "Resources" / "Training"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "experiments"
 VARIANTS = ("l2o", "falta2022", "voxelmorph++", "lapirn")
 # What settings were called before; files and checkpoints of users still say so.
-_OLD_KEYS = {"short": "short_steps"}
+_OLD_KEYS = {"short": "short_steps", "lapirn_shares": "level_shares"}
 _OLD_EXPERIMENTS = {**OLD_NAMES, "paper-cpu": "falta2022-cpu"}
 _MAY_BE_ZERO = (
     "seed",
     "halve_every",
-    "lapirn_shares",
+    "level_shares",
     "short_steps",
     "disturbance",
 )
@@ -44,7 +44,9 @@ class TrainingConfig:
     rollouts; warmup: steps until the learning rate is reached; halve_every: steps after which it
     halves, again and again (0: a cosine down to 2 %); begin_with: the weights that the network
     begins with, packaged or a .pt file, of the same variant (empty: random ones); mixed_precision:
-    the network computes in bfloat16 on CUDA, elsewhere, and for "l2o", never.
+    the network computes in bfloat16 on CUDA, elsewhere, and for "l2o", never; level_shares: of the
+    steps of "l2o" and "lapirn", those in which each level learns, the coarsest first ("l2o" by
+    chance, "lapirn" one after the other).
 
     "l2o" learns from close-ups of phantoms, as many iterations as the catalogue says. width:
     channels of the network.
@@ -58,8 +60,7 @@ class TrainingConfig:
     "voxelmorph++" and "lapirn" predict the motion of whole lungs at once. disturbance: standard
     deviation of the twelve numbers of an affine that one image of a pair is seen through, its shift
     in units of 144 mm; coarse: VoxelMorph++, and falta2022, see voxels of 6 mm instead of 3, which
-    takes an eighth of the time; diffeomorphic: LapIRN predicts velocities; lapirn_shares: of the
-    steps, those in which each of its levels learns, the coarsest first.
+    takes an eighth of the time; diffeomorphic: LapIRN predicts velocities.
     """
 
     variant: str = "l2o"
@@ -78,7 +79,7 @@ class TrainingConfig:
     coarse: bool = False
     disturbance: float = 0.035
     diffeomorphic: bool = False
-    lapirn_shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
+    level_shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
     start_model: str = ""
     mixed_precision: bool = True
     begin_with: str = ""
@@ -161,8 +162,8 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError("The training setting 'iterations' needs the fewest, then the most.")
     if config.close and config.width % 8:
         raise InputError("The training setting 'width' must be a multiple of 8.")
-    if not math.isclose(sum(config.lapirn_shares), 1, abs_tol=1e-6):
-        raise InputError("The training setting 'lapirn_shares' must have three that sum to 1.")
+    if not math.isclose(sum(config.level_shares), 1, abs_tol=1e-6):
+        raise InputError("The training setting 'level_shares' must have three that sum to 1.")
     if config.coarse and config.variant not in _COARSE:
         raise InputError(f"The training setting 'coarse' is for {' and '.join(_COARSE)} only.")
     return config

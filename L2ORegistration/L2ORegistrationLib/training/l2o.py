@@ -1,4 +1,4 @@
-"""How `L2ONetwork` learns: the last iterations of a close-up, through the solution of a step.
+"""How `L2ONetwork` learns: the iterations of a close-up, through the solution of a step.
 
 The network's outputs W and R enter (W G + R) d = W b - R u. With x the solution and y that of the
 same matrix for the loss's gradient, the loss changes with them as y (W b - R u - (W G + R) x) does
@@ -12,42 +12,39 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..engine.catalogue import METHODS
 from ..engine.optimise.gauss_newton import SOLVER_ITERATIONS, evidence_times, gauss_newton_step
 from ..engine.optimise.l2o import observed, weighed
 from ..engine.optimise.networks import L2ONetwork
-from .closeup import CloseUp, measured
+from .closeup import load_one, measured
 
 METHOD = "l2o"
 HARMLESS = 1e-3  # of the squared outputs: what changes nothing stays as it is
 
 
-def rollout(network: L2ONetwork, path: Path, device):
-    """(loss, level, mean error in mm before, after) of one close-up.
+def rollout(network: L2ONetwork, path: Path, number: int, device):
+    """(loss, level, mean error in mm before, after) of one close-up, that of level `number`.
 
     The loss of an iteration is relative to what the same iterations reach without the network;
     later ones count more, and each takes the field of the one before as it is.
     """
-    stage = METHODS[METHOD].stages[-1]
-    changing = stage.settings["changing"]
-    close = CloseUp.load(path)
+    close = load_one(path, number)
     level, usual = close.level().to(device), close.usual.to(device)
     field, losses = close.field.to(device), []
     before = float(close.errors(field).mean())
     for _ in range(close.iterations):
         with torch.no_grad():
-            mismatch, system = level.normal_equations(field)
+            mismatch, system = level.normal_equations(field, close.roughly)
             seen = observed(level, field, mismatch, system, close.stiffness)
-        said = network(seen[None])[0]
+        said = network.levels[number](seen[None])[0]
         step = _Solution.apply(
-            said, level, field, system, close.stiffness, changing, SOLVER_ITERATIONS
+            said, level, field, system, close.stiffness, close.changing, SOLVER_ITERATIONS
         )
         errors = close.errors(field + step)
         losses.append((measured(errors) / usual).mean() + HARMLESS * said.square().mean())
         field = (field + step).detach()
     weights = np.arange(1, close.iterations + 1)
     loss = sum(weight * loss for weight, loss in zip(weights / weights.sum(), losses))
-    return loss, stage.level, before, float(errors.detach().mean())
+    return loss, number, before, float(errors.detach().mean())
 
 
 class _Solution(torch.autograd.Function):

@@ -23,7 +23,7 @@ MEASURED = 3000  # keypoints at which the error is told
 
 def rollout(network, pair: PreparedPair, config: TrainingConfig, step: int, rng, device):
     """(loss, level, mean error in mm before, after) of one pair on the level that is learning."""
-    number, frozen = stage(step, config.steps, config.lapirn_shares)
+    number, frozen = stage(step, config.steps, config.level_shares)
     for k, layers in enumerate(network.levels):
         layers.requires_grad_(k == number or (k < number and not frozen))
     level = lung_images(pair)

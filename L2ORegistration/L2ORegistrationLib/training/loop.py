@@ -220,7 +220,8 @@ _AT_ONCE = {"voxelmorph++": voxelmorph.rollout, "lapirn": lapirn.rollout}
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
     if config.close:  # float32: what is learned is a tenth of a millimetre
-        return l2o.rollout(network, pairs[rng.integers(len(pairs))], device)
+        path, number = pairs[rng.integers(len(pairs))], rng.choice(3, p=config.level_shares)
+        return l2o.rollout(network, path, int(number), device)
     if config.variant in _AT_ONCE:
         pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
         with torch.autocast("cuda", torch.bfloat16, config.mixed_precision and _on_cuda(device)):

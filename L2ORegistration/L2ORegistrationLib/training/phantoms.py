@@ -1,6 +1,6 @@
 """Training pairs from breathing phantoms: many patients, several breaths each, exact keypoints.
 
-Close-ups teach the last iterations, so that they have every disease, dose and slice thickness, and
+Close-ups teach single iterations, so that they have every disease, dose and slice thickness, and
 motions from smooth to rough: how smooth the lung is has to be seen, not known.
 """
 
@@ -14,7 +14,7 @@ from scipy import ndimage
 from ..core.geometry import Volume
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
 from ..phantom.varied import vary, with_emphysema, with_texture
-from .closeup import CloseUp, close_up
+from .closeup import CloseUp, close_ups, save
 from .l2o import METHOD
 from .prepared import PreparedPair, prepare
 
@@ -46,7 +46,7 @@ def phantom_pairs(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name, prepared = ("close-up", prepare_close_up) if close else ("phantom", prepare_phantom)
+    name, prepared = ("close-up", prepare_close_ups) if close else ("phantom", prepare_phantom)
     paths = [folder / f"{name}-{seed}-{i:04d}.pt" for i in range(count)]
     anatomy, patient = None, None
     for i, path in enumerate(paths):
@@ -56,7 +56,8 @@ def phantom_pairs(
                 rng = np.random.default_rng([seed, patient])
                 spacing = (1.5, 1.5, float(rng.choice([1.25, 1.5, 2.0, 2.5])))
                 anatomy = make_anatomy(seed * 100_003 + patient, spacing, detail=1.0)
-            prepared(seed * 100_003 + i, anatomy).save(path)
+            ready = prepared(seed * 100_003 + i, anatomy)
+            save(ready, path) if close else ready.save(path)
         if on_pair is not None:
             on_pair(path)
     return paths
@@ -91,8 +92,8 @@ def prepare_phantom(seed: int, anatomy) -> PreparedPair:
     )
 
 
-def prepare_close_up(seed: int, anatomy) -> CloseUp:
-    """One breath of one patient, scanned well or badly, and what the last iterations see of it."""
+def prepare_close_ups(seed: int, anatomy) -> list[CloseUp]:
+    """One breath of one patient, scanned well or badly, and what learned iterations see of it."""
     rng = np.random.default_rng([seed, 3])
     if rng.random() < TEXTURE:
         anatomy = with_texture(anatomy, seed)
@@ -107,7 +108,7 @@ def prepare_close_up(seed: int, anatomy) -> CloseUp:
         roughness=float(rng.choice(list(ROUGHNESS), p=list(ROUGHNESS.values()))),
     )
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    return close_up(vary(pair, kind, seed), METHOD, seed, early=rng.random() < EARLY)
+    return close_ups(vary(pair, kind, seed), METHOD, seed, early=rng.random() < EARLY)
 
 
 def _scanned(rng: np.random.Generator, pair: PhantomPair, which: str) -> tuple[Volume, Volume]:

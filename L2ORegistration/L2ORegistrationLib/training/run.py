@@ -58,7 +58,7 @@ def export(
     network.load_state_dict(state["network"])
     data = _names(pairs)
     stages = METHODS[of_variant(config.variant)].stages
-    usual = next(stage.iterations for stage in stages if stage.learned)
+    usual = next(stage.iterations for stage in reversed(stages) if stage.learned)
     iterations = (usual, usual) if usual else config.iterations
     return export_model(
         network,

@@ -27,9 +27,9 @@ def test_the_packaged_settings():
 
 def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text("steps = 7\nlearning_rate = 1\nlapirn_shares = [1, 0, 0]\n")
+    path.write_text("steps = 7\nlearning_rate = 1\nlevel_shares = [1, 0, 0]\n")
     config = read_config(path, steps=9)
-    assert (config.steps, config.learning_rate, config.lapirn_shares) == (9, 1.0, (1, 0, 0))
+    assert (config.steps, config.learning_rate, config.level_shares) == (9, 1.0, (1, 0, 0))
     assert isinstance(config.learning_rate, float)
     with pytest.raises(
         InputError, match="configuration 'mine': packaged are falta2022, falta2022-cpu, l2o, "
@@ -47,8 +47,8 @@ def test_a_file_of_ones_own(tmp_path):
         ("width", 2.5, "must be like 16"),
         ("seed", True, "must be like 0"),
         ("mixed_precision", 1, "must be like True"),
-        ("lapirn_shares", (0.5, 0.6, 0.5), "sum to 1"),
-        ("lapirn_shares", (1.5, -0.5, 0), "zero or more"),
+        ("level_shares", (0.5, 0.6, 0.5), "sum to 1"),
+        ("level_shares", (1.5, -0.5, 0), "zero or more"),
         ("iterations", (0.3, 0.5, 0.2), "needs 2 numbers"),
         ("burn_in", 2, "no training setting 'burn_in'"),
         ("iterations", (8, 4), "fewest, then the most"),

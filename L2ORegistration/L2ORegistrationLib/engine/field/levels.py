@@ -54,6 +54,8 @@ class Level:
     active_nodes: torch.Tensor
     voxels: torch.Tensor
 
+    usual = 1.0  # squared feature differences between two scans are about so large
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(d, h, w) of the field."""
@@ -159,6 +161,8 @@ class MindLevel(Level):
 
     fixed: torch.Tensor
     moving: torch.Tensor
+
+    usual = 0.03
 
     @classmethod
     def of(cls, fixed, moving, distance, lattice: Grid) -> MindLevel:

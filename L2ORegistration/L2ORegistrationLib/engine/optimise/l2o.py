@@ -1,4 +1,4 @@
-"""The learned last steps: a network says which evidence to believe and how stiff the lung is where.
+"""The learned steps: a network says which evidence to believe and how stiff the lung is where.
 
 A Gauss-Newton step solves (W G + R) d = W b - R u. What W and R should be at a place a formula
 cannot know: that a lesion has no counterpart, that a fissure slides, that a region is smooth and
@@ -18,25 +18,26 @@ from .gauss_newton import GaussNewtonOptimiser, gauss_newton_step
 from .networks import L2ONetwork
 from .penalty import Penalty
 
-USUAL_STIFFNESS = 6e-3  # the network reads stiffness in this unit
+USUAL_STIFFNESS, USUAL_MM = 6e-3, 6.0  # the network reads stiffness and spacing in these units
 
 
 class L2OOptimiser(GaussNewtonOptimiser):
     """Gauss-Newton iterations whose last ones a `L2ONetwork` weighs.
 
-    trusting: how many of the last; the rest of the settings are those of Gauss-Newton.
+    number: of the level, 0 is the coarsest; trusting: how many of the last iterations; the rest of
+    the settings are those of Gauss-Newton.
     """
 
-    def __init__(self, network: L2ONetwork, trusting: int = 3, **settings):
+    def __init__(self, network: L2ONetwork, number: int, trusting: int, **settings):
         super().__init__(**settings)
-        self.network, self.trusting = network, trusting
+        self.weigher, self.trusting = network.levels[number], trusting
 
     def _step(self, level, field, mismatch, system, stiffness, before, left) -> torch.Tensor:
         if left > self.trusting:
             return super()._step(level, field, mismatch, system, stiffness, before, left)
         seen = observed(level, field, mismatch, system, stiffness)
         system, penalty = weighed(
-            self.network(seen[None])[0], level, system, stiffness, self.changing
+            self.weigher(seen[None])[0], level, system, stiffness, self.changing
         )
         return gauss_newton_step(level, field, system, penalty)
 
@@ -57,11 +58,14 @@ def observed(
     system: torch.Tensor,
     stiffness: float,
 ) -> torch.Tensor:
-    """What a `L2ONetwork` reads, (9, d, h, w), in its order of channels.
+    """What a `Weigher` reads, (9, d, h, w), in its order of channels.
 
     field: (3, d, h, w) mm; mismatch (M,) and system (M, 9): as from `Level.normal_equations`.
     """
-    trace, pull = system[:, :3].sum(dim=1), system[:, 6:].norm(dim=1)
+    # What counts against a mismatch and a field voxel of the level: alike on all levels.
+    voxel = level.spacing / USUAL_MM
+    unit, mismatch = voxel**2 / level.usual, mismatch / level.usual
+    trace, pull = unit * system[:, :3].sum(dim=1), unit / voxel * system[:, 6:].norm(dim=1)
     rows = (
         (trace + 1e-3).log() + 2.5,
         (mismatch + 1e-3).log() + 2.5,
@@ -78,6 +82,6 @@ def observed(
             (laplacian(bend).norm(dim=0) + 0.1).log()[None],
             level.distance / 15,
             (level.distance < 0).to(field),
-            torch.full_like(level.distance, math.log(stiffness / USUAL_STIFFNESS)),
+            torch.full_like(level.distance, math.log(stiffness * unit / USUAL_STIFFNESS)),
         )
     )

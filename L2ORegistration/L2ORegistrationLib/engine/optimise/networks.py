@@ -1,7 +1,7 @@
 """The U-Nets that say what an optimisation step should be, or what it should be made of.
 
 `Falta2022Network` is the recurrent network of the paper (45 channels in, 13 out): it proposes the
-steps. `L2ONetwork` is ours: it weighs the system whose solution is the step.
+steps. `L2ONetwork` is ours: on each level it weighs the system whose solution is the step.
 """
 
 from __future__ import annotations
@@ -85,7 +85,18 @@ def _tell_apart(convolution: nn.Conv3d) -> None:
 
 
 class L2ONetwork(nn.Module):
-    """Reads a Gauss-Newton system; returns how far to believe it and how stiff to be.
+    """A `Weigher` for each level of the pyramid, the coarsest first."""
+
+    LEVELS = 3
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        self.width = width
+        self.levels = nn.ModuleList(Weigher(width) for _ in range(self.LEVELS))
+
+
+class Weigher(nn.Module):
+    """A U-Net that reads a Gauss-Newton system; returns how far to believe it, how stiff to be.
 
     Channels in: logarithms of the evidence's strength, of the mismatch and of the pull that is
     left; where there is evidence (1); logarithms of the field's curvature and of how that curves;
@@ -97,9 +108,8 @@ class L2ONetwork(nn.Module):
     inputs = 9
     MOST = 2.5
 
-    def __init__(self, width: int = 16):
+    def __init__(self, width: int):
         super().__init__()
-        self.width = width
         w0, w1, w2 = width, width * 3 // 2, width * 2
         self.encode0 = nn.Sequential(_grouped(self.inputs, w0), _grouped(w0, w0))
         self.encode1 = nn.Sequential(_grouped(w0, w1), _grouped(w1, w1))

@@ -18,6 +18,7 @@ from L2ORegistrationLib.engine.optimise.networks import (  # noqa: E402
     Falta2022Network,
     InstanceNorm,
     L2ONetwork,
+    Weigher,
 )
 from scipy import ndimage  # noqa: E402
 
@@ -53,7 +54,7 @@ def test_every_size_goes_into_the_papers_network_and_comes_out(size):
 
 @SIZES
 def test_every_size_goes_into_our_network_and_comes_out_bounded(size):
-    network = seeded(lambda: L2ONetwork(8))
+    network = seeded(lambda: Weigher(8))
     torch.nn.init.normal_(network.head.weight, std=50)
     with torch.no_grad():
         said = network(random(2, network.inputs, *size))
@@ -62,7 +63,8 @@ def test_every_size_goes_into_our_network_and_comes_out_bounded(size):
 
 def test_our_network_changes_nothing_untrained():
     with torch.no_grad():
-        assert not seeded(L2ONetwork)(random(1, L2ONetwork.inputs, 8, 8, 8)).any()
+        for weigher in seeded(L2ONetwork).levels:
+            assert not weigher(random(1, Weigher.inputs, 8, 8, 8)).any()
 
 
 def test_a_single_voxel_takes_the_same_network_as_many_equal_ones():
