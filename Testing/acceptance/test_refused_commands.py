@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_line import FAST, points_of, refused, register
+from command_line import FAST, points_of, refused, register, run
 from L2ORegistrationLib.commands import register as register_command
 from L2ORegistrationLib.core.files import Landmarks, read_volume, write_landmarks, write_volume
 from L2ORegistrationLib.core.geometry import Volume
@@ -83,6 +83,21 @@ def test_labels_choose_the_lungs_of_a_mask_that_holds_more(data, tmp_path):
         assert told in refused(*command, "--mask-labels", labels, within=tmp_path)
     bare = register(data, tmp_path / "t.h5", masks=False)
     assert "needs --fixed-mask" in refused(*bare, "--mask-labels", "1", within=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("0", "1 to 1000, got 0"), ("2000", "1 to 1000"), ("1,2", "L2O has 3 levels")],
+)
+def test_iterations_that_make_no_sense_are_refused(text, told, data, tmp_path):
+    command = register(data, tmp_path / "t.h5", "-q")
+    assert told in refused(*command, "--iterations", text, within=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["many", "1,,2", "1.5"])
+def test_iterations_that_are_no_numbers_are_refused(text, data, tmp_path):
+    code, _, err = run(*register(data, tmp_path / "t.h5", "-q"), "--iterations", text)
+    assert code == 2 and f"'{text}' is no number" in err and not list(tmp_path.iterdir())
 
 
 def test_images_that_do_not_overlap_are_refused(data, tmp_path):

@@ -220,6 +220,8 @@ def test_iterations_and_refinement_are_chosen(pair):
     assert stages == ["initial", "start", "lapirn"]
     stages = [(s.stage, s.level) for s in register(pair, iterations=1).steps[2:]]
     assert stages == [("l2o", 0), ("l2o", 1), ("l2o", 2)]
+    levels = [s.level for s in register(pair, iterations=(1, 2, 4)).steps[2:]]
+    assert levels == [0] + 2 * [1] + 4 * [2]
     for start, count in (("search", 3 + 4 + 9), ("affine", 8 + 4 + 9)):
         planned = l2o.Registration(pair.fixed, pair.moving, **FAST, start=start)
         assert planned.total == 1 + count

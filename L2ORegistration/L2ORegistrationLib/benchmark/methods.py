@@ -72,6 +72,7 @@ def _ours(method: str, start: str, *, only_start: bool = False, refine: bool = T
             model=model or weights.get(method),
             start_model=weights.get(start),
             refine=refine,
+            iterations=options.get("iterations"),
             landmarks=_keypoints(scan) if start == "landmarks" else None,
             device=options.get("device", "auto"),
             threads=options.get("threads"),

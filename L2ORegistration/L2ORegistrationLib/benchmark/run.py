@@ -43,8 +43,8 @@ def run(
 ) -> Iterator[Measurement]:
     """Measure every method on every case; datasets: cases by the name of their column.
 
-    options: model, device and threads. A case that cannot be read, or a method that fails, yields
-    a Measurement with an error, and the others go on.
+    options: model, iterations, device and threads. A case that cannot be read, or a method that
+    fails, yields a Measurement with an error, and the others go on.
     """
     for dataset, cases in datasets.items():
         for case in cases:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..engine.catalogue import DEFAULT
 from .console import checked_folder, messages, print_json, tell_written
 from .console import output as out_console
-from .options import Device, Json, Quiet, Spacing
+from .options import Device, Iterations, Json, Quiet, Spacing
 from .register import Method
 
 _DEFAULT = Method(DEFAULT)
@@ -38,9 +38,7 @@ def batch(
     model: Annotated[
         str | None, typer.Option(help="Weights by name (see `models`) or a .pt file.")
     ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="On each level; as trained if left out.")
-    ] = None,
+    iterations: Iterations = None,
     spacing: Spacing = None,
     device: Device = "auto",
     retry: Annotated[

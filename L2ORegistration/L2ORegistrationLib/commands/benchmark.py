@@ -51,6 +51,7 @@ def benchmark(
     model: Annotated[
         str | None, typer.Option(help="Packaged weights or a .pt file, for l2o.")
     ] = None,
+    iterations: options.Iterations = None,
     device: options.Device = "auto",
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads, of every method alike.")
@@ -91,6 +92,7 @@ def benchmark(
     folder = made(checked_folder(folder))
     settings = {
         "model": model,
+        "iterations": iterations,
         "weights": own,
         "device": device,
         "threads": threads,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,25 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")]
+
+
+def _iterations(text: str) -> int | tuple[int, ...]:
+    """Iterations on all levels, "8", or on each of them, "3,4,9"."""
+    try:
+        numbers = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is no number, such as 8, nor 3,4,9.") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+Iterations = Annotated[
+    Any,
+    typer.Option(
+        parser=_iterations,
+        metavar="N|N,N,N",
+        help="On each level, or on the coarsest and so on; the method's own if left out.",
+    ),
+]
 Spacing = Annotated[
     float | None,
     typer.Option(

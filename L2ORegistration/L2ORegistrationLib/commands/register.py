@@ -38,7 +38,16 @@ from .console import (
 )
 from .console import output as out
 from .following import Following, Written
-from .options import Device, FixedLandmarks, Json, MovingLandmarks, Quiet, Spacing, Threads
+from .options import (
+    Device,
+    FixedLandmarks,
+    Iterations,
+    Json,
+    MovingLandmarks,
+    Quiet,
+    Spacing,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from ..engine.result import Result
@@ -88,9 +97,7 @@ def register(
     start_model: Annotated[
         str | None, typer.Option(help="Weights of --start voxelmorph++: a name or a .pt file.")
     ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="On each level; the method's own if left out.")
-    ] = None,
+    iterations: Iterations = None,
     spacing: Spacing = None,
     device: Device = "auto",
     threads: Threads = None,

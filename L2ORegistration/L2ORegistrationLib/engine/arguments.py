@@ -6,6 +6,7 @@ All functions raise InputError for what cannot be used.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ..core.masks import label_values, marked
 from .field.whole import affine_start
 from .images.plausibility import implausible
 
+MOST_ITERATIONS = 1000
 THINNEST_MM, THINNEST_VOXELS = 12.0, 6.0  # of lungs; less fills no voxel of the coarsest level
 
 
@@ -29,6 +31,14 @@ def checked_count(value: int | None, name: str, most: int) -> int | None:
     if not isinstance(value, Integral) or not 1 <= value <= most:
         raise InputError(f"{name} must be a whole number from 1 to {most}, got {value}.")
     return int(value)
+
+
+def checked_iterations(value: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    """Iterations on each level: one number for all, one for each, or None."""
+    name = "The number of iterations"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(checked_count(one, name, MOST_ITERATIONS) for one in value)
+    return checked_count(value, name, MOST_ITERATIONS)
 
 
 def as_volume(image, name: str) -> Volume:

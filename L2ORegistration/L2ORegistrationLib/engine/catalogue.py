@@ -7,7 +7,7 @@ Places are written "module:name", a leading dot meaning this package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
@@ -64,7 +64,7 @@ class Method:
 
     def plan(
         self,
-        iterations: int | None = None,
+        iterations: int | Sequence[int] | None = None,
         learned: int = 0,
         refine: bool = True,
         searched: bool = True,
@@ -72,18 +72,26 @@ class Method:
     ) -> list[Stage]:
         """The stages in order, with their iterations.
 
-        iterations: on each level instead of the usual, except of closing stages; learned: those
-        that the weights are made for; refine: with the closing stages;
+        iterations: on each level instead of the usual, except of closing stages, or one for each
+        level; learned: those that the weights are made for; refine: with the closing stages;
         searched: a search, or a given transform, has come near; compares: what learned stages
         compare instead, where the weights were trained on something else.
+        Raises InputError for iterations of other levels than there are.
         """
+        levels = len({stage.level for stage in self.stages if not stage.closing})
+        if isinstance(iterations, Sequence) and len(iterations) != levels:
+            raise InputError(
+                f"{self.title} has {levels} level{'s' if levels > 1 else ''}: give so many numbers "
+                f"of iterations, or one for all, not {len(iterations)}."
+            )
         stages = []
         for stage in self.stages:
             usual = stage.iterations if searched else stage.unsearched or stage.iterations
             if stage.closing:
                 count = stage.iterations if refine else 0
             else:
-                count = iterations or usual or learned
+                asked = iterations[stage.level] if isinstance(iterations, Sequence) else iterations
+                count = asked or usual or learned
             if count:
                 seen = (stage.learned and compares) or stage.compares
                 stages.append(replace(stage, iterations=count, compares=seen))

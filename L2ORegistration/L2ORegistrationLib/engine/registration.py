@@ -27,6 +27,7 @@ from .arguments import (
     as_volume,
     check_thickness,
     checked_count,
+    checked_iterations,
 )
 from .catalogue import (
     CALIBRATED_ON,
@@ -82,7 +83,8 @@ class Registration:
     transform is known to be right, which stiff springs then hold; method: a key of
     `catalogue.METHODS`, by default `DEFAULT`, or the one that given weights belong to; model:
     name of packaged weights or a .pt file, for a learned method, which becomes the one that the
-    weights were trained for; iterations: on each level, instead of the method's own; refine: go on
+    weights were trained for; iterations: on each level, instead of the method's own, one number for
+    all or one for each, the coarsest first; refine: go on
     with Adam where a network predicted the motion at once; device: "auto", "cpu", "cuda", "mps";
     threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the steps of
     the preparation, which takes longest: where it says True, the iteration ends there.
@@ -110,7 +112,7 @@ class Registration:
         method: str | None = None,
         model: str | Path | None = None,
         start_model: str | Path | None = None,
-        iterations: int | None = None,
+        iterations: int | Sequence[int] | None = None,
         refine: bool = True,
         device: str = "auto",
         threads: int | None = None,
@@ -133,7 +135,7 @@ class Registration:
             raise InputError(f"The method '{name}' has no weights: leave the model out.")
         self._device = choose_device(device)
         self._threads = checked_count(threads, "The number of threads", 1024)
-        self._iterations = checked_count(iterations, "The number of iterations", 1000)
+        self._iterations = checked_iterations(iterations)
         self._spacing, self._start_name = spacing, start
         self._card, self._network = None, None
         checked_weights(name, model)
@@ -445,10 +447,10 @@ class Registration:
     def warning(self) -> str:
         """What was asked for beyond what is known to be good: sentences, or nothing."""
         said = []
-        all_learned = any(stage.all_learned for stage in self._plan)
-        if all_learned and (self._iterations or 0) > self._card.trained_iterations[1]:
+        made = max((stage.iterations for stage in self._plan if stage.all_learned), default=0)
+        if made and made > self._card.trained_iterations[1]:
             said.append(
-                f"{self._iterations} iterations a level are more than the {self._card.name} "
+                f"{made} iterations a level are more than the {self._card.name} "
                 f"weights were trained with (at most {self._card.trained_iterations[1]}): later "
                 "ones may make it worse; the best by dissimilarity is kept."
             )
