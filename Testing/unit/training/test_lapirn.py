@@ -144,7 +144,9 @@ def test_levels_learn_one_after_the_other(step, expected):
 def test_only_levels_that_are_not_frozen_get_gradients(pair, step, learning):
     torch.manual_seed(0)
     network = random_heads(lapirn.LapIRN(diffeomorphic=step == 7))
-    config = TrainingConfig(variant="lapirn", steps=16, iterations=(1, 1))
+    config = TrainingConfig(
+        variant="lapirn", steps=16, iterations=(1, 1), level_shares=(0.25, 0.25, 0.5)
+    )
     rng = np.random.default_rng(0)
     loss, number, before, after = training.rollout(network, pair, config, step, rng, "cpu")
     loss.backward()
