@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from .. import __version__
 from ..core.paths import atomic
+from ..reporting.style import STYLE
 from .table import ROLES, Row
 
 COLUMNS = (
@@ -60,20 +61,17 @@ _PAGE = Template("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-body { font: 15px/1.4 system-ui, sans-serif; color: #222; margin: 1.5rem; }
-h1 { font-size: 1.5rem; margin: 0; }
-table { border-collapse: collapse; margin-top: 1rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
-         vertical-align: top; }
+$style
+body { max-width: none; }
+th, td { vertical-align: top; }
 th { cursor: pointer; position: sticky; top: 0; background: #fff; vertical-align: bottom; }
 th[aria-sort=ascending]::after { content: " \\25b2"; }
 th[aria-sort=descending]::after { content: " \\25bc"; }
-td.text, th.text { text-align: left; }
-td.reasons { max-width: 26rem; }
-img { width: 150px; height: auto; display: block; background: #000; }
+th.text { text-align: left; } td.text { word-break: normal; }
+td.reasons { min-width: 14rem; max-width: 26rem; }
+img { width: 150px; display: block; background: #000; }
+.good, .check, .failed { background: none; border-color: #ddd; }
 .failed { color: #b00020; font-weight: 600; } .check { color: #a05a00; font-weight: 600; }
-.note { color: #666; font-size: .9rem; }
-.orange { color: #c55f00; font-weight: 600; } .blue { color: #0066c2; font-weight: 600; }
 </style>
 </head>
 <body>
@@ -157,6 +155,7 @@ def index_page(lines: list[dict[str, Any]], total: int, title: str) -> str:
     if total > len(lines):
         counts.append(f"{total - len(lines)} to come")
     return _PAGE.substitute(
+        style=STYLE,
         title=escape(title),
         summary=", ".join(counts) + ".",
         head="".join(f'<th class="{kind}">{escape(text)}</th>' for text, kind in head),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ..core.paths import atomic
 from ..outputs.quality import Row
-from .html import _STYLE, html_table
+from .html import html_table
+from .style import STYLE
 
 _COLOURS = {"within": "#2e7d32", "outside": "#c62828", "not measured": "#888888"}
 
@@ -35,7 +36,7 @@ def write_page(
     """Write the page, all or nothing. Raises InputError where it cannot be written."""
     page = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-        f"</title><style>{_STYLE} td, th {{ text-align: left; }}</style></head>\n<body>"
+        f"</title><style>{STYLE} td, th {{ text-align: left; }}</style></head>\n<body>"
         f"<h1>{escape(title)}</h1>\n<p>Quality of a deformable registration after AAPM TG-132, "
         f"table III.</p>\n{section(rows, beside)}\n"
         '<p class="note">Dice is shown with the highest value that the two volumes allow. The '

@@ -21,6 +21,7 @@ from ..core.geometry import Volume
 from ..core.landmarks import Landmarks
 from ..core.paths import atomic, check_writable
 from ..reporting import pictures
+from ..reporting.style import STYLE
 from . import motion
 from .registration import SequenceResult
 
@@ -36,16 +37,8 @@ _PAGE = Template("""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2rem auto;
-       padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem; }
-.note { color: #666; font-size: .9rem; }
-.warning { background: #fff4d6; border-left: 4px solid #e0a800; padding: .4rem .8rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-td.text { text-align: left; word-break: break-word; }
-img { max-width: 100%; height: auto; }
+$style
+img { width: auto; max-width: 100%; }
 </style>
 </head>
 <body>
@@ -220,6 +213,7 @@ def _report(result, title, rows, followed, plain, mean, amplitude) -> str:
         drawn = f'<h2>Trajectories</h2><img alt="Trajectories" src="{_embedded(picture, "png")}">'
     facts = {key: value for key, value in result.provenance.items() if value not in ("", None)}
     return _PAGE.substitute(
+        style=STYLE,
         title=escape(title),
         summary=escape(", ".join(summary)) + ".",
         warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in warnings),
