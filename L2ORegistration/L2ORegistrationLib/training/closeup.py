@@ -44,10 +44,11 @@ class CloseUp:
     fixed, moving: MIND (D, H, W, 12) or, on the last level, contrast (D, H, W), float16; distance:
     signed, mm, to the fixed lungs at the field voxels (1, d, h, w); spacing, origin: of the field
     grid, mm LPS; field: (3, d, h, w) mm that plain iterations have reached; iterations: that are to
-    be learned from there; stiffness, changing: the plain ones'; points: (N, 3) of the fixed lungs,
-    field voxels (x, y, z), targets: their true displacements, mm, against the start; usual: what is
-    `measured` where the learned iterations are plain ones. Of contrast, near: where it counts at
-    the voxels of the blocks (M, r^3), bytes; repeated: as in `ContrastLevel`.
+    be learned from there; closely: those of them, the last, that look closely; stiffness, changing:
+    the plain ones'; points: (N, 3) of the fixed lungs, field voxels (x, y, z), targets: their true
+    displacements, mm, against the start; usual: what is `measured` where the learned iterations are
+    plain ones. Of contrast, near: where it counts at the voxels of the blocks (M, r^3), bytes;
+    repeated: as in `ContrastLevel`.
     """
 
     fixed: torch.Tensor
@@ -57,6 +58,7 @@ class CloseUp:
     origin: tuple[float, float, float]
     field: torch.Tensor
     iterations: int
+    closely: int
     stiffness: float
     changing: float
     points: torch.Tensor
@@ -71,17 +73,12 @@ class CloseUp:
         missed = (sample_points(field, points) - targets).square().sum(dim=1)
         return (missed + TINY_MM**2).sqrt()
 
-    @property
-    def roughly(self) -> bool:
-        """Whether the learned iterations look roughly (see `Level.normal_equations`)."""
-        return self.near is None
-
     def level(self) -> Level:
         """The level."""
         distance = self.distance.float()
         fixed, moving = self.fixed.float(), self.moving.float()
         place = distance, self.spacing, self.origin
-        if self.roughly:
+        if self.near is None:
             reach = ACTIVE_MM + self.spacing / 2
             active = active_voxels(distance[0], fixed.shape[:3], reach)
             return MindLevel(*place, *active, fixed, moving)
@@ -178,15 +175,14 @@ def _seen(
         origin=tuple(float(x) for x in level.origin),
         field=level.sample_field(field).clone(),
         iterations=learned,
+        closely=plain.get("closely", 0),
         stiffness=GaussNewtonOptimiser(**plain).stiffened(mismatch),
         changing=plain.get("changing", 0.0),
         points=torch.from_numpy(level.grid.to_index(points)).float(),
         targets=torch.from_numpy(targets).float(),
         **of_contrast,
     )
-    without = GaussNewtonOptimiser(
-        close.stiffness, close.changing, closely=0 if close.roughly else learned
-    )
+    without = GaussNewtonOptimiser(close.stiffness, close.changing, closely=close.closely)
     *_, (field, _) = without.iterate(close.level(), close.field, learned)
     close.usual = measured(close.errors(field))
     return close

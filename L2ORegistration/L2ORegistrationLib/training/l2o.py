@@ -31,9 +31,9 @@ def rollout(network: L2ONetwork, path: Path, number: int, device):
     level, usual = close.level().to(device), close.usual.to(device)
     field, losses = close.field.to(device), []
     before = float(close.errors(field).mean())
-    for _ in range(close.iterations):
+    for left in range(close.iterations, 0, -1):
         with torch.no_grad():
-            mismatch, system = level.normal_equations(field, close.roughly)
+            mismatch, system = level.normal_equations(field, roughly=left > close.closely)
             seen = observed(level, field, mismatch, system, close.stiffness)
         said = network.levels[number](seen[None])[0]
         step = _Solution.apply(
