@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import DisplacementField  # noqa: E402
+from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
     GaussNewtonOptimiser,
@@ -89,6 +90,23 @@ def test_the_network_sees_finite_numbers_and_what_is_the_same_everywhere(close):
     assert seen.shape == (Weigher.inputs, *level.shape) and seen.isfinite().all()
     torch.testing.assert_close(seen[8], torch.ones(level.shape))
     assert torch.equal(seen[7] > 0, level.distance[0] < 0)
+
+
+def test_what_the_network_sees_is_in_units_of_its_level_by_hand():
+    """Voxels of 12 mm instead of 6, squared differences of MIND of 0.03 instead of 1."""
+    inside, features = torch.full((1, 2, 2, 2), -3.0), torch.zeros(4, 4, 4, 12)
+    level = MindLevel(
+        inside, 12.0, (0.0, 0.0, 0.0), torch.tensor([5]), torch.arange(8)[None], features, features
+    )
+    xx = 0.03 / 4 / 3
+    system = torch.tensor([[xx, xx, xx, 0, 0, 0, 0.03 / 2, 0, 0]])
+    seen = observed(level, torch.zeros(3, 2, 2, 2), torch.tensor([0.03]), system, 6e-3 * 0.03 / 4)
+    known, one = seen[:, 1, 0, 1], np.log(1 + 1e-3) + 2.5
+    pull = np.log(1 / np.sqrt(1 + 1e-3) + 1e-2) + 2.5
+    bends = np.log(0.03) + 1, np.log(0.1)
+    expected = torch.tensor([one, one, pull, 1, *bends, -3 / 15, 1, 0])
+    torch.testing.assert_close(known, expected.float(), atol=1e-5, rtol=0)
+    assert not seen[:4, 0, 0, 0].any()
 
 
 @pytest.mark.parametrize("number", range(L2ONetwork.LEVELS))
