@@ -236,6 +236,16 @@ def test_a_network_that_makes_every_iteration_is_warned_of_more_than_it_has_lear
     assert warning("falta2022", 8) == warning("l2o", 16) == warning("gauss-newton", 16) == ""
 
 
+def test_images_coarser_than_the_network_has_learned_from_are_left_to_gauss_newton(pair):
+    """Voxels of 4 mm on a grid of 1.5 mm, of 19 of which only one is the image's own."""
+    options = {"spacing": 1.5, "iterations": 1}
+    given, plain = (register(pair, method=name, **options) for name in ("l2o", "gauss-newton"))
+    assert "plain Gauss-Newton made all iterations" in given.provenance["warning"]
+    assert plain.provenance["warning"] == ""
+    np.testing.assert_array_equal(given.field.array, plain.field.array)
+    assert register(pair, iterations=1).provenance["warning"] == ""
+
+
 def test_the_papers_network_walks_the_same_road(pair, tmp_path):
     torch.manual_seed(0)
     network = Falta2022Network()

@@ -67,6 +67,7 @@ BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 BASE_MB = 500
 MIN_OVERLAP = 0.3
 FINEST_MM = 1.25  # of the working spacing: at 1 mm the confidence holds for 64 % instead of 90
+MOST_REPEATED = 6.0  # voxels of the grid that show one of the images' own: as coarse as L2O learned
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
 
 
@@ -161,7 +162,7 @@ class Registration:
         self._plan = self._planned(refine)
         self.total = 1 + sum(stage.iterations for stage in self._plan)
         self.steps: list[Step] = []
-        self._finished = False
+        self._finished, self._too_coarse = False, False
         self._cancelled = cancelled
 
     def __iter__(self) -> Iterator[Step]:
@@ -279,6 +280,7 @@ class Registration:
             return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
 
         self.pyramid, self._finest, self.fields, self._turned = pyramid, finest, [], ""
+        self._too_coarse = pair.repeated > MOST_REPEATED
         yield step(0, "initial", 0, None)
         self._check_cancelled()
         field = torch.zeros((3, *finest.shape), device=self._device)
@@ -333,6 +335,8 @@ class Registration:
 
     def _optimiser(self, stage: Stage):
         settings = dict(stage.settings)
+        if self._too_coarse and "trusting" in settings:
+            settings["trusting"] = 0
         if self._pinned is not None:
             settings["pinned"] = self._pinned
         network = (self._network,) if stage.learned else ()
@@ -453,6 +457,11 @@ class Registration:
                 f"{made} iterations a level are more than the {self._card.name} "
                 f"weights were trained with (at most {self._card.trained_iterations[1]}): later "
                 "ones may make it worse; the best by dissimilarity is kept."
+            )
+        if self._too_coarse and any("trusting" in stage.settings for stage in self._plan):
+            said.append(
+                "The images are coarser than those that the network has learned from: plain "
+                "Gauss-Newton made all iterations."
             )
         if self._spacing < FINEST_MM:
             said.append(
