@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..core.errors import InputError
 from ..core.files import atomic
 from ..engine.catalogue import DESCRIPTORS, METHODS, Stage, load
 from ..engine.field.levels import (
@@ -94,8 +95,13 @@ def save(close_ups: list[CloseUp], path: str | Path) -> None:
 
 
 def load_one(path: str | Path, number: int) -> CloseUp:
-    """What `save` wrote of a level."""
-    return CloseUp(**torch.load(path, weights_only=True)[number])
+    """What `save` wrote of a level. Raises InputError for a file of another version, or damaged."""
+    try:
+        return CloseUp(**torch.load(path, weights_only=True)[number])
+    except Exception as error:
+        raise InputError(
+            f"{path} is damaged, or of another version: delete it, and it is drawn again."
+        ) from error
 
 
 def close_ups(scans: PhantomPair, method: str, seed: int, early: bool = False) -> list[CloseUp]:

@@ -122,6 +122,12 @@ def test_a_close_up_comes_back_from_disk_and_knows_the_truth(every_level, files,
     assert (found - loaded.targets).norm(dim=1).mean() < (3.0, 1.5, 1.0)[number]
 
 
+def test_a_close_up_of_another_version_is_refused(tmp_path):
+    torch.save({"fixed": torch.zeros(3)}, tmp_path / "old.pt")
+    with pytest.raises(InputError, match="of another version: delete it"):
+        load_one(tmp_path / "old.pt", 2)
+
+
 def test_an_early_close_up_begins_where_the_last_level_does(close, scans):
     """With what coarser levels found, which in these scans lacks the noise of the last one."""
     early = close_ups(scans, "l2o", seed=0, early=True)[-1]

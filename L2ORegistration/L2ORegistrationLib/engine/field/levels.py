@@ -54,7 +54,7 @@ class Level:
     active_nodes: torch.Tensor
     voxels: torch.Tensor
 
-    usual = 1.0  # squared feature differences between two scans are about so large
+    usual_mismatch = 1.0  # squared feature differences between two scans are about so large
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -162,7 +162,7 @@ class MindLevel(Level):
     fixed: torch.Tensor
     moving: torch.Tensor
 
-    usual = 0.03
+    usual_mismatch = 0.03
 
     @classmethod
     def of(cls, fixed, moving, distance, lattice: Grid) -> MindLevel:

@@ -64,7 +64,7 @@ def observed(
     """
     # What counts against a mismatch and a field voxel of the level: alike on all levels.
     voxel = level.spacing / USUAL_MM
-    unit, mismatch = voxel**2 / level.usual, mismatch / level.usual
+    unit, mismatch = voxel**2 / level.usual_mismatch, mismatch / level.usual_mismatch
     trace, pull = unit * system[:, :3].sum(dim=1), unit / voxel * system[:, 6:].norm(dim=1)
     rows = (
         (trace + 1e-3).log() + 2.5,
