@@ -143,11 +143,19 @@ def _descent(name: str, level: int) -> Stage:
 
 
 def _trusting(level: int) -> Stage:
-    """A level whose last iterations, of the coarser ones usually all, a network weighs."""
+    """A level whose last iterations, of the coarser ones usually all, a network weighs.
+
+    One iteration less than without it on each level: it gets as far.
+    """
     plain = _descent("l2o", level)
     settings = {**plain.settings, "number": level, "trusting": (3, 4, 3)[level]}
-    optimiser = ".optimise.l2o:L2OOptimiser"
-    return replace(plain, optimiser=optimiser, settings=settings, learned=True)
+    return replace(
+        plain,
+        optimiser=".optimise.l2o:L2OOptimiser",
+        iterations=plain.iterations - 1,
+        settings=settings,
+        learned=True,
+    )
 
 
 def _instance(level: int, closing: bool = False) -> Stage:

@@ -31,6 +31,7 @@ from ..engine.registration import Registration
 from ..phantom.pair import PhantomPair
 
 POINTS = 20_000  # of the fixed lungs
+PLAIN = "gauss-newton"  # the method that leads there
 HASTY = 2  # iterations of a level that leave much to do
 FEWEST = 2  # iterations of a level that is not the last one
 NEAR = 0.5  # a voxel is within reach of the contrast or not
@@ -119,7 +120,7 @@ def close_ups(scans: PhantomPair, method: str, seed: int, early: bool = False) -
         scans.moving,
         fixed_mask=scans.fixed_mask,
         moving_mask=scans.moving_mask,
-        method="gauss-newton",
+        method=PLAIN,
         iterations=HASTY if early else None,
         device="cpu",
     )
@@ -134,18 +135,18 @@ def close_ups(scans: PhantomPair, method: str, seed: int, early: bool = False) -
     targets = np.array([back.TransformPoint(p) for p in moved.tolist()]) - points
 
     *coarse, last = METHODS[method].stages
+    made = [HASTY if early else stage.iterations for stage in METHODS[PLAIN].stages]
     begins, done = [1], 1  # which of the steps each level begins with
-    for stage in coarse[:-1]:
-        made = HASTY if early else stage.iterations
-        begins.append(done + int(rng.integers(1, made + 1)))
-        done += made
+    for count in made[:-2]:
+        begins.append(done + int(rng.integers(1, count + 1)))
+        done += count
     found = []
     for stage, begin in zip(coarse, begins):
         begun = registration.fields[begin]
         learned = int(rng.integers(FEWEST, stage.settings["trusting"] + 1))
         found.append(_seen(registration, stage, begun, begun, learned, points, targets))
     learned = last.settings["trusting"]
-    begun = registration.fields[-1 - (HASTY if early else last.iterations)]
+    begun = registration.fields[-1 - made[-1]]
     if early:
         learned, field = learned + 2, begun
     else:
