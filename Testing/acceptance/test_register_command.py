@@ -54,7 +54,7 @@ def test_history_has_every_step(registered):
     folder, document = registered
     rows = list(csv.DictReader((folder / "history" / "steps.csv").open(encoding="utf-8")))
     assert [int(row["index"]) for row in rows] == list(range(len(document["steps"])))
-    assert [row["stage"] for row in rows][:3] == ["initial", "start", "gauss-newton"]
+    assert [row["stage"] for row in rows][:3] == ["initial", "start", "l2o"]
     assert float(rows[document["best"]]["tre_mean"]) == pytest.approx(
         document["measures"]["L2O"]["tre"]["mean"]
     )
