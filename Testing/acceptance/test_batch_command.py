@@ -71,6 +71,16 @@ def kill_workers_of(folder, deaths):
         time.sleep(0.005)
 
 
+def test_iterations_of_each_level_are_not_made_again(pair, tmp_path):
+    path, out = table(tmp_path, [row(pair, "x")]), tmp_path / "out"
+    made = []
+    for _ in range(2):
+        code, _, err = run("batch", path, "-o", out, *OPTIONS, "--iterations", "1,1,2")
+        assert code == 0, err
+        made.append((out / results(out)["x"]["transform"]).stat().st_mtime_ns)
+    assert made[0] == made[1]
+
+
 @pytest.mark.slow
 def test_a_table_with_faults_says_why_and_does_the_rest_once(pair, tmp_path):
     damaged = tmp_path / "damaged.nii.gz"

@@ -13,10 +13,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps (see `devices`).
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to use.")]
 
 
-def _iterations(text: str) -> int | tuple[int, ...]:
-    """Iterations on all levels, "8", or on each of them, "3,4,9"."""
+def _iterations(text: str) -> int | list[int]:
+    """Iterations on all levels, "8", or on each of them, "3,4,9"; as JSON gives them back."""
     try:
-        numbers = tuple(int(number) for number in text.split(","))
+        numbers = [int(number) for number in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"'{text}' is no number, such as 8, nor 3,4,9.") from None
     return numbers if len(numbers) > 1 else numbers[0]

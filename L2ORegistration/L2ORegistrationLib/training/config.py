@@ -48,7 +48,7 @@ class TrainingConfig:
     steps of "l2o" and "lapirn", those in which each level learns, the coarsest first ("l2o" by
     chance, "lapirn" one after the other).
 
-    "l2o" learns from close-ups of phantoms, as many iterations as the catalogue says. width:
+    "l2o" learns from close-ups of phantoms, a few iterations of one level in a step. width:
     channels of the network.
 
     "falta2022" learns from crops of one level. crop: field voxels along each axis; keypoints: at

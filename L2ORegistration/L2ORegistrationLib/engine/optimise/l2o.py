@@ -60,7 +60,8 @@ def observed(
 ) -> torch.Tensor:
     """What a `Weigher` reads, (9, d, h, w), in its order of channels.
 
-    field: (3, d, h, w) mm; mismatch (M,) and system (M, 9): as from `Level.normal_equations`.
+    field: (3, d, h, w) mm; mismatch (M,) and system (M, 9): as from `Level.normal_equations`, per
+    mm; stiffness: of the `Penalty`, per mm^2.
     """
     # What counts against a mismatch and a field voxel of the level: alike on all levels.
     voxel = level.spacing / USUAL_MM
