@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
 
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Volume  # noqa: E402
-from L2ORegistrationLib.engine import confidence, registration  # noqa: E402
+from L2ORegistrationLib.engine import appraisal, confidence, registration  # noqa: E402
 from L2ORegistrationLib.engine.catalogue import DEFAULT  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair  # noqa: E402
@@ -92,7 +92,7 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
         kept[:] = given
         return confidence.confidence(*given)
 
-    registration.confidence = listening
+    appraisal.confidence = listening
     masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
     result = registration.register(pair.fixed, pair.moving, **options, **masks)
     level, field, before, coarsest, inside = kept

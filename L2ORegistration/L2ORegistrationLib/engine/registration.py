@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from .. import __version__
+from ..core.at_once import at_once
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
-from ..core.jacobian import jacobian_determinant
+from .appraisal import appraised, warning
 from .arguments import (
     as_landmarks,
     as_mask,
@@ -30,7 +29,6 @@ from .arguments import (
     checked_iterations,
 )
 from .catalogue import (
-    CALIBRATED_ON,
     DEFAULT,
     DESCRIPTORS,
     METHODS,
@@ -40,15 +38,13 @@ from .catalogue import (
     load,
     of_variant,
 )
-from .confidence import confidence, summary
 from .devices import check_memory, choose_device
 from .field.levels import FeaturePyramid
 from .field.monitor import Monitor
 from .field.whole import WholeField, continued, start_grid
 from .images.lungs import lung_mask
-from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pair_on, working_grid
-from .match import match, share_inside
+from .match import match
 from .models import load_model
 from .packaged import checked_weights
 from .result import Result, Step
@@ -61,12 +57,11 @@ from .start.alignment import (
 )
 from .start.choice import CONVINCING, Comparison, Start, best_start
 from .start.orientation import lost_orientation
-from .verdict import CHECK, MATCHED, Verdict, judge
+from .verdict import CHECK, MATCHED
 
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 BASE_MB = 500
 MIN_OVERLAP = 0.3
-FINEST_MM = 1.25  # of the working spacing: at 1 mm the confidence holds for 64 % instead of 90
 MOST_REPEATED = 6.0  # voxels of the grid that show one of the images' own: as coarse as L2O learned
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
 
@@ -93,7 +88,8 @@ class Registration:
     The start "voxelmorph++" is what its network predicts from the affine; start_model: its weights,
     packaged or a .pt file. Left out, the start is the method's own, mostly "search".
 
-    Besides `steps`, who looks closer finds `pyramid`, what is compared, and `fields`, the
+    Besides `steps`, who looks closer finds what was given and chosen (`fixed`, `moving`, their
+    masks, `plan`, `starts`), `pyramid` and `finest`, what is compared, and `fields`, the
     optimisers' own field (3, d, h, w), mm, after each of the steps.
 
     Raises InputError for anything that cannot be used, before or at the first step.
@@ -134,35 +130,35 @@ class Registration:
             )
         if model is not None and method is not None and not METHODS[name].weights:
             raise InputError(f"The method '{name}' has no weights: leave the model out.")
-        self._device = choose_device(device)
+        self.device = choose_device(device)
         self._threads = checked_count(threads, "The number of threads", 1024)
         self._iterations = checked_iterations(iterations)
-        self._spacing, self._start_name = spacing, start
-        self._card, self._network = None, None
+        self.spacing, self.start_name = spacing, start
+        self.card, self._network = None, None
         checked_weights(name, model)
         weights = METHODS[name].weights if model is None else model
         if weights:
-            self._card, self._network = load_model(weights)
-            self._network.to(self._device)
-            name = of_variant(self._card.variant)
-        self._name, self._method = name, METHODS[name]
-        self._predictor = self._loaded_start(start, start_model)
-        self._fixed = as_volume(fixed, "The fixed image")
-        self._moving = as_volume(moving, "The moving image")
-        self._fixed_mask = as_mask(fixed_mask, self._fixed, "fixed")
-        self._moving_mask = as_mask(moving_mask, self._moving, "moving")
-        self._given = as_transform(initial_transform)
+            self.card, self._network = load_model(weights)
+            self._network.to(self.device)
+            name = of_variant(self.card.variant)
+        self.name, self.method = name, METHODS[name]
+        self.predictor = self._loaded_start(start, start_model)
+        self.fixed = as_volume(fixed, "The fixed image")
+        self.moving = as_volume(moving, "The moving image")
+        self.fixed_mask = as_mask(fixed_mask, self.fixed, "fixed")
+        self.moving_mask = as_mask(moving_mask, self.moving, "moving")
+        self.given = as_transform(initial_transform)
         self._landmarks = as_landmarks(landmarks) if start == "landmarks" else None
-        if pinned is not None and (self._given is None or name != "gauss-newton"):
+        if pinned is not None and (self.given is None or name != "gauss-newton"):
             raise InputError(
                 "Pinned points hold an initial transform where it is right: give one, and the "
                 "method gauss-newton."
             )
         self._pinned = None if pinned is None else np.asarray(pinned, dtype=float)
-        self._plan = self._planned(refine)
-        self.total = 1 + sum(stage.iterations for stage in self._plan)
+        self.plan = self._planned(refine)
+        self.total = 1 + sum(stage.iterations for stage in self.plan)
         self.steps: list[Step] = []
-        self._finished, self._too_coarse = False, False
+        self._finished, self.too_coarse = False, False
         self._cancelled = cancelled
 
     def __iter__(self) -> Iterator[Step]:
@@ -195,81 +191,33 @@ class Registration:
         """The best field so far and what to think of it; valid any time after the first step."""
         if not self.steps:
             raise RuntimeError("The registration has not made a step yet.")
-        best = self._best()
-        told = self._confidence(best)
-        sure = summary(told, self._fixed_mask)
-        judgement = self._judge(best, sure["unsure"])
-        return Result(
-            field=self.steps[best].field,
-            steps=list(self.steps),
-            best=best,
-            fixed=self._fixed,
-            moving=self._moving,
-            fixed_mask=self._fixed_mask,
-            moving_mask=self._moving_mask,
-            seconds=self.steps[-1].seconds,
-            provenance=self._provenance(judgement, sure),
-            cancelled=not self._finished,
-            judgement=judgement,
-            confidence=told,
-        )
+        return appraised(self, self._best(), cancelled=not self._finished)
 
-    def _judge(self, best: int, unsure: float) -> Verdict:
-        """What to think of a step, from what the images, masks and field say."""
-        field = self.steps[best].field
-        inside = share_inside(self._fixed_mask, self._moving, field)
-        determinant = jacobian_determinant(field)
-        lungs = self._fixed_mask.sample(determinant.grid.points(), order=0, outside=0.0) > 0
-        values = determinant.array[lungs] if lungs.any() else np.ones(1)
-        with torch.inference_mode():
-            found = match(self._finest, self.fields[best], inside)
-        masks, images = (self._fixed_mask, self._moving_mask), (self._fixed, self._moving)
-        odd = [
-            f"The {name} lungs look wrong: {reason}"
-            for name, reasons in zip(("fixed", "moving"), _at_once(implausible, masks, images))
-            for reason in reasons
-        ]
-        folded, expansion = float((values <= 0).mean()), float(values.mean())
-        return judge(found, folded, expansion, odd, self._turned, unsure)
-
-    def _confidence(self, best: int) -> Volume:
-        """How far off a step may be: see `confidence.confidence`."""
-        with torch.inference_mode():
-            level, (fields, before) = self._finest, (self.fields, self._before(best))
-            if self._method.finest != CALIBRATED_ON:
-                level = _level(CALIBRATED_ON, self.pyramid, None)
-            field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
-            moved = self.steps[best].field.transform_points(level.grid.points())
-            inside = self._moving.grid.contains(moved)
-            coarsest = max(*self._fixed.grid.spacing, *self._moving.grid.spacing)
-            return confidence(replace(level), field, before, coarsest, inside)
-
-    def _before(self, best: int) -> int:
-        """The step that the last stage until `best` began with; half of a single stage's."""
-        stages = [(step.stage, step.level) for step in self.steps]
-        before = stages.index(stages[best]) - 1
-        return before if before > 1 else best // 2
+    @property
+    def warning(self) -> str:
+        """What was asked for beyond what is known to be good: sentences, or nothing."""
+        return warning(self)
 
     def _planned(self, refine: bool) -> list[Stage]:
         """The stages in order, with their iterations."""
-        searched = self._searching or self._given is not None
+        searched = self.searching or self.given is not None
         learned, compares = 0, ""
-        if self._card is not None:
+        if self.card is not None:
             # Without the search there is further to go: as many as the network has learned to make.
-            most = self._card.trained_iterations[1]
-            learned = self._card.iterations if self._searching else most
-            compares = self._card.compares
-        return self._method.plan(self._iterations, learned, refine, searched, compares)
+            most = self.card.trained_iterations[1]
+            learned = self.card.iterations if self.searching else most
+            compares = self.card.compares
+        return self.method.plan(self._iterations, learned, refine, searched, compares)
 
     @torch.inference_mode()  # as a decorator it is off while the caller has the step
     def _run(self) -> Iterator[Step]:
         begin = time.monotonic()
         pair, start = self._prepare()
         self._check_cancelled()
-        pyramid = FeaturePyramid(pair, self._device)
-        finest = _level(self._method.finest, pyramid, None)
+        pyramid = FeaturePyramid(pair, self.device)
+        finest = _level(self.method.finest, pyramid, None)
         self._check_cancelled()
-        whole_field = WholeField(pair, finest, self._fixed.grid)
+        whole_field = WholeField(pair, finest, self.fixed.grid)
         monitor = Monitor(finest)
 
         def step(index, stage, level, field):
@@ -279,21 +227,21 @@ class Registration:
             seconds = time.monotonic() - begin
             return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
 
-        self.pyramid, self._finest, self.fields, self._turned = pyramid, finest, [], ""
-        self._too_coarse = pair.repeated > MOST_REPEATED
+        self.pyramid, self.finest, self.fields, self.turned = pyramid, finest, [], ""
+        self.too_coarse = pair.repeated > MOST_REPEATED
         yield step(0, "initial", 0, None)
         self._check_cancelled()
-        field = torch.zeros((3, *finest.shape), device=self._device)
+        field = torch.zeros((3, *finest.shape), device=self.device)
         if start is not None:
             field = finest.sample_field(start)
-        elif self._predictor is not None and self._given is None:
+        elif self.predictor is not None and self.given is None:
             field = finest.sample_field(self._predicted(pyramid))
             self._check_cancelled()
         index = 1
         yield step(index, "start", 0, field)
-        for stage in self._plan:
+        for stage in self.plan:
             level = None  # the one before, whose gradients are large, is not needed any longer
-            if stage.compares == self._method.finest:
+            if stage.compares == self.method.finest:
                 level = replace(finest)  # without what it keeps for later, which is large
             else:
                 level = _level(stage.compares, pyramid, field)
@@ -302,9 +250,9 @@ class Registration:
                 index += 1
                 yield step(index, stage.name, stage.level, finest.sample_field(field))
         # Only where nothing matches: the question costs as much as a registration.
-        if self._searching and match(finest, self.fields[-1], 1.0).matched < MATCHED[CHECK]:
-            images = [averaged(image, self._spacing) for image in (self._fixed, self._moving)]
-            self._turned = lost_orientation(*images, *self._distances, pair.grid, self._device)
+        if self.searching and match(finest, self.fields[-1], 1.0).matched < MATCHED[CHECK]:
+            images = [averaged(image, self.spacing) for image in (self.fixed, self.moving)]
+            self.turned = lost_orientation(*images, *self._distances, pair.grid, self.device)
 
     def _loaded_start(self, start: str, model: str | Path | None):
         """The card and the network of a start that is one; None for any other."""
@@ -321,21 +269,21 @@ class Registration:
             raise InputError(
                 f"The start model is one of {card.variant}, not of {start}: give weights of that."
             )
-        return card, network.to(self._device)
+        return card, network.to(self.device)
 
     def _predicted(self, pyramid: FeaturePyramid) -> torch.Tensor:
         """The field (3, ., ., .), mm, that the start's network predicts, on its own lattice."""
-        card, network = self._predictor
-        method, iterations = METHODS[self._start_name], card.iterations
+        card, network = self.predictor
+        method, iterations = METHODS[self.start_name], card.iterations
         (stage,) = method.plan(None, iterations, refine=False, compares=card.compares)
         level = _level(stage.compares, pyramid, None)
-        begun = torch.zeros((3, *level.shape), device=self._device)
+        begun = torch.zeros((3, *level.shape), device=self.device)
         *_, (field, _) = load(stage.optimiser)(network).iterate(level, begun, stage.iterations)
         return field
 
     def _optimiser(self, stage: Stage):
         settings = dict(stage.settings)
-        if self._too_coarse and "trusting" in settings:
+        if self.too_coarse and "trusting" in settings:
             settings["trusting"] = 0
         if self._pinned is not None:
             settings["pinned"] = self._pinned
@@ -343,27 +291,27 @@ class Registration:
         return load(stage.optimiser)(*network, **settings)
 
     @property
-    def _searching(self) -> bool:
-        return self._start_name == "search" and self._given is None
+    def searching(self) -> bool:
+        return self.start_name == "search" and self.given is None
 
     def _prepare(self) -> tuple[WorkingPair, torch.Tensor | None]:
         """Masks, start and both images on the working grid; what a search found, if any, in mm."""
-        if self._fixed_mask is None:
-            self._fixed_mask = lung_mask(self._fixed)
+        if self.fixed_mask is None:
+            self.fixed_mask = lung_mask(self.fixed)
             self._check_cancelled()
-        if self._moving_mask is None:
-            self._moving_mask = lung_mask(self._moving)
+        if self.moving_mask is None:
+            self.moving_mask = lung_mask(self.moving)
             self._check_cancelled()
-        distances = _at_once(distance_map, (self._fixed_mask, self._moving_mask))
+        distances = at_once(distance_map, (self.fixed_mask, self.moving_mask))
         for distance, name in zip(distances, ("fixed", "moving"), strict=True):
-            check_thickness(distance, self._spacing, name)
+            check_thickness(distance, self.spacing, name)
         self._distances = distances
-        grid = working_grid(distances[0], self._spacing)
+        grid = working_grid(distances[0], self.spacing)
         voxels = int(np.prod(grid.size))
-        check_memory(self._device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
-        images = _at_once(partial(averaged, spacing=self._spacing), (self._fixed, self._moving))
-        comparison = Comparison(*images, distances[0], grid, self._device)
-        if not self._searching:
+        check_memory(self.device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
+        images = at_once(partial(averaged, spacing=self.spacing), (self.fixed, self.moving))
+        comparison = Comparison(*images, distances[0], grid, self.device)
+        if not self.searching:
             start, field = self._started(*distances, start_grid(grid)), None
             if self._pinned is not None:  # what was wrong at landmarks may be wrong all around
                 field = comparison.improved(start)
@@ -380,7 +328,7 @@ class Registration:
         unmoved = comparison.searched("identity", sitk.Transform(3, sitk.sitkIdentity))
         yield unmoved
         self._check_cancelled()
-        affine = lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
+        affine = lung_alignment(fixed, moving, self.fixed.grid, self.moving.grid)
         self._check_cancelled()
         if unmoved.mismatch >= CONVINCING and (rigid := rigid_part(affine, fixed)):
             yield comparison.searched("rigid", comparison.realigned(rigid))
@@ -395,20 +343,20 @@ class Registration:
 
     def _started(self, fixed: Volume, moving: Volume, lattice: Grid) -> sitk.Transform:
         """The start, from both distance maps; where it is a displacement field, on the lattice."""
-        if self._given is not None:
-            return continued(self._given, lattice)
-        if self._start_name == "none":
+        if self.given is not None:
+            return continued(self.given, lattice)
+        if self.start_name == "none":
             return sitk.Transform(3, sitk.sitkIdentity)
-        if self._start_name == "box":
+        if self.start_name == "box":
             return box_alignment(fixed, moving)
-        if self._start_name == "landmarks":
+        if self.start_name == "landmarks":
             return landmark_alignment(*self._landmarks, lattice)
-        return lung_alignment(fixed, moving, self._fixed.grid, self._moving.grid)
+        return lung_alignment(fixed, moving, self.fixed.grid, self.moving.grid)
 
     def _check_overlap(self, distance: Volume, start: sitk.Transform) -> None:
         points = distance.grid.points()[distance.array < 0][::97]
         moved = np.array([start.TransformPoint(p) for p in points.tolist()])
-        if self._moving.grid.contains(moved).mean() < MIN_OVERLAP:
+        if self.moving.grid.contains(moved).mean() < MIN_OVERLAP:
             raise InputError(
                 "The images hardly overlap at the start: most of the fixed lungs fall outside the "
                 "moving image. Start from 'affine' or 'search', or give an initial transform "
@@ -420,56 +368,6 @@ class Registration:
         values = [step.dissimilarity for step in self.steps]
         good = min(values) * WORSE
         return next((i for i in range(len(values) - 1, 0, -1) if values[i] <= good), 0)
-
-    def _provenance(
-        self, judgement: Verdict, told: dict[str, float]
-    ) -> dict[str, str | int | float]:
-        return {
-            "software": f"L2ORegistration {__version__}",
-            "method": self._name,
-            "model": f"{self._card.name} {self._card.version}" if self._card else "",
-            "model_sha256": self._card.sha256 if self._card else "",
-            "start": "given transform" if self._given is not None else self._start_name,
-            "start_model": f"{self._predictor[0].name} {self._predictor[0].version}"
-            if self._predictor
-            else "",
-            "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in self.starts),
-            "plan": ", ".join(f"{stage.name} {stage.iterations}" for stage in self._plan),
-            "spacing_mm": self._spacing,
-            "device": str(self._device),
-            "torch": torch.__version__,
-            "seconds": round(self.steps[-1].seconds, 2),
-            "verdict": judgement.level,
-            "reasons": " ".join(judgement.reasons),
-            "confidence_median_mm": round(told["median"], 2),
-            "confidence_p95_mm": round(told["p95"], 2),
-            "confidence_unsure": round(told["unsure"], 3),
-            "warning": self.warning,
-        }
-
-    @property
-    def warning(self) -> str:
-        """What was asked for beyond what is known to be good: sentences, or nothing."""
-        said = []
-        made = max((stage.iterations for stage in self._plan if stage.all_learned), default=0)
-        if made and made > self._card.trained_iterations[1]:
-            said.append(
-                f"{made} iterations a level are more than the {self._card.name} "
-                f"weights were trained with (at most {self._card.trained_iterations[1]}): later "
-                "ones may make it worse; the best by dissimilarity is kept."
-            )
-        if self._too_coarse and any("trusting" in stage.settings for stage in self._plan):
-            said.append(
-                "The images are coarser than those that the network has learned from: plain "
-                "Gauss-Newton made all iterations."
-            )
-        if self._spacing < FINEST_MM:
-            said.append(
-                f"A working spacing of {self._spacing:g} mm is finer than what was calibrated: "
-                f"the result is no better than with {WORKING_SPACING_MM:g} mm, and verdict and "
-                "confidence may be wrong."
-            )
-        return " ".join(said)
 
 
 def register(
@@ -489,12 +387,6 @@ def register(
         if not registration.steps:
             raise
     return registration.result()
-
-
-def _at_once(function: Callable, *values: Sequence) -> list:
-    """function(*v) for the fixed and the moving one of `values`, each on a core of its own."""
-    with ThreadPoolExecutor(2) as both:
-        return list(both.map(function, *values))
 
 
 def _level(descriptor: str, pyramid: FeaturePyramid, field: torch.Tensor | None):

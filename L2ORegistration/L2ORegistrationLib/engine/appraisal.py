@@ -1,0 +1,137 @@
+"""What is said of a registration: how sure it is, the verdict, how it came about, warnings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..core.at_once import at_once
+from ..core.geometry import Volume
+from ..core.jacobian import jacobian_determinant
+from .catalogue import CALIBRATED_ON, DESCRIPTORS, load
+from .confidence import confidence, summary
+from .images.plausibility import implausible
+from .images.preprocessing import WORKING_SPACING_MM
+from .match import match, share_inside
+from .result import Result
+from .verdict import Verdict, judge
+
+if TYPE_CHECKING:
+    from .registration import Registration
+
+FINEST_MM = 1.25  # of the working spacing: at 1 mm the confidence holds for 64 % instead of 90
+
+
+def appraised(run: Registration, best: int, cancelled: bool) -> Result:
+    """The step `best` of a registration as its result, with all that is said of it."""
+    told = _confidence(run, best)
+    sure = summary(told, run.fixed_mask)
+    judgement = _judgement(run, best, sure["unsure"])
+    return Result(
+        field=run.steps[best].field,
+        steps=list(run.steps),
+        best=best,
+        fixed=run.fixed,
+        moving=run.moving,
+        fixed_mask=run.fixed_mask,
+        moving_mask=run.moving_mask,
+        seconds=run.steps[-1].seconds,
+        provenance=_provenance(run, judgement, sure),
+        cancelled=cancelled,
+        judgement=judgement,
+        confidence=told,
+    )
+
+
+def warning(run: Registration) -> str:
+    """What was asked for beyond what is known to be good: sentences, or nothing."""
+    said = []
+    made = max((stage.iterations for stage in run.plan if stage.all_learned), default=0)
+    if made and made > run.card.trained_iterations[1]:
+        said.append(
+            f"{made} iterations a level are more than the {run.card.name} "
+            f"weights were trained with (at most {run.card.trained_iterations[1]}): later "
+            "ones may make it worse; the best by dissimilarity is kept."
+        )
+    if run.too_coarse and any("trusting" in stage.settings for stage in run.plan):
+        said.append(
+            "The images are coarser than those that the network has learned from: plain "
+            "Gauss-Newton made all iterations."
+        )
+    if run.spacing < FINEST_MM:
+        said.append(
+            f"A working spacing of {run.spacing:g} mm is finer than what was calibrated: "
+            f"the result is no better than with {WORKING_SPACING_MM:g} mm, and verdict and "
+            "confidence may be wrong."
+        )
+    return " ".join(said)
+
+
+def _judgement(run: Registration, best: int, unsure: float) -> Verdict:
+    """What to think of a step, from what the images, masks and field say."""
+    field = run.steps[best].field
+    inside = share_inside(run.fixed_mask, run.moving, field)
+    determinant = jacobian_determinant(field)
+    lungs = run.fixed_mask.sample(determinant.grid.points(), order=0, outside=0.0) > 0
+    values = determinant.array[lungs] if lungs.any() else np.ones(1)
+    with torch.inference_mode():
+        found = match(run.finest, run.fields[best], inside)
+    masks, images = (run.fixed_mask, run.moving_mask), (run.fixed, run.moving)
+    odd = [
+        f"The {name} lungs look wrong: {reason}"
+        for name, reasons in zip(("fixed", "moving"), at_once(implausible, masks, images))
+        for reason in reasons
+    ]
+    folded, expansion = float((values <= 0).mean()), float(values.mean())
+    return judge(found, folded, expansion, odd, run.turned, unsure)
+
+
+def _confidence(run: Registration, best: int) -> Volume:
+    """How far off a step may be: see `confidence.confidence`."""
+    with torch.inference_mode():
+        level, (fields, before) = run.finest, (run.fields, _before(run, best))
+        if run.method.finest != CALIBRATED_ON:
+            level = load(DESCRIPTORS[CALIBRATED_ON])(run.pyramid, None)
+        field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
+        moved = run.steps[best].field.transform_points(level.grid.points())
+        inside = run.moving.grid.contains(moved)
+        coarsest = max(*run.fixed.grid.spacing, *run.moving.grid.spacing)
+        return confidence(replace(level), field, before, coarsest, inside)
+
+
+def _before(run: Registration, best: int) -> int:
+    """The step that the last stage until `best` began with; half of a single stage's."""
+    stages = [(step.stage, step.level) for step in run.steps]
+    before = stages.index(stages[best]) - 1
+    return before if before > 1 else best // 2
+
+
+def _provenance(
+    run: Registration, judgement: Verdict, told: dict[str, float]
+) -> dict[str, str | int | float]:
+    return {
+        "software": f"L2ORegistration {__version__}",
+        "method": run.name,
+        "model": f"{run.card.name} {run.card.version}" if run.card else "",
+        "model_sha256": run.card.sha256 if run.card else "",
+        "start": "given transform" if run.given is not None else run.start_name,
+        "start_model": f"{run.predictor[0].name} {run.predictor[0].version}"
+        if run.predictor
+        else "",
+        "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in run.starts),
+        "plan": ", ".join(f"{stage.name} {stage.iterations}" for stage in run.plan),
+        "spacing_mm": run.spacing,
+        "device": str(run.device),
+        "torch": torch.__version__,
+        "seconds": round(run.steps[-1].seconds, 2),
+        "verdict": judgement.level,
+        "reasons": " ".join(judgement.reasons),
+        "confidence_median_mm": round(told["median"], 2),
+        "confidence_p95_mm": round(told["p95"], 2),
+        "confidence_unsure": round(told["unsure"], 3),
+        "warning": warning(run),
+    }
