@@ -14,7 +14,7 @@ from scipy import ndimage
 from ..core.geometry import Grid, Volume
 
 AIR = -1000.0
-_LOOKS = 16  # at a scan, within each thick slice
+_LOOKS = 16  # at a scan, within each voxel that averages it, along an axis
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,48 @@ def sharp_kernel(rng: np.random.Generator, scan: Scan) -> Scan:
 
 def thick_slices(rng: np.random.Generator, scan: Scan) -> Scan:
     """Slices of 3 to 6 mm that average what lies in them, 15 to 60 HU of noise."""
-    grid = scan.image.grid
-    (across, down, own), count = grid.spacing, grid.size[2]
-    width = rng.uniform(3, 6)
-    slices = max(8, int(count * own / width))
-    first = grid.to_world(np.array([0, 0, (width / own - 1) / 2]))
-    coarse = Grid((*grid.size[:2], slices), (across, down, width), tuple(first), grid.direction)
-    # Linear between the scan's own slices, so that an average lies where its slice does.
-    within = (np.arange(_LOOKS) + 0.5) / _LOOKS
-    where = (np.arange(slices)[:, None] + within) * width / own - 0.5
-    where = where.clip(0, count - 1)[..., None]
-    shares = (1 - np.abs(where - np.arange(count))).clip(min=0).mean(axis=1)
-    image = np.tensordot(shares.astype(np.float32), scan.image.array, axes=1)
-    points = coarse.points()
-    mask = (scan.mask.sample(points, order=0) > 0).astype(np.uint8)
-    made = Scan(Volume(image, coarse), Volume(mask, coarse))
-    return made.with_image(image + _noise(rng, made, (0.3, 0.8, 0.8), rng.uniform(15, 60)))
+    across, down, _ = scan.image.grid.spacing
+    made = averaged(scan, (across, down, rng.uniform(3, 6)))
+    return made.with_image(
+        made.image.array + _noise(rng, made, (0.3, 0.8, 0.8), rng.uniform(15, 60))
+    )
+
+
+def wide_voxels(rng: np.random.Generator, scan: Scan) -> Scan:
+    """Voxels of 2 to 5 mm within the slice and 2.5 to 6 mm across it, 10 to 60 HU of noise."""
+    across = rng.uniform(2, 5)
+    made = averaged(scan, (across, across, rng.uniform(2.5, 6)))
+    return made.with_image(
+        made.image.array + _noise(rng, made, (0.3, 0.5, 0.5), rng.uniform(10, 60))
+    )
+
+
+def averaged(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
+    """The scan on voxels of this spacing (x, y, z), mm, each the average of what lies in it.
+
+    What is left at an end, too little for a voxel, is not in the scan.
+    """
+    grid, image = scan.image.grid, scan.image.array
+    counts, first = [], []
+    for axis, (own, width, count) in enumerate(zip(grid.spacing, spacing, grid.size)):
+        if width == own:
+            counts.append(count)
+            first.append(0.0)
+            continue
+        voxels = max(8, int(count * own / width))
+        # Linear between the scan's own voxels, so that an average lies where its voxel does.
+        within = (np.arange(_LOOKS) + 0.5) / _LOOKS
+        where = (np.arange(voxels)[:, None] + within) * width / own - 0.5
+        where = where.clip(0, count - 1)[..., None]
+        shares = (1 - np.abs(where - np.arange(count))).clip(min=0).mean(axis=1)
+        image = np.moveaxis(
+            np.tensordot(shares.astype(np.float32), image, axes=(1, 2 - axis)), 0, 2 - axis
+        )
+        counts.append(voxels)
+        first.append((width / own - 1) / 2)
+    coarse = Grid(tuple(counts), spacing, tuple(grid.to_world(np.array(first))), grid.direction)
+    mask = (scan.mask.sample(coarse.points(), order=0) > 0).astype(np.uint8)
+    return Scan(Volume(np.ascontiguousarray(image), coarse), Volume(mask, coarse))
 
 
 def motion_bands(rng: np.random.Generator, scan: Scan) -> Scan:
@@ -125,6 +151,7 @@ WAYS: dict[str, Callable[[np.random.Generator, Scan], Scan]] = {
     "low dose": low_dose,
     "sharp kernel": sharp_kernel,
     "thick slices": thick_slices,
+    "wide voxels": wide_voxels,
     "motion bands": motion_bands,
     "metal": metal,
     "contrast agent": contrast_agent,

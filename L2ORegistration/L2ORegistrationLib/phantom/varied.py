@@ -17,6 +17,7 @@ from .scanner import WAYS, Scan
 
 _CLEAR_MM = 6.0  # landmarks this near to a finding are left out
 _GRAIN_VOXELS, _GRAIN_HU = (0.4, 0.8), (15, 70)  # of the tissue's texture: width and strength
+_FADED_HU = (10, 50)  # of the texture that only one scan shows
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ KINDS: dict[str, Kind] = {
     "artefacts": Kind(
         fixed_ways=("motion bands", "shaky mask"), moving_ways=("metal", "shaky mask")
     ),
+    "wide": Kind(fixed_ways=("wide voxels",), moving_ways=("wide voxels",)),
 }
 
 
@@ -86,12 +88,25 @@ def with_emphysema(anatomy: Anatomy, seed: int) -> Anatomy:
 
 def with_texture(anatomy: Anatomy, seed: int) -> Anatomy:
     """The same patient with the grain of lung tissue that is finer than vessels, in both scans."""
-    rng, image = np.random.default_rng([seed, 101]), anatomy.image
+    rng = np.random.default_rng([seed, 101])
+    return replace(anatomy, image=_grained(rng, anatomy.image, anatomy.lungs, _GRAIN_HU))
+
+
+def faded(pair: PhantomPair, seed: int) -> PhantomPair:
+    """The pair with a grain of its own in each scan: two days do not show the same to the last."""
+    rng = np.random.default_rng([seed, 103])
+    images = (pair.fixed, pair.fixed_mask), (pair.moving, pair.moving_mask)
+    fixed, moving = (_grained(rng, image, mask, _FADED_HU) for image, mask in images)
+    return replace(pair, fixed=fixed, moving=moving)
+
+
+def _grained(rng: np.random.Generator, image: Volume, lungs: Volume, strengths) -> Volume:
+    """The image with a grain in the lungs of a standard deviation within the strengths, HU."""
     grain = rng.standard_normal(image.grid.shape, np.float32)
     grain = ndimage.gaussian_filter(grain, rng.uniform(*_GRAIN_VOXELS), truncate=3)
-    grain *= np.float32(rng.uniform(*_GRAIN_HU) / grain.std())
-    array = image.array + grain * (anatomy.lungs.array > 0)
-    return replace(anatomy, image=Volume(array.astype(np.float32), image.grid))
+    grain *= np.float32(rng.uniform(*strengths) / grain.std())
+    array = image.array + grain * (lungs.array > 0)
+    return Volume(array.astype(np.float32), image.grid)
 
 
 def _diseased(rng, scan: Scan, findings, held: bool, landmarks) -> tuple[Scan, np.ndarray]:

@@ -1,6 +1,6 @@
 """Training pairs from breathing phantoms: many patients, several breaths each, exact keypoints.
 
-Close-ups teach single iterations, so that they have every disease, dose and slice thickness, and
+Close-ups teach single iterations, so that they have every disease, dose and size of voxels, and
 motions from smooth to rough: how smooth the lung is has to be seen, not known.
 """
 
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ..core.geometry import Volume
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
-from ..phantom.varied import vary, with_emphysema, with_texture
+from ..phantom.varied import faded, vary, with_emphysema, with_texture
 from .closeup import CloseUp, close_ups, save
 from .l2o import METHOD
 from .prepared import PreparedPair, prepare
@@ -24,15 +24,16 @@ BREATHS = 3  # pairs from one patient: drawing the patient takes longest
 
 # Kinds of close-ups and their shares; SLIDING, ROUGHNESS: shares of what their motion is like.
 KINDS = {
-    "plain": 0.2,
-    "dose": 0.25,
-    "hard": 0.25,
-    "thick": 0.15,
+    "plain": 0.18,
+    "dose": 0.22,
+    "hard": 0.22,
+    "thick": 0.13,
+    "wide": 0.1,
     "nodules": 0.05,
     "disease": 0.05,
     "artefacts": 0.05,
 }
-TEXTURE, EMPHYSEMA, SLIDING = 0.8, 0.3, 0.55
+TEXTURE, FADED, EMPHYSEMA, SLIDING = 0.8, 0.4, 0.3, 0.55
 EARLY = 0.4  # share of the close-ups in which much is left to do
 ROUGHNESS = {0.0: 0.3, 0.3: 0.3, 1.0: 0.4}
 
@@ -107,6 +108,8 @@ def prepare_close_ups(seed: int, anatomy) -> list[CloseUp]:
         lobes_mm=rng.uniform(2.0, LOBES_MM) if rng.random() < SLIDING_LOBES else 0.0,
         roughness=float(rng.choice(list(ROUGHNESS), p=list(ROUGHNESS.values()))),
     )
+    if rng.random() < FADED:
+        pair = faded(pair, seed)
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     return close_ups(vary(pair, kind, seed), METHOD, seed, early=rng.random() < EARLY)
 

@@ -5,7 +5,7 @@ import pytest
 from L2ORegistrationLib.core.geometry import Grid, Volume
 from L2ORegistrationLib.phantom import disease, scanner
 from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair
-from L2ORegistrationLib.phantom.varied import KINDS, vary, with_emphysema, with_texture
+from L2ORegistrationLib.phantom.varied import KINDS, faded, vary, with_emphysema, with_texture
 
 SPACING = (2.5, 2.5, 2.5)
 
@@ -95,6 +95,34 @@ def test_slices_are_thick_and_average_what_lies_in_them(pair):
         assert 3 <= image.grid.spacing[2] <= 6
         assert image.grid.spacing[:2] == before.grid.spacing[:2]
         assert image.array.mean() == pytest.approx(before.array.mean(), abs=15)
+
+
+def test_a_wide_voxel_shows_what_lies_around_its_middle_along_every_axis():
+    """Where a voxel's value is its place, an average has the place of its middle."""
+    grid = Grid((40, 44, 30), (1.5, 1.5, 2.5), (-5.0, 7.0, -60.0))
+    for axis in range(3):
+        place = grid.points()[..., axis]
+        scan = scanner.Scan(
+            Volume((1e4 * place).astype(np.float32), grid), Volume(place * 0 + 1, grid)
+        )
+        made = scanner.wide_voxels(np.random.default_rng(axis), scan).image
+        middle, inner = made.grid.points()[..., axis], (slice(1, -1),) * 3
+        assert np.abs(made.array[inner] / 1e4 - middle[inner]).max() < 0.03
+        assert 2 <= made.grid.spacing[0] == made.grid.spacing[1] <= 5
+        assert grid.contains(made.grid.corners()).all()
+
+
+def test_a_faded_grain_is_each_scans_own_and_only_in_the_lungs(pair):
+    made = faded(pair, 3)
+    grains = []
+    for image, before, mask in (
+        (made.fixed, pair.fixed, pair.fixed_mask),
+        (made.moving, pair.moving, pair.moving_mask),
+    ):
+        grain, lungs = image.array - before.array, mask.array > 0
+        assert not grain[~lungs].any() and 8 < grain[lungs].std() < 60
+        grains.append(grain[(pair.fixed_mask.array > 0) & (pair.moving_mask.array > 0)])
+    assert abs(np.corrcoef(*grains)[0, 1]) < 0.02
 
 
 def test_partial_scans_lack_lung_at_one_end(pair):
