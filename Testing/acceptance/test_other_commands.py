@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from command_line import landmarks, points_of, refused, run, started
-from L2ORegistrationLib.core.files import write_volume
+from L2ORegistrationLib.core.files import read_volume, write_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.reporting.measures import jacobian_summary
 from scipy.spatial.transform import Rotation
@@ -63,6 +63,30 @@ def test_evaluate_looks_at_the_whole_of_a_turned_mask(tmp_path):
     assert code == 0, err
     found = json.loads(out)["measures"]["jacobian"]
     assert found == pytest.approx(jacobian_summary(field, mask), abs=1e-6)
+
+
+def test_without_a_grid_things_come_to_moving_by_the_inverse_as_the_sentence_says(tmp_path):
+    grid = Grid((30, 28, 26), (2.0, 2.0, 2.0), (-10, 20, 30))
+    image, path = tmp_path / "image.nrrd", tmp_path / "shift.tfm"
+    values = np.random.default_rng(0).normal(0, 100, grid.shape).astype(np.float32)
+    write_volume(Volume(values, grid), image)
+    sitk.WriteTransform(sitk.TranslationTransform(3, (4.0, -2.0, 6.0)), str(path))
+    to_moving = ("apply", path, image, "-o", tmp_path / "out.nrrd", "--reference", image)
+    told = refused(*to_moving, "--to", "moving", within=tmp_path)
+    assert "Write its inverse" in told and "invert" in told
+    inverse = tmp_path / "inverse.h5"
+    assert run("invert", path, "--reference", image, "-o", inverse)[0] == 0
+    assert run("apply", inverse, *to_moving[2:])[0] == 0
+    moved = read_volume(tmp_path / "out.nrrd").array  # what was at p is at p + (4, -2, 6) mm
+    np.testing.assert_allclose(moved[4:-2, 2:-4, 4:-2], values[1:-5, 3:-3, 2:-4], atol=0.1)
+
+
+def test_a_way_back_without_a_grid_needs_the_moving_image(data, registered, tmp_path):
+    sitk.WriteTransform(sitk.AffineTransform(3), str(tmp_path / "back.tfm"))
+    back = ("evaluate", registered[0] / "t.h5", "--backward", tmp_path / "back.tfm")
+    assert "name the moving image with --moving" in refused(*back, within=tmp_path)
+    code, out, err = run(*back, "--moving", data / "moving.nii.gz")
+    assert code == 0 and "consist" in out.lower(), err
 
 
 def test_evaluate_needs_something_to_measure(tmp_path):

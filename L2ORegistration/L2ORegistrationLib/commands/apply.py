@@ -94,9 +94,17 @@ def apply(
         raise InputError(f"Give --reference: the {to.value} image that {thing.name} is brought to.")
     else:
         target = read_volume(reference).grid
-    field = as_field(read_transform(transform), target if to is To.fixed else None)
+    # Where points of fixed lie, the moving image's grid does not tell.
+    missing = (
+        f"{transform} has no grid of its own. Write its inverse (l2o-registration invert "
+        f"{transform} --reference FIXED -o inverse.h5), and apply that without --to."
+        if to is To.moving
+        else f"{transform} has no grid of its own: name the fixed image with --reference."
+    )
+    field = as_field(read_transform(transform), target if to is To.fixed else None, missing)
     if kind in ("points", "surface"):
-        other = as_field(read_transform(backward)) if backward else None
+        missing = f"{backward} has no grid of its own: only a displacement field can be used here."
+        other = as_field(read_transform(backward), missing=missing) if backward else None
         told = read_volume(confidence) if confidence else None
         answer = _moved_points(thing, output, field, to, target, kind, other, told)
     else:

@@ -12,15 +12,13 @@ import typer
 from ..core.errors import InputError
 from ..core.files import read_mask, read_transform, read_volume
 from ..core.geometry import DisplacementField, Grid, Volume
-from ..outputs.inverse import as_field
+from ..outputs.inverse import SAMPLED_MM, as_field, own_field
 from ..outputs.quality import assess
 from ..reporting.measures import check_landmarks_inside, jacobian_summary, opposite_direction
 from ..reporting.tables import landmark_measures
 from .console import checked_file, measures_table, note, print_json, read_pairs, tell_written
 from .console import output as out
 from .options import FixedLandmarks, Json, MovingLandmarks
-
-_NODE_MM = 2.0  # between the points at which a transform that is no field is looked at
 
 
 def evaluate(
@@ -56,9 +54,12 @@ def evaluate(
     qa = qa and checked_file(qa, (".html",), "a QA page")
     structures = _structures(fixed_structures, moving_structures)
     motion = read_transform(transform)
-    other = as_field(read_transform(backward)) if backward else None
     mask = read_mask(fixed_mask) if fixed_mask else None
     grids = [read_volume(path).grid if path else None for path in (fixed, moving)]
+    other = None
+    if backward:
+        missing = f"{backward} has no grid of its own: name the moving image with --moving."
+        other = as_field(read_transform(backward), grids[1], missing)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *grids)
 
     rows = {
@@ -128,23 +129,9 @@ def _structures(fixed: Path | None, moving: Path | None) -> dict[str, tuple[Volu
 
 def _check_within(transform: sitk.Transform, points: np.ndarray) -> None:
     """Raise InputError where a transform has nodes of its own and no fixed point lies in them."""
-    field = _own_field(transform)
+    field = own_field(transform)
     if field is not None and not field.grid.contains(points).any():
         check_landmarks_inside(points, field.grid, "fixed")
-
-
-def _own_field(transform: sitk.Transform) -> DisplacementField | None:
-    """The transform's displacement field, where it is nothing but that."""
-    while transform.GetTransformEnum() == sitk.sitkComposite:
-        composite = sitk.CompositeTransform(transform)
-        if composite.GetNumberOfTransforms() != 1:
-            return None
-        transform = composite.GetNthTransform(0)
-    if transform.GetTransformEnum() != sitk.sitkDisplacementField:
-        return None
-    return DisplacementField.of_image(
-        sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-    )
 
 
 def _field(
@@ -154,16 +141,11 @@ def _field(
 
     None where there is neither of them.
     """
-    own = _own_field(transform)
-    if own is not None:
-        return own
+    over = grid
     if mask is not None:
         index = np.argwhere(mask.array)[:, ::-1]
         sides = np.stack([index.min(axis=0), index.max(axis=0)], axis=1)
-        corners = mask.grid.to_world(np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 3))
-    elif grid is not None:
-        corners = grid.corners()
-    else:
-        return None
-    nodes = Grid.covering(corners, _NODE_MM, margin=2 * _NODE_MM)
-    return DisplacementField.of_transform(transform, nodes)
+        over = mask.grid.to_world(np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 3))
+    if over is None:
+        return own_field(transform)
+    return as_field(transform, over, spacing=SAMPLED_MM)

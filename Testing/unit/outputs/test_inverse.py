@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from L2ORegistrationLib.core.errors import InputError
-from L2ORegistrationLib.core.geometry import DisplacementField, Grid
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.outputs.inverse import as_field, invert
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -127,3 +127,31 @@ def test_a_transform_without_nodes_needs_a_grid():
     with pytest.raises(InputError, match="--reference"):
         as_field(affine)
     assert np.allclose(as_field(affine, Grid((3, 3, 3))).array, (1, 2, 3))
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_an_affine_over_a_large_image_takes_few_nodes_and_is_inverted_exactly(grid):
+    large = Grid((512, 512, 300), (0.8, 0.8, 1.25), grid.origin, grid.direction)
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix((TURN @ np.diag([1.1, 0.9, 1.2])).ravel())
+    affine.SetTranslation((5.0, -70.0, 12.0))
+    field = as_field(affine, large)
+    assert np.prod(field.grid.size) < 1e5 and field.grid.contains(large.corners()).all()
+    points = large.to_world(np.random.default_rng(0).uniform(0, np.array(large.size) - 1, (200, 3)))
+    ends = np.array([affine.TransformPoint(p) for p in points.tolist()])
+    np.testing.assert_allclose(field.transform_points(points), ends, atol=1e-3)
+    back = invert(field, points).field.transform_points(ends)
+    np.testing.assert_allclose(back, points, atol=1e-3)
+
+
+def test_a_spline_is_sampled_finely_and_on_few_nodes():
+    large = Grid((300, 300, 200), (0.7, 0.7, 1.0))
+    image = Volume(np.zeros(large.shape, np.uint8), large).to_image()
+    spline = sitk.BSplineTransformInitializer(image, [6, 6, 6])
+    rng = np.random.default_rng(0)
+    spline.SetParameters(rng.uniform(-6, 6, len(spline.GetParameters())).tolist())
+    field = as_field(spline, large)
+    assert np.prod(field.grid.size) < 0.15 * np.prod(large.size)
+    points = large.to_world(rng.uniform(5, np.array(large.size) - 6, (300, 3)))
+    ends = np.array([spline.TransformPoint(p) for p in points.tolist()])
+    np.testing.assert_allclose(field.transform_points(points), ends, atol=0.02)
