@@ -83,7 +83,7 @@ def structures_dataset(structures: list[Structure], source, reference: str | Pat
                     ContourImageSequence=[_reference(nearest)],
                     ContourGeometricType="CLOSED_PLANAR",
                     NumberOfContourPoints=len(contour),
-                    ContourData=[f"{x:.4f}" for x in contour.ravel()],
+                    ContourData=[_decimal(x) for x in contour.ravel()],
                 )
             )
         moved = _item(ReferencedROINumber=number, ROIDisplayColor=list(structure.colour))
@@ -226,11 +226,14 @@ def read_registration(path: str | Path) -> DisplacementField:
 def _new(sop: str, modality: str, like):
     """A data set of this class, in the patient and study of another one."""
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    # Explicit VR has 16 bits for the length of a decimal string: a long contour would be "unknown".
+    meta.TransferSyntaxUID = (
+        ImplicitVRLittleEndian if sop == STRUCTURES_SOP else ExplicitVRLittleEndian
+    )
     data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     data.SpecificCharacterSet = like.get("SpecificCharacterSet", "ISO_IR 100")
     data.SOPClassUID, data.SOPInstanceUID = sop, meta.MediaStorageSOPInstanceUID
@@ -245,6 +248,11 @@ def _new(sop: str, modality: str, like):
     data.InstanceCreationDate, data.InstanceCreationTime = data.ContentDate, data.ContentTime
     data.SeriesDate, data.SeriesTime = data.ContentDate, data.ContentTime
     return data
+
+
+def _decimal(mm: float) -> str:
+    """A coordinate to 0.1 micrometres, in the at most 16 characters of a decimal string."""
+    return f"{round(float(mm), 4) + 0.0:.10g}"  # + 0.0: no minus before zero
 
 
 def _item(**values):

@@ -1,0 +1,204 @@
+"""Contours are a solid, on whatever planes they were drawn, and are written for all to read."""
+
+import numpy as np
+import pytest
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid
+from L2ORegistrationLib.outputs import contours, dicom
+
+pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("contourpy")
+
+
+def ring(radius, z, count=120, x=0.0):
+    """Points (count, 3) of a circle in the plane z, LPS mm."""
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    return np.stack([x + radius * np.cos(angle), radius * np.sin(angle), 0 * angle + z], axis=-1)
+
+
+def structure(outlines):
+    return contours.Structure("Tumour", (1, 2, 3), outlines)
+
+
+def cylinder(heights, radius=8.0):
+    return structure([ring(radius, z) for z in heights])
+
+
+def area(contour):
+    """mm2 within a contour, negative for a hole in another."""
+    x, y = contour[:, 0], contour[:, 1]
+    return (y @ np.roll(x, -1) - x @ np.roll(y, -1)) / 2
+
+
+def unmoved(one, first, step, count):
+    """The structure's contours on each of count slices, moved by nothing."""
+    grid = Grid((50, 50, count), (1.0, 1.0, step), (-25.0, -25.0, first))
+    lattice = Grid.covering(grid.corners(), 10.0, margin=10.0)
+    identity = DisplacementField(np.zeros((*lattice.shape, 3), np.float32), lattice)
+    slices = [[] for _ in range(count)]
+    for contour in contours.warp_structure(one, identity, grid).contours:
+        slices[round((contour[0, 2] - first) / step)].append(contour)
+    return slices
+
+
+def areas(one, *slices):
+    """mm2 of the structure on each slice, in those of a cylinder of radius 8 mm."""
+    return np.array([sum(map(area, found)) for found in unmoved(one, *slices)]) / (64 * np.pi)
+
+
+@pytest.mark.parametrize("first, step", [(-98.75, 1.25), (7.1, 0.625), (0.33, 0.8), (-5.0, 3.0)])
+def test_every_slice_keeps_its_area_whatever_their_thickness(first, step):
+    found = areas(cylinder(first + step * np.arange(48)), first - 2 * step, step, 52)
+    assert np.allclose(found, [0, 0, *[1] * 48, 0, 0], atol=0.01)
+
+
+@pytest.mark.parametrize("step", [0.625, 1.25, 2.5, 3.0])
+def test_a_sphere_keeps_its_volume(step):
+    heights = 10.125 + step * np.arange(int(64 / step))
+    across = 20.0**2 - (heights - 42.325) ** 2
+    ball = structure([ring(np.sqrt(a), z) for a, z in zip(across, heights) if a > 0])
+    found = areas(ball, heights[0], step, len(heights)).sum() * step * 64 * np.pi
+    assert found == pytest.approx(4 / 3 * np.pi * 20**3, rel=0.015)
+
+
+@pytest.mark.parametrize("z", [33.35, -7.05])
+def test_contours_of_one_slice_are_one_plane(z):
+    """The means of their heights differ by the noise of summation, on either side of a tenth."""
+    counts = {-15.0: 61, -5.0: 47, 5.0: 73, 15.0: 90}
+    one = structure([ring(4.0, z, count, x) for x, count in counts.items()])
+    assert len({c[:, 2].mean() for c in one.contours}) > 1
+    (found,) = unmoved(one, z, 3.0, 1)
+    assert len(found) == 4
+    assert np.allclose([area(c) for c in found], 16 * np.pi, rtol=0.01)
+
+
+def test_planes_drawn_unevenly_stay_where_they_are():
+    """Every slice, then every second one: those left out are filled."""
+    found = areas(cylinder([*range(20), *range(21, 40, 2)]), -2.0, 1.0, 44)
+    assert np.allclose(found, [0, 0, *[1] * 40, 0, 0], atol=0.01)
+
+
+def test_a_cone_is_straight_through_a_slice_left_out():
+    radii = {z: 4.0 + z / 3 for z in (0, 3, 6, 12, 15, 18)}
+    shape = structure([ring(r, z) for z, r in radii.items()]).shape()
+    assert shape.at(np.array([7.0, 0, 9])) == pytest.approx(0, abs=0.05)
+    assert shape.at(np.array([5.5, 0, 4.5])) == pytest.approx(0, abs=0.05)
+
+
+def test_parts_far_apart_are_not_joined():
+    one = cylinder([0, 3, 6, 36, 39, 42])
+    assert np.allclose(areas(one, -3.0, 3.0, 17), [0, *[1] * 3, *[0] * 9, *[1] * 3, 0], atol=0.01)
+    shape, ends = one.shape(), [(-1, -1.5), (1, 7.5), (-1, 34.5), (1, 43.5)]
+    for way, end in ends:  # half a plane's distance longer, each part at both its ends
+        within, beyond = np.array([[0, 0, end - 0.1 * way], [0, 0, end + 0.1 * way]])
+        assert shape.at(within) < 0 < shape.at(beyond)
+
+
+def test_two_single_planes_centimetres_apart_are_two_parts():
+    assert np.allclose(areas(cylinder([0, 30]), 0.0, 3.0, 11), [1, *[0] * 9, 1], atol=0.01)
+
+
+@pytest.mark.parametrize("step", [3.0, 1.5])
+def test_nothing_is_drawn_beyond_the_ends(step):
+    """Neither on the plane that ends the solid nor exactly half way to it."""
+    corners = np.array([(-5.0, -5.0), (5.0, -5.0), (5.0, 5.0), (-5.0, 5.0)])
+    box = structure([np.column_stack([corners, np.full(4, z)]) for z in (0.0, 3.0, 6.0)])
+    found = unmoved(box, -6.0, step, round(18 / step) + 1)
+    assert [-6 + step * k for k, one in enumerate(found) if one] == list(np.arange(0, 6.1, step))
+    assert all(len(one) <= 1 for one in found)
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_two_planes_of_thin_slices_are_not_overlooked(first):
+    thin = cylinder([10.0, 10.625])
+    found = areas(thin, 10 - 0.625 * (8 + first), 0.625, 40)
+    assert np.flatnonzero(found).tolist() == [8 + first, 9 + first]
+
+
+def test_points_on_straight_lines_are_left_out():
+    corners = np.array([(-20.0, -20.0), (20.0, -20.0), (20.0, 20.0), (-20.0, 20.0)])
+    box = structure([np.column_stack([corners, np.zeros(4)])])
+    ((square,),) = unmoved(box, 0.0, 3.0, 1)
+    assert len(square) < 10 and area(square) == pytest.approx(1600, rel=1e-3)
+    ((circle,),) = unmoved(structure([ring(20.0, 0.0, 2000)]), 0.0, 3.0, 1)
+    assert len(circle) < 200 and area(circle) == pytest.approx(400 * np.pi, rel=1e-3)
+    assert np.abs(np.linalg.norm(circle[:, :2], axis=1) - 20).max() < 0.02
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function that writes a structure and gives the path of its structure set."""
+    (tmp_path / "ct").mkdir()
+    image = dicom._new("1.2.840.10008.5.1.4.1.1.2", "CT", pydicom.Dataset())
+    image.StudyInstanceUID, image.FrameOfReferenceUID = "1.2.3", "1.2.3.4"
+    image.ImagePositionPatient, image.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    image.save_as(tmp_path / "ct" / "0.dcm", enforce_file_format=True)
+    source = pydicom.Dataset()
+    source.StructureSetROISequence = []
+
+    def write(one):
+        data = dicom.structures_dataset([one], source, tmp_path / "ct")
+        data.save_as(tmp_path / "rs.dcm", enforce_file_format=True)
+        return tmp_path / "rs.dcm"
+
+    return write
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_contour_of_more_than_64_kilobytes_is_written_for_all_to_read(written):
+    """Explicit VR has no decimal string that long."""
+    body = structure([ring(150.0, 0.0, 6000)])
+    path = written(body)
+    data = pydicom.dcmread(path)
+    assert data.file_meta.TransferSyntaxUID == pydicom.uid.ImplicitVRLittleEndian
+    assert data.file_meta.MediaStorageSOPInstanceUID == data.SOPInstanceUID
+    item = data.ROIContourSequence[0].ContourSequence[0]
+    assert item["ContourData"].VR == "DS" and item.NumberOfContourPoints == 6000
+    (again,), _ = contours.read_structures(path)
+    assert np.allclose(again.contours[0], body.contours[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "mm, text",
+    [(-3.0, "-3"), (-1e-9, "0"), (1 / 3, "0.3333"), (-1234.56789, "-1234.5679"), (1e-4, "0.0001")],
+)
+def test_coordinates_are_short_decimal_strings(mm, text):
+    assert dicom._decimal(mm) == text
+    assert all(len(dicom._decimal(x)) <= 16 for x in -np.pi * 10.0 ** np.arange(-9, 15))
+
+
+def rewritten(path, value):
+    """The structure set with these bytes as the coordinates of its contour, in explicit VR."""
+    data = pydicom.dcmread(path)
+    item = data.ROIContourSequence[0].ContourSequence[0]
+    del item.ContourData
+    item.add_new("ContourData", "UN", value)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.save_as(path, implicit_vr=False, little_endian=True)
+    return path
+
+
+def test_long_contours_that_others_wrote_as_unknown_are_read(written):
+    points = ring(150.0, 0.0, 6000)
+    text = "\\".join(map(dicom._decimal, points.ravel()))
+    path = rewritten(written(structure([ring(9.0, 0.0)])), f"{text} ".encode())
+    data = pydicom.dcmread(path)
+    assert isinstance(data.ROIContourSequence[0].ContourSequence[0].ContourData, bytes)
+    (found,), _ = contours.read_structures(path)
+    assert np.allclose(found.contours[0], points, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [b"1\\2\\3\\4 ", b"", b"\xff\xfe" * 40000])
+def test_coordinates_that_are_no_points_are_refused(value, written):
+    path = rewritten(written(structure([ring(9.0, 0.0)])), value)
+    with pytest.raises(InputError, match="a contour of Tumour in .*rs.dcm cannot be read: export"):
+        contours.read_structures(path)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
+@pytest.mark.parametrize("first", [b"x", b" "])
+def test_coordinates_that_are_no_numbers_are_refused(first, written):
+    path = written(structure([ring(9.0, 0.0)]))
+    path.write_bytes(path.read_bytes().replace(b"9\\0\\0\\", first + b"\\0\\0\\"))
+    with pytest.raises(InputError, match="a contour of Tumour in .*rs.dcm cannot be read: export"):
+        contours.read_structures(path)
