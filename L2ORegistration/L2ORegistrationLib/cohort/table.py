@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..core.errors import InputError
-from ..core.files import IMAGES, TRANSFORMS
+from ..core.files import IMAGES, MASKS, TRANSFORMS
 from ..core.landmarks import READABLE
 from ..core.paths import existing, suffix_of
 
@@ -52,8 +52,9 @@ def read_table(path: str | Path) -> list[Row]:
     fixed_landmarks, moving_landmarks, initial_transform; other columns are left alone. Paths that
     are not absolute start at the table's folder; rows without a name are pair-1, pair-2, ...
     Folder: in each of its folders fixed.* and moving.* (or DICOM folders of these names) and any
-    of the other files, named as the columns are.
-    Raises InputError for a table that is not of this kind or names one pair twice.
+    of the other files, named as the columns are; masks may be .seg.nrrd.
+    Raises InputError for a table that is not of this kind or names one pair twice, and for a file
+    named as a column is, of a kind that is not read there.
     """
     path = existing(path).absolute()
     return checked_rows(_from_folder(path) if path.is_dir() else _from_csv(path), path)
@@ -123,14 +124,26 @@ def _from_folder(folder: Path) -> list[dict[str, str]]:
     rows = []
     for part in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         row = {"name": part.name}
+        unread = {}
         for file in sorted(part.iterdir()):
-            role = file.name.removesuffix(suffix_of(file)) if file.is_file() else file.name
-            if role in ROLES and (file.is_dir() or suffix_of(file) in _suffixes(role)):
-                if role in row:
-                    raise InputError(
-                        f"{part} holds {Path(row[role]).name} and {file.name}: keep one of them."
-                    )
-                row[role] = str(file)
+            suffix = suffix_of(file) if file.is_file() else ""
+            role = file.name[: len(file.name) - len(suffix)]
+            if role not in ROLES:
+                continue
+            if file.is_file() and suffix not in _suffixes(role):
+                unread[role] = file
+                continue
+            if role in row:
+                raise InputError(
+                    f"{part} holds {Path(row[role]).name} and {file.name}: keep one of them."
+                )
+            row[role] = str(file)
+        for role, file in unread.items():
+            if role not in row:  # else it belongs to what is read: voxels of .mhd, notes in .json
+                raise InputError(
+                    f"{file} is not read as {role}: save it as {', '.join(_suffixes(role))}, or "
+                    "rename it."
+                )
         if "fixed" in row or "moving" in row:
             rows.append(row)
     if not rows:
@@ -144,4 +157,6 @@ def _from_folder(folder: Path) -> list[dict[str, str]]:
 def _suffixes(role: str) -> tuple[str, ...]:
     if role.endswith("landmarks"):
         return READABLE
+    if role.endswith("mask"):
+        return MASKS
     return (*TRANSFORMS, *IMAGES) if role == "initial_transform" else IMAGES

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
 from ..core.paths import made
-from .console import checked_folder, messages, print_json, tell_written
+from .console import checked_folder, messages, note, print_json, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet, Spacing, Threads
 
@@ -49,7 +49,7 @@ def sequence(
     out = checked_folder(out)
     from ..sequence.phases import read_phases
 
-    found = read_phases(phases)
+    found = read_phases(phases, on_skip=note)
     chosen: int | str = reference
     if reference != "mean":
         try:

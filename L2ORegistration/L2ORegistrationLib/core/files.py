@@ -25,17 +25,20 @@ __all__ = [
     "atomic",
     "checked_transform",
     "checked_volume",
+    "read_image",
     "read_labels",
     "read_landmarks",
     "read_mask",
     "read_transform",
     "read_volume",
+    "write_image",
     "write_landmarks",
     "write_transform",
     "write_volume",
 ]
 
 IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+MASKS = (*IMAGES, ".seg.nrrd")
 TRANSFORMS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
 WRITABLE_IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha")
 WRITABLE_TRANSFORMS = (".h5", ".tfm", *WRITABLE_IMAGES)
@@ -92,11 +95,36 @@ def read_labels(path: str | Path) -> Volume:
     return Volume.of_image(_image(path))
 
 
+def read_image(
+    path: str | Path, what: str = "an image", advice: str = "save it as .nii.gz or .nrrd"
+) -> sitk.Image:
+    """The image in a file as SimpleITK reads it, of any dimension and number of values per voxel.
+
+    what, advice: for the message, what the file should hold and how to get one that does.
+    Raises InputError for a file that is missing, unreadable or cut short.
+    """
+    path = existing(path)
+    with _explained(f"{path} cannot be read as {what}", advice):
+        check_before_reading(path)
+        image = sitk.ReadImage(str(path))
+        check_complete(path, image)
+    return image
+
+
 def write_volume(volume: Volume, path: str | Path) -> None:
     """Write .nii .nii.gz .nrrd .mha, all or nothing; a bool array becomes 8-bit."""
     checked_suffix(path, WRITABLE_IMAGES, "an image")
     with atomic(path) as temporary:
-        _write_image(volume.to_image(), temporary, path)
+        write_image(volume.to_image(), temporary, path)
+
+
+def write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
+    """Write it, compressed, to the temporary file that `atomic` gives for this path.
+
+    Raises InputError, naming the path, when that fails.
+    """
+    with _explained(f"{path} could not be written", "is there space left?"):
+        sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
 def read_transform(path: str | Path) -> sitk.Transform:
@@ -162,7 +190,7 @@ def write_transform(field: DisplacementField, path: str | Path) -> None:
             image = sitk.Cast(field.to_image(), sitk.sitkVectorFloat32)
             image.SetMetaData("intent_code", str(_NIFTI_DISPLACEMENT))
             image.SetMetaData("displacement field type", "resampling")
-            _write_image(image, temporary, path)
+            write_image(image, temporary, path)
 
 
 def _image(path: str | Path) -> sitk.Image:
@@ -172,19 +200,13 @@ def _image(path: str | Path) -> sitk.Image:
 
 def _scalar_image(path: Path) -> sitk.Image:
     """The 3-D image with one real value per voxel in this file."""
-    check_before_reading(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with _explained(f"{path} cannot be read as an image", "save it as .nii.gz or .nrrd"):
-        reader.ReadImageInformation()
-        components, size = reader.GetNumberOfComponents(), reader.GetSize()
-        if components != 1:
-            raise InputError(
-                f"{path} has {components} values per voxel (colour or vectors): "
-                "give an image with one value per voxel."
-            )
-        image = reader.Execute()
-    check_complete(path, image)
+    image = read_image(path)
+    components, size = image.GetNumberOfComponentsPerPixel(), image.GetSize()
+    if components != 1:
+        raise InputError(
+            f"{path} has {components} values per voxel (colour or vectors): "
+            "give an image with one value per voxel."
+        )
     if any(n > 1 for n in size[3:]):
         raise InputError(
             f"{path} holds {int(np.prod(size[3:]))} frames of size {size[:3]}: save one of them."
@@ -213,14 +235,11 @@ def _dicom_series(folder: Path) -> sitk.Image:
 
 
 def _field_of_image(path: Path) -> sitk.Transform:
-    check_before_reading(path)
-    with _explained(f"{path} cannot be read as a transform", "save it as .h5"):
-        image = sitk.ReadImage(str(path))
+    image = read_image(path, "a transform", "save it as .h5")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 3:
         raise InputError(
             f"{path} is an image, not a displacement field: that has three values per voxel in 3-D."
         )
-    check_complete(path, image)
     about = {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
     if about.get("displacement field type", "resampling").lower() == "modeling":
         raise InputError(
@@ -246,15 +265,10 @@ def _why_no_transform(path: Path, error: str) -> str:
     )
 
 
-def _write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
-    with _explained(f"{path} could not be written", "is there space left?"):
-        sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
 def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Path) -> None:
     """SimpleITK cannot write the intent: write RAS vectors as plain ones, then set it by hand."""
     ras = DisplacementField(field.array * np.float32([-1, -1, 1]), field.grid)
-    _write_image(sitk.Cast(ras.to_image(), sitk.sitkVectorFloat32), temporary, path)
+    write_image(sitk.Cast(ras.to_image(), sitk.sitkVectorFloat32), temporary, path)
     packed = suffix_of(temporary) == ".nii.gz"
     content = temporary.read_bytes()
     content = bytearray(gzip.decompress(content) if packed else content)
@@ -264,10 +278,15 @@ def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Pa
 
 @contextmanager
 def _explained(what: str, advice: str) -> Iterator[None]:
-    """Turn an exception of ITK into an InputError with the reason that its last line gives."""
+    """Turn an exception of ITK into an InputError with the reason that its last line gives.
+
+    Also one of the system, such as for a folder in place of a file.
+    """
     try:
         with _plain_numbers():
             yield
+    except OSError as error:
+        raise InputError(f"{what} ({error.strerror or error}): {advice}") from error
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("): ", 1)[-1]
         reason = reason.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ")

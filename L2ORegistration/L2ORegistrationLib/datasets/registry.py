@@ -13,13 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..core.errors import InputError
+from ..core.files import IMAGES, MASKS
+from ..core.paths import suffix_of
 from ..phantom.pair import PhantomPair, make_pair
 from . import dirlab, empire10, learn2reg
 from .cases import Case, Entry, image_grid, image_of, labels_of, mask_of, naming, points_of
 
 __all__ = ["DATASETS", "Case", "Dataset", "case_names", "load_dataset"]
 
-_IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 _POINTS = (".csv", ".mrk.json", ".fcsv", ".txt")
 _EMORY = (
     "med.emory.edu > radiation oncology > deformable image registration > downloads and "
@@ -111,21 +112,21 @@ def _source(dataset: Dataset) -> str:
 
 def _pairs(folder: Path) -> list[Entry]:
     """Folders with fixed.nii.gz, moving.nii.gz and what is known of them; or one such folder."""
-    folders = [folder] if _file(folder, "fixed", _IMAGES) else sorted(folder.iterdir())
+    folders = [folder] if _files(folder, "fixed") else sorted(folder.iterdir())
     return [
         Entry(path.name, lambda path=path: _pair(path))
         for path in folders
-        if path.is_dir() and (_file(path, "fixed", _IMAGES) or _file(path, "moving", _IMAGES))
+        if path.is_dir() and (_files(path, "fixed") or _files(path, "moving"))
     ]
 
 
 def _pair(folder: Path) -> Case:
     images = [
-        _file(folder, side, _IMAGES) or folder / f"{side}.nii.gz" for side in ("fixed", "moving")
+        _file(folder, side, IMAGES) or folder / f"{side}.nii.gz" for side in ("fixed", "moving")
     ]
-    masks = [_file(folder, f"{side}_mask", _IMAGES) for side in ("fixed", "moving")]
+    masks = [_file(folder, f"{side}_mask", MASKS) for side in ("fixed", "moving")]
     labels = [
-        _file(folder, f"{side}_labels", _IMAGES) or folder / f"{side}_labels.nii.gz"
+        _file(folder, f"{side}_labels", MASKS) or folder / f"{side}_labels.nii.gz"
         for side in ("fixed", "moving")
     ]
     return Case(
@@ -147,7 +148,23 @@ def _pair_points(folder: Path, images: list[Path], kind: str):
 
 
 def _file(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path | None:
-    return next((p for s in suffixes if (p := folder / (stem + s)).is_file()), None)
+    """The file of this name that is read; None where there is no file of this name.
+
+    Raises InputError where there are only others, which would be passed over without a word.
+    """
+    files = _files(folder, stem)
+    read = [path for path in files if suffix_of(path) in suffixes]
+    if files and not read:
+        raise InputError(
+            f"{files[0]} is not read as {stem}: save it as {', '.join(suffixes)}, or rename it."
+        )
+    return min(read, key=lambda path: suffixes.index(suffix_of(path)), default=None)
+
+
+def _files(folder: Path, stem: str) -> list[Path]:
+    """The files of this name, with whatever suffix."""
+    files = sorted(path for path in folder.glob(f"{stem}*") if path.is_file())
+    return [p for p in files if p.name[: len(p.name) - len(suffix_of(p))] == stem]
 
 
 def _phantoms(seeds: Path) -> list[Entry]:

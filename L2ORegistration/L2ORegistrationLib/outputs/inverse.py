@@ -139,8 +139,8 @@ def as_field(
     """A transform as a field: on its own nodes where it has some, else on nodes `over` a place.
 
     over: an image's grid, or points (N, 3), LPS mm; spacing: of these nodes, mm, by default
-    SAMPLED_MM, and LINEAR_MM for linear transforms, which need no more. Raises InputError, saying what is `missing`, for a
-    transform without nodes and without a place.
+    SAMPLED_MM, and LINEAR_MM for linear transforms, which need no more. Raises InputError, saying
+    what is `missing`, for a transform without nodes and without a place.
     """
     own = own_field(transform)
     if own is not None:

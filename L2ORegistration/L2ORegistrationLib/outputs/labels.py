@@ -9,8 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import InputError
+from ..core.files import read_image, write_image
 from ..core.geometry import DisplacementField, Grid, Volume
-from ..core.paths import atomic, existing
+from ..core.paths import atomic
 
 _MOST_REGIONS = 100
 _EXTENT = re.compile(r"Segment(\d+)_Extent$")
@@ -55,10 +56,7 @@ def warp_label_file(
     A .seg.nrrd keeps names, colours, order and tags of its segments. Returns ml of each segment
     or label before and afterwards. Raises InputError for files that are no labels.
     """
-    try:
-        labels = sitk.ReadImage(str(existing(source)))
-    except RuntimeError as error:
-        raise InputError(f"{source} cannot be read as labels: save it as .seg.nrrd.") from error
+    labels = read_image(source, "labels", "save it as .seg.nrrd")
     if labels.GetDimension() != 3:
         raise InputError(f"{source} has {labels.GetDimension()} dimensions: give 3-D labels.")
     if "float" in labels.GetPixelIDTypeAsString():
@@ -81,7 +79,7 @@ def warp_label_file(
         if key.startswith("Segment"):
             moved.SetMetaData(key, value)
     with atomic(output) as temporary:
-        sitk.WriteImage(moved, str(temporary), useCompression=True)
+        write_image(moved, temporary, output)
     before, after = _volumes(labels, about), _volumes(moved, about)
     return {name: (ml, after.get(name, 0.0)) for name, ml in before.items()}
 
@@ -91,10 +89,7 @@ def read_regions(path: str | Path) -> dict[str, Volume]:
 
     Raises InputError for a file that is no label map, and for one without a label.
     """
-    try:
-        labels = sitk.ReadImage(str(existing(path)))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as labels: give a label map.") from error
+    labels = read_image(path, "labels", "give a label map")
     if labels.GetDimension() != 3:
         raise InputError(f"{path} has {labels.GetDimension()} dimensions: give 3-D labels.")
     about = {key: labels.GetMetaData(key) for key in labels.GetMetaDataKeys()}
@@ -143,8 +138,16 @@ def _volumes(labels: sitk.Image, about: dict[str, str]) -> dict[str, float]:
 
 
 def _beyond(motion: DisplacementField, target: Grid) -> DisplacementField:
-    """The motion on a grid that holds the target, where SimpleITK would take it to be zero."""
-    if motion.grid.contains(target.corners(), margin=0).all():
+    """The motion on a grid that holds the target, where SimpleITK would take it to be zero.
+
+    On its own nodes, and more of them beyond, where its edge value continues.
+    """
+    grid, index = motion.grid, motion.grid.to_index(target.corners())
+    before = np.ceil(np.maximum(-index.min(axis=0), 0)).astype(int)
+    after = np.ceil(np.maximum(index.max(axis=0) - (np.array(grid.size) - 1), 0)).astype(int)
+    if not (before.any() or after.any()):
         return motion
-    spacing = min(motion.grid.spacing)
-    return motion.resampled(Grid.covering(target.corners(), spacing, margin=spacing))
+    widths = [*zip(before[::-1].tolist(), after[::-1].tolist()), (0, 0)]
+    size = tuple((np.array(grid.size) + before + after).tolist())
+    wider = Grid(size, grid.spacing, tuple(grid.to_world(-before.astype(float))), grid.direction)
+    return DisplacementField(np.pad(motion.array, widths, mode="edge"), wider)

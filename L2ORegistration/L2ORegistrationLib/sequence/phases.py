@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,21 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import InputError
-from ..core.files import IMAGES, checked_volume, read_volume
+from ..core.files import IMAGES, checked_volume, read_image, read_volume
 from ..core.geometry import Grid, Volume
 from ..core.paths import existing, suffix_of
 
 # DICOM: what may tell the phases of one study or series apart, the most telling first.
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%|(?:phase|gated|ph|t)[\s_=,.]*(\d{1,3})\b", re.I)
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%\s*(in|ex)?", re.I)
+# Not the t of "Chest 3" or "CT 3", which is followed by the thickness of the slices.
+_NUMBER = re.compile(
+    r"(?:(?:phase|gated|ph|(?<![a-z])t)[\s_=,.]*|4d-?ct[\s_=,]*(?!\d+\.))(\d{1,3})\b()", re.I
+)
+# What is made of several phases: their average or a projection, or a range of percentages.
+_SUMMARY = re.compile(
+    r"(?<![a-z])(?:averaged?|avg|ave|mean|(?:ave|avg|max|min|m|a)[-_ ]?ip)(?![a-z])", re.I
+)
+_RANGE = re.compile(r"\d\s*%?\s*(?:[-~\N{EN DASH}]|to)\s*\d{1,3}(?:\.\d+)?\s*%", re.I)
 _DESCRIPTION, _SERIES_NUMBER, _SERIES_UID = "0008|103e", "0020|0011", "0020|000e"
 _WITHIN = ("0020|0100", "0020|9241", "0020|0012")  # temporal position, percentage, acquisition
 _KIND = "NRRD_kinds[pixel]"
@@ -32,17 +42,23 @@ class Phase:
     volume: Volume
 
 
-def read_phases(paths: Sequence[str | Path]) -> list[Phase]:
+def read_phases(
+    paths: Sequence[str | Path], *, on_skip: Callable[[str], object] = warnings.warn
+) -> list[Phase]:
     """The phases, in the order of the breath.
 
     paths: one file or DICOM folder a phase, in order; or one path that holds all: a 4-D image, a
     Slicer sequence of volumes (.seq.nrrd), a folder with the DICOM series of one study, a DICOM
     series with all phases, or a folder of images or of DICOM folders, ordered by name.
-    Raises InputError for what cannot be read, fewer than three phases, or grids that differ.
+    on_skip: is called with a sentence that names the DICOM series of a study that are left out:
+    averages and projections, and those without a percentage where three or more have one.
+    Raises InputError for what cannot be read, fewer than three phases, two series with the same
+    percentage, or grids that differ.
     """
     paths = [existing(path) for path in paths]
     if len(paths) == 1:
-        phases = _of_folder(paths[0]) if paths[0].is_dir() else _of_file(paths[0])
+        path = paths[0]
+        phases = _of_folder(path, on_skip) if path.is_dir() else _of_file(path)
     else:
         phases = [(_stem(path), read_volume(path)) for path in paths]
     return checked_phases([Phase(name, volume) for name, volume in phases])
@@ -69,15 +85,7 @@ def checked_phases(phases: Sequence[Phase]) -> list[Phase]:
 
 
 def _of_file(path: Path) -> list[tuple[str, Volume]]:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} cannot be read as an image: save the phases as .nii.gz or .nrrd."
-        ) from error
-    frames = _frames(image)
+    frames = _frames(read_image(path, advice="save the phases as .nii.gz or .nrrd"))
     if len(frames) < 2:
         raise InputError(f"{path} holds a single phase: give all of them, or a 4-D image.")
     width = len(str(len(frames) - 1))
@@ -99,7 +107,7 @@ def _frames(image: sitk.Image) -> list[Volume]:
     return []
 
 
-def _of_folder(folder: Path) -> list[tuple[str, Volume]]:
+def _of_folder(folder: Path, on_skip: Callable[[str], object]) -> list[tuple[str, Volume]]:
     parts = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     files = [p for p in parts if p.is_file() and suffix_of(p) in IMAGES]
     if files:
@@ -115,7 +123,7 @@ def _of_folder(folder: Path) -> list[tuple[str, Volume]]:
     studies = {_tag(files[0], "0020|000d") for files in series}
     if len(studies) > 1:
         raise InputError(f"{folder} holds {len(studies)} studies: keep the phases of one 4DCT.")
-    return [(name, _volume_of(files, folder)) for name, files in _ordered(series)]
+    return [(name, _volume_of(files, folder)) for name, files in _ordered(series, on_skip)]
 
 
 def _series(folder: Path) -> list[tuple[str, ...]]:
@@ -128,22 +136,54 @@ def _series(folder: Path) -> list[tuple[str, ...]]:
     return [files for files in names if _tag(files[0], "0008|0060") in ("CT", "")]
 
 
-def _ordered(series: list[tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
-    """(name, files) of the series of a study, by their percentage, or else by series number."""
+def _ordered(
+    series: list[tuple[str, ...]], on_skip: Callable[[str], object]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """(name, files) of the phases of a study, by their percentage, or else by series number."""
     texts = [_tag(files[0], _DESCRIPTION) for files in series]
-    found = [_PERCENT.search(text) for text in texts]
-    if all(found):
-        percents = [float(match[1] or match[2]) for match in found]
-        if len(set(percents)) == len(percents):
-            order = np.argsort(percents, kind="stable")
-            return [(f"{percents[k]:02.0f}", series[k]) for k in order]
     numbers = [int(_tag(files[0], _SERIES_NUMBER) or 0) for files in series]
-    if len(set(numbers)) < len(numbers):
+    titles = [
+        f"'{text}' (series {number})" if text else f"series {number}"
+        for text, number in zip(texts, numbers, strict=True)
+    ]
+    percents = _percents(texts)
+    kept = list(percents) or [k for k, text in enumerate(texts) if not _SUMMARY.search(text)]
+    if left := [title for k, title in enumerate(titles) if k not in kept]:
+        on_skip(f"Left out, as no single phase of the breath: {', '.join(left)}.")
+    holders = {}
+    for k, percent in percents.items():
+        if percent in holders:
+            raise InputError(
+                f"{titles[holders[percent]]} and {titles[k]} have the same percentage: keep one "
+                "of them, or give one folder a phase, in order."
+            )
+        holders[percent] = k
+    if percents and len({value for value, _ in percents.values()}) == len(percents):
+        order = sorted(percents, key=lambda k: percents[k][0])
+        return [(f"{percents[k][0]:02.0f}", series[k]) for k in order]
+    # Also where breathing in and out share percentages: these don't say where the cycle begins.
+    if len({numbers[k] for k in kept}) < len(kept):
         raise InputError(
             "The DICOM series tell no order of the phases (neither a percentage in their "
             "description nor series numbers): give one folder a phase, in order."
         )
-    return [(f"{numbers[k]}", series[k]) for k in np.argsort(numbers)]
+    return [(f"{numbers[k]}", series[k]) for k in sorted(kept, key=lambda k: numbers[k])]
+
+
+def _percents(texts: Sequence[str]) -> dict[int, tuple[float, str]]:
+    """(percentage, "in", "ex" or "") by the index of the description that gives it.
+
+    Only where three or more give one, and not all the same; else empty. Averages, projections and
+    ranges of percentages are left out; ranges count where the phases are such (0-10%, 10-20%).
+    """
+    phases = [k for k, text in enumerate(texts) if not _SUMMARY.search(text)]
+    single = [k for k in phases if not _RANGE.search(texts[k])]
+    for pattern in (_PERCENT, _NUMBER):
+        for some in (single, phases):
+            found = {k: match for k in some if (match := pattern.search(texts[k]))}
+            if len(found) >= 3 and len({match[1] for match in found.values()}) > 1:
+                return {k: (float(m[1]), (m[2] or "").lower()) for k, m in found.items()}
+    return {}
 
 
 def _split(folder: Path, files: tuple[str, ...]) -> list[tuple[str, Volume]]:

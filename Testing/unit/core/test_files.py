@@ -19,7 +19,8 @@ from L2ORegistrationLib.core.files import (
     write_transform,
     write_volume,
 )
-from L2ORegistrationLib.core.geometry import Grid, Volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.outputs.labels import read_regions, warp_label_file
 from oblique import OBLIQUE
 
 
@@ -238,3 +239,14 @@ def test_a_decimal_comma_changes_no_file(tmp_path, ct, comma, suffix):
     write_volume(ct, tmp_path / f"ct{suffix}")
     assert read_volume(tmp_path / f"ct{suffix}").grid.matches(ct.grid)
     assert locale.localeconv()["decimal_point"] == ","
+
+
+def test_a_decimal_comma_changes_no_labels(tmp_path, comma):
+    grid = Grid((8, 7, 6), (2.5, 2.5, 2.5))
+    regions = np.arange(8 * 7 * 6, dtype=np.int16).reshape(grid.shape) % 3
+    still = DisplacementField(np.zeros((*grid.shape, 3), np.float32), grid)
+    write_volume(Volume(regions, grid), tmp_path / "a.nrrd")
+    warp_label_file(tmp_path / "a.nrrd", still, grid, tmp_path / "b.nrrd")
+    one, two = read_regions(tmp_path / "b.nrrd").values()
+    assert one.grid.matches(grid)
+    np.testing.assert_array_equal(one.array + 2 * two.array, regions)

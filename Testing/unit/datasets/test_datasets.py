@@ -270,6 +270,42 @@ def test_pairs_in_folders(tmp_path, rng):
         load_dataset("pairs", tmp_path)
 
 
+def test_pairs_take_segmentations_for_masks_and_labels(tmp_path, rng):
+    array = rng.integers(-1000, 200, RAS.shape).astype(np.int16)
+    regions = (array < 0).astype(np.uint8) + (array < -500)
+    for side in ("fixed", "moving"):
+        write_image(tmp_path / "a" / f"{side}.nii.gz", array)
+        write_image(tmp_path / "a" / f"{side}_mask.seg.nrrd", (array < 0).astype(np.uint8))
+        write_image(tmp_path / "a" / f"{side}_labels.seg.nrrd", regions.astype(np.uint8))
+    (case,) = load_dataset("pairs", tmp_path)
+    np.testing.assert_array_equal(case.fixed_mask().array, array < 0)
+    np.testing.assert_array_equal(case.moving_mask().array, array < 0)
+    np.testing.assert_array_equal(case.labels[1]().array, regions)
+
+
+@pytest.mark.parametrize("name", ["fixed_mask.stl", "moving_keypoints.xlsx", "fixed_labels.seg"])
+def test_a_file_of_a_pair_that_nobody_reads_is_refused_by_name(tmp_path, rng, name):
+    array = rng.integers(-1000, 200, RAS.shape).astype(np.int16)
+    for case in ("a", "b"):
+        for side in ("fixed", "moving"):
+            write_image(tmp_path / case / f"{side}.nii.gz", array)
+            (tmp_path / case / f"{side}.json").touch()  # notes beside what is read
+    (tmp_path / "b" / name).touch()
+    with pytest.raises(InputError, match=f"Case b: .*{name} is not read"):
+        load_dataset("pairs", tmp_path)
+    said = []
+    assert len(load_dataset("pairs", tmp_path, "skip", on_skip=said.append)) == 1
+    assert name in said[0]
+
+
+def test_pairs_of_images_that_nobody_reads_are_refused_by_name(tmp_path):
+    (tmp_path / "a").mkdir()
+    for side in ("fixed", "moving"):
+        (tmp_path / "a" / f"{side}.jpg").touch()
+    with pytest.raises(InputError, match="Case a: .*fixed.jpg is not read"):
+        load_dataset("pairs", tmp_path)
+
+
 def test_damage_within_the_voxels_names_the_case(tmp_path, rng):
     array = rng.integers(-1000, 200, (40, 40, 40)).astype(np.int16)
     for side in ("fixed", "moving"):

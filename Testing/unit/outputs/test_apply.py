@@ -152,6 +152,30 @@ def test_labels_move_with_names_colours_and_order(transform, tmp_path):
     assert np.array_equal(sitk.GetArrayFromImage(moved), expected)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_labels_cut_short_are_refused(tmp_path, suffix):
+    rng = np.random.default_rng(3)
+    source = tmp_path / f"labels{suffix}"
+    write_volume(Volume(rng.integers(0, 3, GRID.shape).astype(np.uint8), GRID), source)
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) * 9 // 10])
+    with pytest.raises(InputError, match="labels.*damaged or incomplete"):
+        labels.read_regions(source)
+    with pytest.raises(InputError, match="labels.*damaged or incomplete"):
+        labels.warp_label_file(source, shift(), GRID, tmp_path / "out.nrrd")
+    assert not (tmp_path / "out.nrrd").exists()
+
+
+def test_what_is_no_file_of_labels_is_refused(tmp_path):
+    (tmp_path / "text.nrrd").write_text("no labels")
+    (tmp_path / "folder.nrrd").mkdir()
+    for name in ("text.nrrd", "folder.nrrd"):
+        with pytest.raises(InputError, match=f"{name} cannot be read as labels"):
+            labels.read_regions(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name} cannot be read as labels"):
+            labels.warp_label_file(tmp_path / name, shift(), GRID, tmp_path / "out.nrrd")
+
+
 def test_layers_of_overlapping_segments_move_each_by_itself(tmp_path):
     layers = [Volume(ball(CENTRE, r).astype(np.uint8), GRID).to_image() for r in (9.0, 5.0)]
     moved = sitk.GetArrayFromImage(labels.warp_labels(sitk.Compose(layers), shift(), GRID))
@@ -359,3 +383,19 @@ def test_without_pydicom_the_user_is_told_how_to_get_it(structures, monkeypatch)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(InputError, match=r"l2o-registration\[dicom\]"):
         contours.read_structures(structures)
+
+
+def test_a_motion_goes_on_beyond_its_lattice_on_nodes_of_its_own():
+    """With its edge value, on a turned and anisotropic grid, and exactly as before within it."""
+    turn = np.linalg.qr(np.array([[1, 0.3, 0.1], [-0.3, 1, 0.2], [-0.1, -0.2, 1]]))[0]
+    grid = Grid((9, 8, 20), (3.0, 3.0, 0.75), (5.0, -6.0, 7.0), turn)
+    motion = DisplacementField(
+        np.random.default_rng(0).normal(0, 5, (*grid.shape, 3)).astype(np.float32), grid
+    )
+    target = Grid((30, 30, 30), (2.0, 2.0, 2.0), (-20.0, -30.0, -20.0))
+    wider = labels._beyond(motion, target)
+    assert wider.grid.spacing == grid.spacing and wider.grid.contains(target.corners()).all()
+    inside = Grid((2, 2, 2), (1.0, 1.0, 1.0), tuple(grid.to_world((4, 4, 9))))
+    assert labels._beyond(motion, inside) is motion
+    points = target.points().reshape(-1, 3)[::7]
+    np.testing.assert_allclose(wider.sample(points), motion.sample(points), atol=1e-3)

@@ -92,6 +92,70 @@ def test_dicom_series_of_a_study_are_ordered_by_percentage(tmp_path):
     assert [phase.name for phase in found] == ["00", "30", "60"]
 
 
+def study(folder, descriptions, *, first=4):
+    """A study of DICOM series with these descriptions, numbered in this order; their images."""
+    volumes = images(len(descriptions))
+    for number, (volume, text) in enumerate(zip(volumes, descriptions, strict=True), start=first):
+        dicom(folder, volume, number, number, text)
+    return volumes
+
+
+@pytest.mark.parametrize(
+    "name", ["AVG 0-90%", "AVE", "average", "MIP", "MinIP 50%", "AIP", "AveIP", "0-90%", "0% - 90%"]
+)
+def test_averages_and_projections_of_a_study_are_left_out_by_name(tmp_path, name):
+    percents = [f"4DCT {percent}%" for percent in (60, 0, 30)]
+    volumes = study(tmp_path / "study", [f"4DCT {name}", *percents])
+    said = []
+    found = read_phases([tmp_path / "study"], on_skip=said.append)
+    assert [phase.name for phase in found] == ["00", "30", "60"]
+    same_values(found, [volumes[2], volumes[3], volumes[1]])
+    (sentence,) = said
+    assert f"'4DCT {name}' (series 4)" in sentence and "series 5" not in sentence
+
+
+def test_series_without_a_percentage_are_left_out_of_those_with_one(tmp_path):
+    study(tmp_path / "study", ["", "T=0", "Topogram 0.6", "T=20", "T=10", "Chest 3.0"])
+    with pytest.warns(UserWarning, match="series 4, 'Topogram 0.6' .*'Chest 3.0' .series 9"):
+        found = read_phases([tmp_path / "study"])
+    assert [phase.name for phase in found] == ["00", "10", "20"]
+
+
+def test_percentages_count_before_other_numbers_of_a_description(tmp_path):
+    volumes = study(tmp_path / "study", [f"Chest 3.0 B31f {n}%" for n in (20, 0, 10)])
+    found = read_phases([tmp_path / "study"])
+    assert [phase.name for phase in found] == ["00", "10", "20"]
+    same_values(found, [volumes[1], volumes[2], volumes[0]])
+
+
+def test_phases_that_are_ranges_themselves_stay(tmp_path):
+    study(tmp_path / "study", ["Gated 30-60%", "Gated 60-90%", "Gated 0-30%"])
+    assert [phase.name for phase in read_phases([tmp_path / "study"])] == ["30", "60", "90"]
+
+
+def test_two_series_of_one_percentage_are_refused_by_name(tmp_path):
+    study(tmp_path / "study", ["A 0%", "A 50%", "A 90%", "B 50%"])
+    with pytest.raises(InputError, match=r"'A 50%' \(series 5\) and 'B 50%' \(series 7\)"):
+        read_phases([tmp_path / "study"])
+
+
+def test_breathing_in_and_out_at_one_percentage_are_two_phases(tmp_path):
+    names = ["0%Ex", "50%In", "100%In", "50%Ex"]
+    volumes = study(tmp_path / "study", [*names, "AVG"])
+    with pytest.warns(UserWarning, match="'AVG'"):
+        same_values(read_phases([tmp_path / "study"]), volumes[:4])
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_4d_image_cut_short_is_refused(tmp_path, suffix):
+    path = tmp_path / f"all{suffix}"
+    sitk.WriteImage(sitk.JoinSeries([volume.to_image() for volume in images()]), str(path))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 9 // 10])
+    with pytest.raises(InputError, match="all.*damaged or incomplete"):
+        read_phases([path])
+
+
 def test_a_dicom_series_with_all_phases_is_split(tmp_path):
     volumes = images(3)
     for k, volume in enumerate(volumes):
