@@ -24,6 +24,7 @@ from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.panel.sequence import SequencePanel
 from L2ORegistrationLib.scene import outputs
 from L2ORegistrationLib.scene.logic import SceneLogic
+from L2ORegistrationLib.scene.session import forget
 from L2ORegistrationLib.scene.settings import Settings
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
@@ -49,6 +50,12 @@ _PAPER = (
 )
 # An older Slicer still has to load this file, to say that it is too old: hence no A | B here.
 _Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
+_POINT_EVENTS = (
+    slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent,
+    slicer.vtkMRMLMarkupsNode.PointPositionUndefinedEvent,
+    slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
+    slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent,
+)
 _OLDEST_PYTHON = (3, 10)  # Slicer 5.10 has 3.12, 5.8 has 3.9
 _HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
 
@@ -195,6 +202,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         self.logic = None
         self._parameterNode = None
+        self._lists = []  # the landmarks that are observed
         self._guiTag = None
         self._session = None
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -255,6 +263,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneChanged)
         self.addObserver(scene, scene.EndBatchProcessEvent, self.onSceneChanged)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         self.initializeParameterNode()
 
     def cleanup(self):
@@ -273,16 +282,15 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.logic is None:
             return
         self.initializeParameterNode()
+        self._registration.enter()
         self._torch.load()
         self._lender.start()
 
     def exit(self):
-        """The user opens another module: a registration in progress ends, its best is kept."""
+        """The user opens another module; a registration in progress goes on."""
         if self.logic is None:
             return
         self._iterations.stop()
-        self._registration.cancel()
-        self._sequence.cancel()
         self._setParameterNode(None)
 
     def onSceneStartClose(self, caller=None, event=None):
@@ -303,6 +311,18 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         node = self._parameterNode
         if node and not (node.fixedVolume and node.movingVolume):
             qt.QTimer.singleShot(0, self._pickInputs)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(self, caller, event, node):
+        """An output transform takes its iterations with it."""
+        scene = slicer.mrmlScene
+        if scene.IsClosing() or scene.IsBatchProcessing() or self._registration.running:
+            return  # all nodes go, or a run looks after its own
+        if not node.IsA("vtkMRMLTransformNode"):
+            return
+        if self._session is not None and self._session.history.transform is node:
+            self._setSession(None)
+        forget(node)
 
     def initializeParameterNode(self):
         """Show the scene's parameter node, with inputs picked where there are none."""
@@ -400,6 +420,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             observed = self._parameterNode.parameterNode
             self.removeObserver(observed, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._parameterNode = node
+        self._observeLandmarks()
         if node:
             self._advanced.refresh()
             self._guiTag = node.connectGui(self.ui)
@@ -415,7 +436,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         )
         with slicer.util.NodeModify(node.parameterNode):
             node.fixedVolume, node.movingVolume = volumes
-            lists = [inputs.pick_landmarks(volume) for volume in volumes]
+            lists = inputs.pick_landmarks(*volumes)
             if all(lists) and not node.fixedLandmarks and not node.movingLandmarks:
                 node.fixedLandmarks, node.movingLandmarks = lists
 
@@ -423,6 +444,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Something was chosen: follow it."""
         if slicer.mrmlScene.IsBatchProcessing():
             return
+        self._observeLandmarks()
         for role in ("fixed", "moving"):
             self._showSegment(role)
         if not self._registration.running:
@@ -430,6 +452,26 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui.modelComboBox.enabled = bool(weights)
             self._followOutput()
             self._registration.refresh()
+
+    def _observeLandmarks(self):
+        """Follow the points of the lists that are chosen now."""
+        lists = [node for node in self._landmarks() if node]
+        if lists == self._lists:
+            return
+        for node in self._lists:
+            for event in _POINT_EVENTS:
+                self.removeObserver(node, event, self._onLandmarks)
+        for node in lists:
+            for event in _POINT_EVENTS:
+                self.addObserver(node, event, self._onLandmarks)
+        self._lists = lists
+
+    def _onLandmarks(self, caller=None, event=None):
+        """A point was placed, moved or removed."""
+        if self._registration.running or slicer.mrmlScene.IsBatchProcessing():
+            return
+        self._registration.refresh()
+        self._evaluation.update_soon()
 
     def _followOutput(self):
         """Show the iterations of the chosen output transform."""

@@ -16,6 +16,7 @@ from L2ORegistrationLib.scene.history import History
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.nodes import of_class
 from L2ORegistrationLib.scene.run import Run
+from L2ORegistrationLib.scene.session import forget
 from L2ORegistrationLib.scene.settings import Settings
 
 
@@ -164,6 +165,92 @@ class TestRegister:
         assert second.transform is first.transform
         assert scene.GetNumberOfNodes() == count
         assert History.of(first.transform).browser is second.browser
+
+    def test_into_the_same_transform_again_it_shows_the_new_motion(self, nodes, kit, monkeypatch):
+        """And not that of the iterations which go, when nodes that they refer to are removed."""
+
+        class Further(kit.Trial):
+            def __init__(self, *arguments, **others):
+                super().__init__(*arguments, **others)
+                self.full = self.full.scaled(10.0)
+
+        fixed, moving = nodes
+        monkeypatch.setattr(run, "RegistrationJob", partial(_job, kit.Trial))
+        first = SceneLogic().register(fixed, moving)
+        near = np.abs(transforms.field_of(first.transform).array).max()
+        monkeypatch.setattr(run, "RegistrationJob", partial(_job, Further))
+        again = SceneLogic().register(fixed, moving, outputTransform=first.transform)
+        shown = transforms.field_of(again.transform).array
+        assert np.abs(shown).max() == pytest.approx(10 * near, rel=1e-4)
+        history = History.of(again.transform)
+        np.testing.assert_allclose(shown, history.field(again.best).array, atol=1e-4)
+
+    @pytest.mark.parametrize("restore", [True, False])
+    def test_cancelled_in_place_of_an_earlier_result_it_can_bring_that_back(
+        self, nodes, kit, scene, monkeypatch, restore
+    ):
+        fixed, moving = nodes
+        monkeypatch.setattr(run, "RegistrationJob", partial(_job, kit.Trial))
+        first = SceneLogic().register(fixed, moving)
+        field, before = transforms.field_of(first.transform).array, listing(scene)
+
+        class InStep(kit.Trial):
+            """Two steps, then it waits to be cancelled."""
+
+            def __iter__(self):
+                for step in super().__iter__():
+                    yield step
+                    while step.index == 1:
+                        if self.others["cancelled"]():
+                            return
+                        time.sleep(0.001)
+
+        settings = Settings(fixed, moving, outputTransform=first.transform)
+        again = Run(settings, preview=False, factory=InStep)
+        while again.session is None or len(again.session.history) < 2:
+            again.poll()
+        again.cancel(restore)
+        finish(again)
+        history = History.of(first.transform)
+        if restore:
+            assert again.outcome is None and listing(scene) == before
+            assert len(history) == 5 and history.index == 4
+            np.testing.assert_allclose(transforms.field_of(first.transform).array, field, atol=1e-6)
+        else:
+            assert again.outcome.cancelled and len(history) == 2
+
+    def test_landmarks_are_measured_again_only_where_they_moved(
+        self, logic, nodes, kit, add_points, monkeypatch
+    ):
+        fixed, moving = nodes
+        field = kit.field_over(kit.GRIDS["oblique"])
+        points = kit.GRIDS["oblique"].to_world(np.random.default_rng(0).uniform(3, 18, (9, 3)))
+        pair = add_points(points), add_points(field.transform_points(points))
+        outcome, read, plain = logic.register(fixed, moving), [], History.field
+        monkeypatch.setattr(History, "field", lambda self, i: read.append(i) or plain(self, i))
+        logic.evaluate(outcome.transform, *pair)
+        assert read == [0, 1, 2, 3, 4]
+        before = History.of(outcome.transform).metrics()
+        logic.evaluate(outcome.transform, *pair)
+        assert read == [0, 1, 2, 3, 4]
+        pair[1].SetNthControlPointPosition(0, 5.0, 6.0, 7.0)
+        logic.evaluate(outcome.transform, *pair)
+        after = History.of(outcome.transform).metrics()
+        assert len(read) == 10 and all(b["error"] != a["error"] for a, b in zip(before, after))
+
+    def test_a_transform_that_goes_takes_what_belongs_to_it(
+        self, logic, nodes, kit, scene, add_points
+    ):
+        """Without a transform in its place, and with no node of it left."""
+        points = kit.GRIDS["oblique"].to_world(np.random.default_rng(0).uniform(3, 18, (9, 3)))
+        pair = add_points(points), add_points(points)
+        keep = set(listing(scene))
+        transform = logic.register(*nodes).transform
+        logic.evaluate(transform, *pair)
+        forget(transform)
+        scene.RemoveNode(transform)
+        left = {scene.GetNodeByID(i).GetClassName() for i in set(listing(scene)) - keep}
+        assert left <= {"vtkMRMLColorTableNode"}  # which all share
 
     def test_stopped_by_its_caller_it_keeps_the_best_so_far(self, nodes, kit, monkeypatch):
         """The registration makes no step before the caller has seen the one before."""

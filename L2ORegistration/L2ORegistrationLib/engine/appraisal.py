@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,14 +19,11 @@ from .match import match, share_inside
 from .result import Result
 from .verdict import Verdict, judge
 
-if TYPE_CHECKING:
-    from .registration import Registration
-
 FINEST_MM = 1.25  # of the working spacing: at 1 mm the confidence holds for 64 % instead of 90
 
 
-def appraised(run: Registration, best: int, cancelled: bool) -> Result:
-    """The step `best` of a registration as its result, with all that is said of it."""
+def appraised(run, best: int, cancelled: bool) -> Result:
+    """The step `best` of a `Registration` as its result, with all that is said of it."""
     told = _confidence(run, best)
     sure = summary(told, run.fixed_mask)
     judgement = _judgement(run, best, sure["unsure"])
@@ -47,7 +43,7 @@ def appraised(run: Registration, best: int, cancelled: bool) -> Result:
     )
 
 
-def warning(run: Registration) -> str:
+def warning(run) -> str:
     """What was asked for beyond what is known to be good: sentences, or nothing."""
     said = []
     made = max((stage.iterations for stage in run.plan if stage.all_learned), default=0)
@@ -71,7 +67,7 @@ def warning(run: Registration) -> str:
     return " ".join(said)
 
 
-def _judgement(run: Registration, best: int, unsure: float) -> Verdict:
+def _judgement(run, best: int, unsure: float) -> Verdict:
     """What to think of a step, from what the images, masks and field say."""
     field = run.steps[best].field
     inside = share_inside(run.fixed_mask, run.moving, field)
@@ -90,7 +86,7 @@ def _judgement(run: Registration, best: int, unsure: float) -> Verdict:
     return judge(found, folded, expansion, odd, run.turned, unsure)
 
 
-def _confidence(run: Registration, best: int) -> Volume:
+def _confidence(run, best: int) -> Volume:
     """How far off a step may be: see `confidence.confidence`."""
     with torch.inference_mode():
         level, (fields, before) = run.finest, (run.fields, _before(run, best))
@@ -103,7 +99,7 @@ def _confidence(run: Registration, best: int) -> Volume:
         return confidence(replace(level), field, before, coarsest, inside)
 
 
-def _before(run: Registration, best: int) -> int:
+def _before(run, best: int) -> int:
     """The step that the last stage until `best` began with; half of a single stage's."""
     stages = [(step.stage, step.level) for step in run.steps]
     before = stages.index(stages[best]) - 1
@@ -111,7 +107,7 @@ def _before(run: Registration, best: int) -> int:
 
 
 def _provenance(
-    run: Registration, judgement: Verdict, told: dict[str, float]
+    run, judgement: Verdict, told: dict[str, float]
 ) -> dict[str, str | int | float]:
     return {
         "software": f"L2ORegistration {__version__}",

@@ -32,11 +32,16 @@ def pick_volumes(fixed, moving, not_these=()):
     return chosen["fixed"], chosen["moving"]
 
 
-def pick_landmarks(volume):
-    """The point list named after the volume ("<volume> landmarks", ...), None if there is none."""
-    if volume is None:
-        return None
+def pick_landmarks(*volumes):
+    """The point list named after each volume ("<volume> landmarks", ...), None if there is none.
+
+    After several, as "CT_1 landmarks" after CT and CT_1, is after the one with the longest name.
+    """
+    picked = dict.fromkeys(volumes)
     for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode"):
-        if node.GetName() != volume.GetName() and node.GetName().startswith(volume.GetName()):
-            return node
-    return None
+        name = node.GetName()
+        owners = [v for v in volumes if v and name != v.GetName() and name.startswith(v.GetName())]
+        owner = max(owners, key=lambda volume: len(volume.GetName()), default=None)
+        if owner is not None and picked[owner] is None:
+            picked[owner] = node
+    return [picked[volume] for volume in volumes]

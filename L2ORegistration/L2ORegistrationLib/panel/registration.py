@@ -1,6 +1,5 @@
 """The Register button, which says why it is disabled and becomes Cancel, and the progress below."""
 
-import time
 from html import escape
 
 import qt
@@ -9,10 +8,10 @@ from slicer.i18n import tr as _
 
 from ..job import Failed, Finished
 from ..reporting.certainty import sentence
+from .clicks import Clicks
 from .messages import errors_shown, show_error
 
 _POLL_MS = 20
-_ONE_CLICK_SECONDS = 0.5  # clicks that follow sooner belong to the one before
 
 
 class RegistrationPanel:
@@ -29,11 +28,12 @@ class RegistrationPanel:
         self._began, self._stepped, self._ended = began, stepped, ended
         self._run = None
         self._session = None
-        self._clicked = float("-inf")
+        self._unseen = None  # what there was to say while another module was open
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._poll)
-        ui.registerButton.clicked.connect(lambda *_: self._on_click())
+        self._clicks = Clicks(self._start_or_cancel)
+        ui.registerButton.clicked.connect(lambda *_: self._clicks())
 
     @property
     def running(self):
@@ -51,9 +51,12 @@ class RegistrationPanel:
         self.refresh()
 
     def cancel(self):
-        """End the registration in progress, if any, after its iteration; its best is kept."""
+        """End the registration in progress, if any, after its iteration.
+
+        Its best is kept, unless that would replace an earlier result, which then comes back.
+        """
         if self._run is not None:
-            self._run.cancel()
+            self._run.cancel(restore=True)
             self.ui.registerButton.setEnabled(False)
             self.ui.registerButton.setText(_("Cancelling..."))
 
@@ -70,7 +73,12 @@ class RegistrationPanel:
         self.ui.progressLabel.setVisible(running)
         if running:
             button.setText(_("Cancel"))
-            button.setToolTip(_("Stop after this iteration and keep the best one so far"))
+            button.setToolTip(
+                _(
+                    "Stop after this iteration and keep the best one so far; of an output "
+                    "transform that has a result already, that result"
+                )
+            )
             button.setEnabled(True)
             self._say("")
             self._show_progress()
@@ -82,18 +90,11 @@ class RegistrationPanel:
         button.setEnabled(settings is not None and not problem)
         self._say(problem)
 
-    def _on_click(self):
-        """One click, one action: a wait cursor and a popup let further clicks in before it ends."""
-        if time.monotonic() - self._clicked < _ONE_CLICK_SECONDS:
-            return
-        self._clicked = float("inf")
-        try:
-            if self._run is not None:
-                self.cancel()
-            else:
-                self.start()
-        finally:
-            self._clicked = time.monotonic()
+    def _start_or_cancel(self):
+        if self._run is not None:
+            self.cancel()
+        else:
+            self.start()
 
     def _poll(self):
         run = self._run
@@ -107,13 +108,23 @@ class RegistrationPanel:
             self._show_progress()
             return
         self._end(run.outcome)
+        said = ()
         for event in events:
             if isinstance(event, Failed):
-                self._say(_("The last registration failed; the scene is as it was before."))
+                said = (_("The last registration failed; the scene is as it was before."),)
                 if self._torch.ensure():  # otherwise the user has been told
                     show_error(event.message, event.details)
             elif isinstance(event, Finished):
-                self._say(_summary(run.outcome), _verdict(run.outcome))
+                said = (_summary(run.outcome), _verdict(run.outcome))
+        if said:
+            self._say(*said)
+            self._unseen = said if self._settings() is None else None
+
+    def enter(self):
+        """The user comes back to the module: say what happened meanwhile."""
+        if self._unseen is not None:
+            self._say(*self._unseen)
+            self._unseen = None
 
     def _end(self, outcome):
         self._timer.stop()
@@ -159,7 +170,7 @@ def _verdict(outcome):
 
 def _summary(outcome):
     if outcome is None:
-        return _("Cancelled before the first iteration: nothing was changed.")
+        return _("Cancelled: nothing was changed.")
     if outcome.cancelled:
         text = _("Cancelled. Iteration {best}, the best so far, is the result.")
     else:

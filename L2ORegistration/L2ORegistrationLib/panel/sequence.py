@@ -11,6 +11,7 @@ from ..job import Failed
 from ..scene import browsers
 from ..scene.sequence import SequenceRun, SequenceSettings
 from . import widgets
+from .clicks import Clicks
 from .messages import errors_shown, show_error
 
 _POLL_MS = 20
@@ -63,7 +64,8 @@ class SequencePanel:
         self.hint = qt.QLabel("")
         self.hint.setWordWrap(True)
         form.addRow(self.hint)
-        self.button.clicked.connect(lambda *_: self.start_or_cancel())
+        self._clicks = Clicks(self.start_or_cancel)
+        self.button.clicked.connect(lambda *_: self._clicks())
         self.makeButton.clicked.connect(lambda *_: self.make())
         self.browserSelector.currentNodeChanged.connect(lambda *_: self.refresh())
         self.meanBox.toggled.connect(lambda *_: self.refresh())
@@ -158,6 +160,8 @@ class SequencePanel:
             if isinstance(event, Failed):
                 self._say(_("The registration failed; the scene is as it was before."))
                 show_error(event.message, event.details)
+            elif self.outcome is None:
+                self._say(_("Cancelled: nothing was changed."))
         if self.outcome is not None:
             self._say(_summary(self.outcome))
 

@@ -15,6 +15,7 @@ from . import nodes, transforms, volumes
 
 ROLE = "L2ORegistration.Sequence"  # of the browser, to the sequence of transforms
 REGISTERED = "L2ORegistration.registered"  # of an item of it: "1", or "0" where cancelled before
+BETWEEN = "L2ORegistration.between"  # of a linear transform that was put in between: whose copy
 LEAST = 3  # phases
 
 
@@ -158,11 +159,11 @@ def put_under(proxy, transform, below=None) -> list:
     parent, made = proxy.GetParentTransformNode(), []
     target = transform
     if parent is not None and parent is not below:
+        name = parent.GetAttribute(BETWEEN) or parent.GetName()
         target = nodes.unique(
-            proxy.GetScene(),
-            "vtkMRMLLinearTransformNode",
-            f"{parent.GetName()} in {transform.GetName()}",
+            proxy.GetScene(), "vtkMRMLLinearTransformNode", f"{name} in {transform.GetName()}"
         )
+        target.SetAttribute(BETWEEN, name)
         matrix = transforms.matrix_to_vtk(transforms.world_matrix(proxy, below))
         target.SetMatrixTransformToParent(matrix)
         target.SetAndObserveTransformNodeID(transform.GetID())

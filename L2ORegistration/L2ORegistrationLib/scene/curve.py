@@ -5,6 +5,9 @@ Both are drawn relative to iteration 0, so that they share one axis; the table h
 
 from __future__ import annotations
 
+import hashlib
+
+import numpy as np
 import slicer
 import vtk
 
@@ -22,6 +25,7 @@ _TITLES = {
     1: "Blue: dissimilarity",
     2: "Blue: dissimilarity, orange: landmark error",
 }
+_MEASURED = PREFIX + "measured"  # of the browser: which landmarks the errors are those of
 _TITLE_POINTS = 12  # a plot view in a layout with others is narrow
 _ROLES = ["chart", "curveTable", "markTable", *(k + m for k in ("line", "mark") for m in _LINES)]
 
@@ -72,14 +76,27 @@ class Curve:
         mark.SetAndObserveTable(row)
 
     def show_errors(self, fixed: Landmarks, moving: Landmarks) -> None:
-        """Add the mean error at these landmarks to every iteration and to the chart."""
+        """Add the mean error at these landmarks to every iteration and to the chart.
+
+        What is there of the same landmarks stays: each iteration is a field to read and to follow.
+        """
+        browser, metrics = self.history.browser, self.history.metrics()
+        places = np.concatenate((fixed.points, moving.points)).astype(np.float32)
+        seen = hashlib.sha256(places.tobytes()).hexdigest()
+        known = browser.GetAttribute(_MEASURED) == seen
+        first = 0
+        if known:  # further iterations may have come
+            first = next((i for i, one in enumerate(metrics) if "error" not in one), len(metrics))
+        if first == len(metrics):
+            return
         errors = [
             measures.target_registration_error(
                 self.history.field(index), fixed.points, moving.points
             ).mean()
-            for index in range(len(self.history))
+            for index in range(first, len(metrics))
         ]
-        self.history.add_metric("error", errors)
+        self.history.add_metric("error", errors, first)
+        browser.SetAttribute(_MEASURED, seen)
         self.update()
 
     def remove(self) -> None:

@@ -57,10 +57,14 @@ class History:
 
     @classmethod
     def of(cls, transform) -> History | None:
-        """The history of an output transform, also after loading a scene; None if it has none."""
+        """The history of an output transform, also after loading a scene; None if it has none.
+
+        One that leads() no longer is not its history.
+        """
         for browser in nodes.of_class(transform.GetScene(), "vtkMRMLSequenceBrowserNode"):
             if browser.GetAttribute(_BROWSER) and browser.IsProxyNodeID(transform.GetID()):
-                return cls(browser)
+                if browser.GetPlayback(browser.GetMasterSequenceNode()):
+                    return cls(browser)
         return None
 
     @property
@@ -185,6 +189,14 @@ class History:
             if image is not None:
                 transforms.set_role(node, role, image)
         return node
+
+    def leads(self, it_does: bool) -> None:
+        """Whether the output transform shows the selected iteration, or another history's.
+
+        Any change of a browser, such as a node that it refers to going, lets its proxies show its
+        own items again, and two browsers may have the same proxy.
+        """
+        self.browser.SetPlayback(self.sequence, it_does)
 
     def remove(self) -> None:
         """Take the iterations out of the scene; the output transform stays and shows the last."""

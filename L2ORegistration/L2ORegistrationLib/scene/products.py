@@ -17,8 +17,10 @@ def products_task(transform, volume=None, jacobian=None) -> Task:
     warped = None if volume is None else _warped(transform, field)
     images = None if volume is None else images_of(transform)
 
+    wanted = jacobian is not None  # the worker holds no node
+
     def compute() -> tuple:
-        return warped and warped(), jacobian and jacobian_determinant(field)
+        return warped and warped(), jacobian_determinant(field) if wanted else None
 
     def show(found: tuple) -> None:
         if volume is not None:

@@ -80,6 +80,7 @@ class Run:
         self._made: list = []
         self._before = _Before()
         self._earlier: History | None = None  # the iterations of a run that this one replaces
+        self._restores = False
         self._pending: list = []
         nodes_of = {"warped": settings.outputVolume, "jacobian": settings.outputJacobian}
         wanted = [name for name, node in nodes_of.items() if node is not None]
@@ -118,8 +119,12 @@ class Run:
             events.append(event)
         return events
 
-    def cancel(self) -> None:
-        """Stop after the iteration in progress and keep the best one; goes on until Finished."""
+    def cancel(self, restore: bool = False) -> None:
+        """Stop after the iteration in progress and keep the best one; goes on until Finished.
+
+        restore: where an earlier result would be replaced, keep that one instead.
+        """
+        self._restores = restore
         self.job.cancel()
 
     def abandon(self) -> None:
@@ -136,7 +141,8 @@ class Run:
         if isinstance(event, Failed):
             self._undo()
         elif isinstance(event, Finished):
-            if event.result is None:
+            restored = self._restores and event.cancelled and self._earlier is not None
+            if event.result is None or restored:
                 self._undo()
             else:
                 self._finish(event)
@@ -176,6 +182,8 @@ class Run:
             self._before = _remember(transform, self._before.layers)
         try:
             self._earlier = History.of(transform)
+            if self._earlier is not None:
+                self._earlier.leads(False)
             history = History.create(transform)
             history.append(first, **metrics)
             transforms.set_role(transform, "fixed", settings.fixed)
@@ -240,6 +248,8 @@ class Run:
             self.session = None
         nodes.remove(*reversed(self._made))
         self._made = []
+        if self._earlier is not None and self._earlier.browser.GetScene() is not None:
+            self._earlier.leads(True)
         _put_back(self._before, self._scene)
 
 

@@ -243,7 +243,11 @@ class SequenceRun:
             browser = self.settings.browser
             shown = browser.GetProxyNode(self._earlier)
             browser.RemoveSynchronizedSequenceNode(self._earlier.GetID())
+            between = self._scene.GetNodeByID(self._parent) if self._parent else None
+            ours = between is not None and between.GetAttribute(browsers.BETWEEN)
             nodes.remove(self._earlier, None if shown is self._transform else shown)
+            if ours and not _is_used(between):
+                nodes.remove(between)
         self.active = False
         self.outcome = SequenceOutcome(
             browser=self.settings.browser,
@@ -305,6 +309,12 @@ class SequenceLogic:
             run.abandon()
             raise
         return run.outcome
+
+
+def _is_used(transform) -> bool:
+    """Whether any node is under a transform."""
+    below = nodes.of_class(transform.GetScene(), "vtkMRMLTransformableNode")
+    return any(node.GetParentTransformNode() is transform for node in below)
 
 
 def _registration(**arguments):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import vtk
 
 from ..core.errors import InputError
-from . import transforms
+from . import nodes, transforms
 from .curve import Curve
-from .history import History
+from .history import PREFIX, History
 from .preview import Preview
 
 
@@ -63,3 +63,22 @@ class Session:
     def _follow(self, *_) -> None:
         if self.history.browser.GetScene() is not None and self.history.sequence is not None:
             self.curve.mark()
+
+
+def forget(transform) -> None:
+    """Take out of the scene what belongs to an output transform that is about to leave it.
+
+    Its iterations, curve, tables and confidence; of a transform without iterations nothing. The
+    browser would otherwise put another transform in its place, and all the rest would be saved.
+    """
+    history = History.of(transform)
+    if history is None:
+        return
+    curve = Curve(history)
+    history.remove()
+    curve.remove()
+    roles = [
+        transform.GetNthNodeReferenceRole(k)
+        for k in range(transform.GetNumberOfNodeReferenceRoles())
+    ]
+    nodes.remove(*(transform.GetNodeReference(role) for role in roles if role.startswith(PREFIX)))

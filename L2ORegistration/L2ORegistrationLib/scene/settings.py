@@ -80,6 +80,10 @@ class Settings:
         if self.fixedLandmarks is None or self.movingLandmarks is None:
             missing = "fixed" if self.fixedLandmarks is None else "moving"
             raise InputError(f"Choose the {missing} landmarks, too, or none at all.")
+        if self.fixedLandmarks is self.movingLandmarks:
+            raise InputError(
+                "Fixed and moving landmarks are the same list: choose the points of each volume."
+            )
         return landmarks.pairs(self.fixedLandmarks, self.movingLandmarks, self.outputTransform)
 
     def engine_arguments(self) -> dict:
