@@ -17,6 +17,7 @@ from L2ORegistrationLib.cohort.cluster import local_client  # noqa: E402
 from L2ORegistrationLib.cohort.pair import register_pair  # noqa: E402
 from L2ORegistrationLib.cohort.run import map_pairs  # noqa: E402
 from L2ORegistrationLib.cohort.table import Row  # noqa: E402
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.files import Landmarks, write_landmarks, write_volume  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
@@ -79,6 +80,55 @@ def test_iterations_of_each_level_are_not_made_again(pair, tmp_path):
         assert code == 0, err
         made.append((out / results(out)["x"]["transform"]).stat().st_mtime_ns)
     assert made[0] == made[1]
+
+
+def test_a_row_that_fails_after_a_change_leaves_nothing_of_its_pair(pair, tmp_path):
+    given = {key: path for key, path in row(pair, "x").items() if key != "name"}
+    home = tmp_path / "x"
+    settings = {**FAST, "iterations": 1}
+    line = register_pair(Row("x", **given), str(home), settings, "run")
+    assert line["transform"], line["reasons"]
+    assert len(list(home.iterdir())) == 7
+    changed = Row("x", **{**given, "moving": str(pair / "nowhere.nii.gz")})
+    assert register_pair(changed, str(home), settings, "run")["verdict"] == "failed"
+    assert [path.name for path in home.iterdir()] == ["pair.json"]
+
+
+def test_a_table_that_is_locked_to_the_end_costs_no_pair(tmp_path, monkeypatch):
+    rows = [Row(name, "nowhere.nii", "nowhere.nii") for name in "pq"]
+    told, done, replace = [], [], os.replace
+
+    def refusing(source, target):
+        if os.path.basename(target) == "results.csv":
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    def map_all(client):
+        return map_pairs(
+            client, rows, tmp_path, on_row=lambda *a: done.append(a), on_warning=told.append, **FAST
+        )
+
+    def nobody(rows):
+        raise AssertionError("nothing is left to do")
+
+    with monkeypatch.context() as excel, local_client(1, 1) as client:
+        excel.setattr(os, "replace", refusing)
+        with pytest.raises(InputError, match="run the same command again"):
+            map_all(client)
+    assert len(done) == 2 and len(told) == 1
+    assert [line["name"] for line in map_all(nobody)] == ["p", "q"] == list(results(tmp_path))
+
+
+def test_ctrl_c_is_not_hidden_by_a_table_that_is_locked(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "results.csv").mkdir()  # as little to be replaced as a file in use
+    told = []
+    with local_client(1, 1) as client, pytest.raises(KeyboardInterrupt):
+        rows = [Row("p", "nowhere.nii", "nowhere.nii")]
+        map_pairs(client, rows, tmp_path, on_row=stop, on_warning=told.append, **FAST)
+    assert len(told) == 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,18 +52,19 @@ def local_client(
     """A cluster on this computer: processes with one task each, ended with the context.
 
     threads: of the CPU for each; memory_mb: a worker that takes more is killed and replaced, None:
-    no limit; gpus: worker i sees only the i-th of these.
+    no limit; gpus: worker i sees only the i-th of these, numbers as torch has them in this process.
     """
     require_dask()
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    visible = [_visible(gpu) for gpu in gpus]
     with dask.config.set(_SETTINGS):
         specification = {}
         for number in range(workers):
             environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-            if gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = str(gpus[number % len(gpus)])
+            if visible:
+                environment["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
             options = {
                 "nthreads": 1,
                 "memory_limit": 0 if memory_mb is None else memory_mb << 20,
@@ -96,7 +98,7 @@ def existing_client(address: str, timeout: float = 30.0) -> Iterator[Client]:
 
     try:
         client = Client(address, timeout=timeout)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, TimeoutError, asyncio.TimeoutError) as error:
         raise InputError(
             f"No scheduler answers at {address}: start one with 'dask scheduler', and give its "
             "address as tcp://host:8786."
@@ -104,12 +106,30 @@ def existing_client(address: str, timeout: float = 30.0) -> Iterator[Client]:
     with client:
         try:
             client.wait_for_workers(1, timeout=timeout)
-        except TimeoutError as error:
+        except (TimeoutError, asyncio.TimeoutError) as error:  # two classes before Python 3.11
             raise InputError(
                 f"The scheduler at {address} has no workers: start some with 'dask worker "
                 f"{address} --nthreads 1'."
             ) from error
         yield client
+
+
+def _visible(gpu: int) -> str:
+    """What CUDA_VISIBLE_DEVICES must be for a process to see only the GPU of this number here.
+
+    Where it is set already, as on shared servers and by SLURM, numbers count its entries: the first
+    of "2,3" is cuda:0. Entries may also be UUIDs of GPUs or of their MIG parts.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return str(gpu)
+    entries = [entry.strip() for entry in given.split(",")]
+    if gpu >= len(entries):
+        raise InputError(
+            f"There is no cuda:{gpu} where CUDA_VISIBLE_DEVICES is '{given}': give numbers below "
+            f"{len(entries)}, which count its entries."
+        )
+    return entries[gpu]
 
 
 def cores() -> int:

@@ -8,18 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import traceback
-from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache, partial
+from glob import escape, glob
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_volume
 from ..core.geometry import Volume
 from ..core.paths import atomic
+from ..engine import packaged
+from ..engine.catalogue import DEFAULT, METHODS, OLD_NAMES
 from ..reporting.case import CaseFiles
 from ..reporting.measures import check_landmarks_inside, match_landmarks
 from ..reporting.tables import LandmarkPairs, table
@@ -30,6 +35,22 @@ if TYPE_CHECKING:
 
 RECORD = "pair.json"  # written last: a folder that has it is complete
 _STARTS = "starts.txt"  # run and process of each time that a worker began with this pair
+_ERROR = "error.txt"
+# All that a pair leaves, in the order in which it is deleted: without the transform it counts as
+# not done, and the record is the last sign that the files are this program's.
+_PRODUCTS = (
+    "transform.h5",
+    "warped.nii.gz",
+    "report.html",
+    "overview.png",
+    "before.png",
+    "after.png",
+    _ERROR,
+    RECORD,
+)
+_HEADERS = (".mhd", ".mha", ".nhdr", ".nrrd")  # images whose voxels may lie in files of their own
+_DATA_FILE = re.compile(rb"(?:ElementDataFile\s*[=:]|data ?file:(?!=))\s*(.*)", re.IGNORECASE)
+_HEADER_LINES, _LINE_BYTES = 1000, 4096  # read at most: not all of a large file of another kind
 MOST_STARTS = 2
 KILLED = (
     f"The worker was killed {MOST_STARTS} times while it registered this pair, probably because "
@@ -46,29 +67,33 @@ def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> 
     home = Path(folder)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        (home / RECORD).unlink(missing_ok=True)
+        if all(inputs_state(row).values()):  # a drive that is away takes no results with it
+            _clear(home, row)
         if starts(home, run) >= MOST_STARTS:
             return failed(row, KILLED)
         with open(home / _STARTS, "a", encoding="utf-8") as file:
             file.write(f"{run} {os.getpid()}\n")
+    except InputError as error:
+        return failed(row, str(error))
     except OSError as error:
         return failed(row, f"The folder {folder} cannot be written to ({error.strerror}).")
     final = True
-    before = inputs_state(row)
+    before, weights = inputs_state(row), _weights(settings)
     try:
         line = _registered(row, home, settings)
     except InputError as error:
         line = failed(row, str(error))
     except Exception as error:  # the other pairs go on, whatever it is
         line = failed(row, f"The registration failed ({type(error).__name__}: {error}).")
-        (home / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        (home / _ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         final = False
     for role, path in row.inputs.items():
         with suppress(InputError):  # a missing file has none
             line[f"{role}_sha256"] = checksum(path)
     if final:
         with suppress(InputError):  # then it is done again the next time
-            _record(home, {"line": line, "settings": settings, "inputs": before, **_software()})
+            found = {"line": line, "settings": settings, "weights": weights, "inputs": before}
+            _record(home, {**found, **_software()})
     (home / _STARTS).unlink(missing_ok=True)
     return line
 
@@ -78,15 +103,16 @@ def finished(
 ) -> dict[str, Any] | None:
     """The line of a pair that was done before with these inputs and settings, else None.
 
-    Inputs are the same where size and time of their files are, or else their checksums.
+    Inputs are the same where size and time of their files are, or else their checksums; settings
+    are, where they also lead to weights of the same checksum.
     failed_too: also of one that was refused, which would be refused again.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         line, software = record["line"], {key: record[key] for key in _software()}
-        if record["settings"] != settings or software != _software():
+        if record["settings"] != _as_recorded(settings) or software != _software():
             return None
-        if not (line["transform"] or failed_too):
+        if not (line["transform"] or failed_too) or not _same_weights(record, settings):
             return None
         if any(not (folder.parent / line[key]).exists() for key in ("transform", "report")):
             return None
@@ -127,6 +153,7 @@ def starts(folder: Path, run: str) -> int:
 def checksum(path: str) -> str:
     """SHA-256 of a file, or of the names and contents of the files in a folder.
 
+    Where an image keeps its voxels in other files than its header, they follow it in the sum.
     Raises InputError where it cannot be read.
     """
     digest = hashlib.sha256()
@@ -143,22 +170,119 @@ def checksum(path: str) -> str:
 
 
 def inputs_state(row: Row) -> dict[str, list | None]:
-    """Size in bytes and latest time of change (ns) of each input; None for one that is missing."""
+    """Size in bytes and time of change (ns) of each input's file; None for one that is missing.
+
+    Of a folder the sum of all sizes and the latest time; of an image in several files these two of
+    each, as files of voxels that take each other's place are of one size, and may be older.
+    """
     found = {}
     for role, path in row.inputs.items():
         try:
             states = [file.stat() for file in _files(path)]
         except OSError:
             states = []
-        found[role] = None
-        if states:
+        found[role] = [number for s in states for number in (s.st_size, s.st_mtime_ns)] or None
+        if states and Path(path).is_dir():
             found[role] = [sum(s.st_size for s in states), max(s.st_mtime_ns for s in states)]
     return found
 
 
-def _files(path: str) -> Iterable[Path]:
+def _files(path: str) -> list[Path]:
+    """The files that an input consists of."""
     path = Path(path)
-    return sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.is_file())
+    return [path, *_data_files(path)] if path.suffix.lower() in _HEADERS else [path]
+
+
+def _data_files(header: Path) -> list[Path]:
+    """The files, if they are there, that a MetaImage or NRRD names; none where it holds its voxels.
+
+    One that is missing is for the reader to complain of.
+    """
+    with open(header, "rb") as file:
+        for line in islice(iter(partial(file.readline, _LINE_BYTES), b""), _HEADER_LINES):
+            line = line.strip()
+            if named := _DATA_FILE.fullmatch(line):
+                paths = (header.parent / name for name in _data_names(header, named[1], file))
+                return [path for path in paths if path.is_file()]
+            if not line and header.suffix.lower() in (".nhdr", ".nrrd"):
+                break  # where the header of a NRRD ends
+    return []
+
+
+def _data_names(header: Path, value: bytes, rest: BinaryIO) -> list[str]:
+    """What a header's entry means: a name, a list of them in the lines that follow, or a pattern.
+
+    Of a pattern, such as "slice%03d.raw 1 90 1", all that are there are taken, used or not.
+    """
+    text = value.decode("utf-8", "surrogateescape")
+    if not text or "\0" in text or text.upper() == "LOCAL":
+        return []
+    if text.split()[0] == "LIST":
+        lines = rest.read().decode("utf-8", "surrogateescape").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    pattern = re.sub(r"(?:\s+[-+.\d]+)+$", "", text)
+    if not re.search(r"%\d*d", pattern):
+        return [text]
+    return sorted(glob(re.sub(r"%\d*d", "[0-9]*", escape(pattern)), root_dir=header.parent))
+
+
+def _weights(settings: dict[str, Any]) -> dict[str, str | None]:
+    """SHA-256 of the weights that these settings lead to, by role; None for missing ones."""
+    method = METHODS.get(settings.get("method") or DEFAULT)
+    start = METHODS.get(settings.get("start") or getattr(method, "start", ""))
+    found = {}
+    for role, usual in (("model", method), ("start_model", start)):
+        if name := settings.get(role) or getattr(usual, "weights", ""):
+            found[role] = _sum_of_weights(name)
+    return found
+
+
+def _same_weights(record: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether a pair's record was made with the weights that these settings now lead to."""
+    if "weights" in record:
+        return record["weights"] == _weights(settings)
+    # Versions before did not say: packaged weights are the version's own, others may be new.
+    given = (settings.get(role) for role in ("model", "start_model"))
+    return not any(Path(name).suffix == ".pt" for name in given if name)
+
+
+def _sum_of_weights(name: str | Path) -> str | None:
+    path = Path(name).absolute()
+    if path.suffix != ".pt":
+        path = packaged.FOLDER / f"{OLD_NAMES.get(str(name), name)}.pt"
+    try:
+        state = path.stat()
+        return _known_sum(str(path), state.st_size, state.st_mtime_ns)
+    except (OSError, ValueError):  # there is none, or it cannot be read
+        return None
+
+
+@lru_cache(maxsize=8)
+def _known_sum(path: str, size: int, changed: int) -> str:
+    """The checksum of a file of this size and time (ns), which thousands of pairs ask for."""
+    return checksum(path)
+
+
+def _clear(home: Path, row: Row) -> None:
+    """Delete what an earlier attempt left in a pair's folder, so that it is not taken for the next.
+
+    Only files of the names that a pair writes, if there is a sign that one was registered here, and
+    none that is an input now. Raises InputError where one cannot be deleted.
+    """
+    if not any((home / sign).exists() for sign in (RECORD, _STARTS, _ERROR)):
+        return
+    inputs = {Path(path).resolve() for path in row.inputs.values()}
+    for path in (home / name for name in _PRODUCTS):
+        if path.resolve() not in inputs:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"{path}, which an earlier registration left, cannot be deleted "
+                    f"({error.strerror}): close programs that use it."
+                ) from error
 
 
 def _software() -> dict[str, str]:
@@ -167,7 +291,13 @@ def _software() -> dict[str, str]:
 
 def _record(home: Path, content: dict[str, Any]) -> None:
     with atomic(home / RECORD) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        text = json.dumps(content, indent=1, default=os.fspath)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _as_recorded(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings as a record gives them back: paths as text, tuples as lists."""
+    return json.loads(json.dumps(settings, default=os.fspath))
 
 
 def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any]:

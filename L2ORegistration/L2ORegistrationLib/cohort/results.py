@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__
+from ..core.errors import InputError
 from ..core.paths import atomic
 from ..reporting.style import STYLE
 from .table import ROLES, Row
@@ -106,12 +108,21 @@ heads.forEach((head, column) => head.addEventListener("click", () => {
 
 
 class Results:
-    """The lines that are there so far, on disk as they come."""
+    """The lines that are there so far, on disk as they come.
 
-    def __init__(self, folder: Path, rows: Sequence[Row]):
+    on_warning: told once, in a sentence, where they cannot be put on disk before the end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[Row],
+        on_warning: Callable[[str], object] = warnings.warn,
+    ):
         self._folder, self._names = folder, [row.name for row in rows]
         self._lines: dict[str, dict[str, Any]] = {}
         self._next = 0.0
+        self._on_warning, self._warned = on_warning, False
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -120,28 +131,62 @@ class Results:
         return name in self._lines
 
     def add(self, line: dict[str, Any]) -> None:
-        """Take a pair's line; both files follow, but not for every pair of thousands."""
+        """Take a pair's line; both files follow, but not for every pair of thousands.
+
+        Where they cannot be written, the next line tries again.
+        """
         self._lines[line["name"]] = line
         began = time.monotonic()
         if began >= self._next:
-            self.write()
-            took = time.monotonic() - began
-            self._next = time.monotonic() + max(_SECONDS, took / _SHARE)
+            written = self.write_if_possible()
+            ended = time.monotonic()
+            self._next = ended + max(_SECONDS if written else 0.0, (ended - began) / _SHARE)
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines so far, in the table's order."""
         return [self._lines[name] for name in self._names if name in self._lines]
 
     def write(self) -> None:
-        """Replace results.csv (in the table's order) and index.html (the worst first)."""
-        with atomic(self._folder / "results.csv") as temporary:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS, restval="")
-                writer.writeheader()
-                writer.writerows(self.lines())
-        with atomic(self._folder / "index.html") as temporary:
-            page = index_page(self.lines(), len(self._names), self._folder.name)
-            temporary.write_text(page, encoding="utf-8")
+        """Replace results.csv (in the table's order) and index.html (the worst first).
+
+        Raises InputError where one of them cannot be written; the other is all the same.
+        """
+        if problem := self._replaced():
+            raise InputError(
+                f"{problem} Then run the same command again: the pairs are kept, it ends at once."
+            ) from problem
+
+    def write_if_possible(self) -> bool:
+        """Write as `write` does, or warn where that is impossible, once; whether it was possible.
+
+        Excel on Windows locks the table as long as it shows it: hours of work must not end by that.
+        """
+        problem = self._replaced()
+        if problem and not self._warned:
+            self._warned = True
+            self._on_warning(f"{problem} Until then the run goes on and keeps its results.")
+        return problem is None
+
+    def _replaced(self) -> InputError | None:
+        """Replace both files, each if possible; why the first of them could not be."""
+        problems = []
+        for name, write in (("results.csv", self._write_table), ("index.html", self._write_page)):
+            try:
+                with atomic(self._folder / name) as temporary:
+                    write(temporary)
+            except InputError as error:
+                problems.append(error)
+        return problems[0] if problems else None
+
+    def _write_table(self, path: Path) -> None:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(self.lines())
+
+    def _write_page(self, path: Path) -> None:
+        page = index_page(self.lines(), len(self._names), self._folder.name)
+        path.write_text(page, encoding="utf-8")
 
 
 def index_page(lines: list[dict[str, Any]], total: int, title: str) -> str:

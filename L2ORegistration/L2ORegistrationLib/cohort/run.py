@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,7 @@ def map_pairs(
     *,
     retry_failed: bool = False,
     on_row: Callable[[dict[str, Any], int, int], object] | None = None,
+    on_warning: Callable[[str], object] = warnings.warn,
     **settings: Any,
 ) -> list[dict[str, Any]]:
     """Register every pair of a table and return the lines of results.csv, in the table's order.
@@ -36,12 +38,14 @@ def map_pairs(
     for the rows that are left to do, called only if there are some; table: see
     `table.read_table`, or its rows; out: folder for a folder a pair, results.csv and index.html,
     made if missing; retry_failed: try again what was refused before; on_row: called as
-    on_row(line, done, total), also for pairs that were done before; settings: arguments of
-    engine.registration.Registration that hold for all pairs, such as method or spacing.
+    on_row(line, done, total), also for pairs that were done before; on_warning: told in a sentence
+    what does not end the run; settings: arguments of engine.registration.Registration that hold for
+    all pairs, such as method or spacing.
 
-    Raises InputError for a table that cannot be used and a folder that another run works in; what
-    goes wrong with one pair is said in its line. On KeyboardInterrupt the rest is cancelled,
-    everything that was finished stays, and the next call goes on from there.
+    Raises InputError for a table that cannot be used, a folder that another run works in and, after
+    the last pair, for results.csv or index.html where they cannot be written, as when Excel shows
+    them; what goes wrong with one pair is said in its line. On KeyboardInterrupt the rest is
+    cancelled, everything that was finished stays, and the next call goes on from there.
     """
     require_dask()
     rows = read_table(table) if isinstance(table, str | Path) else checked_rows(table)
@@ -49,7 +53,7 @@ def map_pairs(
     check_writable(out if out.exists() else out.parent)
     out.mkdir(exist_ok=True)
     with _alone(out):
-        results = Results(out, rows)
+        results = Results(out, rows, on_warning)
         todo = []
         for row in rows:
             line = finished(row, out / row.name, settings, failed_too=not retry_failed)
@@ -67,12 +71,14 @@ def map_pairs(
                     results.add(line)
                     if on_row:
                         on_row(line, len(results), len(rows))
-        finally:
+        except BaseException:
             # What was finished, but not yet received when the user stopped, counts.
             for row in todo:
                 if row.name not in results and (line := finished(row, out / row.name, settings)):
                     results.add(line)
-            results.write()
+            results.write_if_possible()  # why the run ends is the more important news
+            raise
+        results.write()
     return results.lines()
 
 

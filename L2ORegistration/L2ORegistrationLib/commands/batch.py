@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..engine.catalogue import DEFAULT
-from .console import checked_folder, messages, print_json, tell_written
+from .console import checked_folder, messages, note, print_json, tell_written
 from .console import output as out_console
 from .options import Device, Iterations, Json, Quiet, Spacing
 from .register import Method
@@ -78,7 +78,9 @@ def batch(
 
         tell = stack.enter_context(_progress(shown=not quiet))
         try:
-            lines = map_pairs(client, table, out, retry_failed=retry, on_row=tell, **settings)
+            lines = map_pairs(
+                client, table, out, retry_failed=retry, on_row=tell, on_warning=note, **settings
+            )
         except KeyboardInterrupt:
             messages.print("Stopped: what is finished is kept; the same command goes on.")
             raise typer.Exit(130) from None
@@ -94,7 +96,7 @@ def batch(
 
 
 def _gpus(device: str) -> list[int]:
-    """The numbers of the CUDA devices that workers can share out, a worker each."""
+    """The numbers, in this process, of the CUDA devices for workers to share out, one for each."""
     if device not in ("auto", "cuda"):
         return []
     from ..engine.devices import available_devices, choose_device

@@ -2,10 +2,22 @@
 
 import csv
 import json
+import os
 import re
+import time
 
+import numpy as np
 import pytest
-from L2ORegistrationLib.cohort.pair import checksum, failed, finished, inputs_state, starts
+import SimpleITK as sitk
+from L2ORegistrationLib.cohort import results as results_module
+from L2ORegistrationLib.cohort.pair import (
+    checksum,
+    failed,
+    finished,
+    inputs_state,
+    register_pair,
+    starts,
+)
 from L2ORegistrationLib.cohort.results import COLUMNS, Results, index_page
 from L2ORegistrationLib.cohort.table import Row, checked_rows, read_table
 from L2ORegistrationLib.core.errors import InputError
@@ -43,6 +55,42 @@ def test_a_folder_of_folders_is_a_table(tmp_path):
     assert set(rows[0].inputs) == {"fixed", "moving", "fixed_mask", "fixed_landmarks"}
 
 
+def pair_folder(folder, *names):
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+def test_a_folder_table_takes_segmentations_for_masks(tmp_path):
+    images = "fixed.nii.gz", "moving.NII.GZ"
+    masks = "fixed_mask.seg.nrrd", "moving_mask.Seg.nrrd"
+    home = pair_folder(tmp_path / "p", *images, *masks)
+    (row,) = read_table(tmp_path)
+    assert row == Row("p", *(str(home / name) for name in (*images, *masks)))
+
+
+@pytest.mark.parametrize(
+    "name", ["fixed_mask.stl", "fixed_mask", "moving_landmarks.xlsx", "initial_transform.json"]
+)
+def test_a_file_of_a_pair_that_nobody_reads_is_refused_by_name(tmp_path, name):
+    home = pair_folder(tmp_path / "p", "fixed.nii.gz", "moving.nii.gz", name)
+    with pytest.raises(InputError, match=re.escape(f"{home / name} is not read")):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fixed.jpg", "fixed.seg.nrrd"])
+def test_an_image_that_nobody_reads_is_refused_by_name(tmp_path, name):
+    pair_folder(tmp_path / "p", name, "moving.nii.gz")
+    with pytest.raises(InputError, match=re.escape(f"{name} is not read as fixed")):
+        read_table(tmp_path)
+
+
+def test_voxels_and_notes_beside_an_image_belong_to_it(tmp_path):
+    home = pair_folder(tmp_path / "p", "fixed.mhd", "fixed.raw", "moving.json", "moving.nii.gz")
+    assert read_table(tmp_path) == [Row("p", str(home / "fixed.mhd"), str(home / "moving.nii.gz"))]
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -69,8 +117,8 @@ def test_a_folder_with_two_fixed_images_is_refused(tmp_path):
         read_table(tmp_path)
 
 
-def record(folder, row, settings):
-    """What a finished pair leaves."""
+def record(folder, row, settings, **more):
+    """What a finished pair leaves; without more as versions left it that knew no weights."""
     home = folder / row.name
     home.mkdir()
     line = failed(row, "")
@@ -79,7 +127,7 @@ def record(folder, row, settings):
     for key in ("transform", "report"):
         (folder / line[key]).touch()
     content = {"line": line, "settings": settings, "inputs": inputs_state(row)}
-    content["version"] = line["software"].split()[1]
+    content |= {"version": line["software"].split()[1], **more}
     (home / "pair.json").write_text(json.dumps(content))
     return line
 
@@ -114,6 +162,223 @@ def test_checksums_see_names_and_contents_of_a_folder(tmp_path):
         checksum(str(tmp_path / "missing"))
 
 
+def voxels(value):
+    """The bytes of a raw image of 4 x 3 x 2 voxels."""
+    return np.full((2, 3, 4), value, np.int16).tobytes()
+
+
+META = """ObjectType = Image
+NDims = 3
+DimSize = 4 3 2
+ElementType = MET_SHORT
+ElementDataFile = """
+NRRD = """NRRD0004
+# data file: only-a-comment.raw
+type: short
+dimension: 3
+sizes: 4 3 2
+encoding: raw
+endian: little
+data file: """
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "files"),
+    [
+        ("a.mhd", META + "my voxels.raw\n", {"my voxels.raw": 24}),
+        ("a.mha", META + "sub/a.raw\n", {"sub/a.raw": 24}),
+        ("a.mhd", META + "LIST\nb.raw\na.raw\n", {"b.raw": 12, "a.raw": 12}),
+        ("a.mhd", META + "s%02d.raw 8 9 1\n", {"s08.raw": 12, "s09.raw": 12}),
+        ("a.nhdr", NRRD + "./my voxels.raw\n", {"my voxels.raw": 24}),
+        ("a.nrrd", NRRD.replace("data file", "datafile") + "a.raw\n", {"a.raw": 24}),
+        ("a.nhdr", NRRD + "LIST\nb.raw\na.raw\n", {"b.raw": 12, "a.raw": 12}),
+        ("a.nhdr", NRRD + "s%02d.raw 8 9 1\n", {"s08.raw": 12, "s09.raw": 12}),
+    ],
+)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_voxels_beside_their_header_are_part_of_an_input(
+    tmp_path, monkeypatch, name, header, files, absolute
+):
+    folder = tmp_path / "[x] %d"  # nothing in the name of a folder is a pattern
+    (folder / "sub").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    path = folder / name
+    path.write_text(header)
+    for file, count in files.items():
+        (folder / file).write_bytes(voxels(1)[: 2 * count])
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).tobytes() == voxels(1)
+    row = Row("x", str(path) if absolute else name)
+    before, sum_before = inputs_state(row), checksum(row.fixed)
+    assert before == inputs_state(row) and sum_before == checksum(row.fixed)
+    for file in files:
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(voxels(2)[: len(whole)])
+        os.utime(folder / file, ns=(0, 0))  # as after a move: older than the header
+        assert inputs_state(row) != before and checksum(row.fixed) != sum_before
+        (folder / file).unlink()
+        assert inputs_state(row) != before and checksum(row.fixed) != sum_before
+        (folder / file).write_bytes(whole)
+    assert checksum(row.fixed) == sum_before
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd", "a.nrrd", "a.nhdr", "a.nii"])
+def test_an_image_in_one_file_has_the_sum_that_earlier_versions_recorded(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.mhd":
+        path.write_bytes((META + "LOCAL\n").encode() + voxels(1))
+    elif name == "a.nhdr":
+        text = NRRD.removesuffix("data file: ") + "data file:=only a note.raw\n\n"
+        path.write_bytes(text.encode() + voxels(1))
+    else:
+        sitk.WriteImage(sitk.Image(4, 3, 2, sitk.sitkInt16), str(path))
+    assert path.stat().st_size > 24 and len(list(tmp_path.iterdir())) == 1
+    assert sitk.ReadImage(str(path)).GetSize() == (4, 3, 2)
+    state = path.stat()
+    assert inputs_state(Row("x", str(path))) == {"fixed": [state.st_size, state.st_mtime_ns]}
+    alone = tmp_path / "copy.bin"
+    alone.write_bytes(path.read_bytes())
+    assert checksum(str(path)) == checksum(str(alone))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 9000, b"ElementDataFile = \0\n", b"NRRD\n\n"])
+def test_a_damaged_header_is_an_input_of_its_own(tmp_path, content):
+    path = tmp_path / "a.mhd"
+    path.write_bytes(content)
+    assert inputs_state(Row("x", str(path)))["fixed"][0] == len(content)
+    assert len(checksum(str(path))) == 64
+
+
+def test_a_pair_is_done_again_after_its_voxels_were_replaced(tmp_path):
+    for role in ("fixed", "moving"):
+        sitk.WriteImage(sitk.Image(4, 3, 2, sitk.sitkInt16), str(tmp_path / f"{role}.mhd"))
+    row = Row("x", str(tmp_path / "fixed.mhd"), str(tmp_path / "moving.mhd"))
+    line = record(tmp_path, row, {})
+    assert finished(row, tmp_path / "x", {}) == line
+    (tmp_path / "moving.raw").write_bytes(voxels(7))
+    assert finished(row, tmp_path / "x", {}) is None
+
+
+def recorded_weights(folder, settings):
+    """The weights that a pair's record says it was made with; here of one that is refused."""
+    register_pair(Row("w", "nowhere.nii", "nowhere.nii"), str(folder / "w"), settings, "run")
+    return json.loads((folder / "w" / "pair.json").read_text())["weights"]
+
+
+@pytest.mark.parametrize("role", ["model", "start_model"])
+def test_a_pair_is_done_again_with_weights_that_were_trained_anew(tmp_path, role):
+    image, weights = tmp_path / "a.nii", tmp_path / "my.pt"
+    image.write_text("image")
+    weights.write_text("weights")
+    row = Row("x", str(image), str(image))
+    settings = {"method": "l2o", "start": "voxelmorph++", role: str(weights)}
+    made_with = recorded_weights(tmp_path, settings)
+    line = record(tmp_path, row, settings, weights=made_with)
+    home = tmp_path / "x"
+    assert finished(row, home, settings) == line
+    weights.touch()
+    assert finished(row, home, settings) == line
+    weights.write_text("better weights")
+    assert finished(row, home, settings) is None
+    weights.write_text("weights")
+    assert finished(row, home, settings) == line
+    weights.unlink()
+    assert finished(row, home, settings) is None
+
+
+def test_packaged_weights_count_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr("L2ORegistrationLib.engine.packaged.FOLDER", tmp_path)
+    (tmp_path / "l2o.pt").write_text("weights")
+    (tmp_path / "voxelmorph++.pt").write_text("others")
+    sums = {name: checksum(str(tmp_path / f"{name}.pt")) for name in ("l2o", "voxelmorph++")}
+    l2o, voxelmorph = sums.values()
+    assert recorded_weights(tmp_path, {}) == {"model": l2o}
+    assert recorded_weights(tmp_path, {"method": "l2o", "model": "pyramid"}) == {"model": l2o}
+    assert recorded_weights(tmp_path, {"method": "gauss-newton"}) == {}
+    assert recorded_weights(tmp_path, {"method": "falta2022"}) == {"model": None}
+    settings = {"method": "gauss-newton", "start": "voxelmorph++"}
+    assert recorded_weights(tmp_path, settings) == {"start_model": voxelmorph}
+
+
+def test_a_pair_of_the_version_before_is_done_unless_it_took_weights_of_a_file(tmp_path):
+    image = tmp_path / "a.nii"
+    image.write_text("image")
+    for name, settings in {
+        "none": {"method": "gauss-newton"},
+        "packaged": {"method": "l2o", "model": "l2o"},
+        "usual": {},
+    }.items():
+        row = Row(name, str(image), str(image))
+        assert finished(row, tmp_path / name, settings) is None
+        line = record(tmp_path, row, settings)
+        assert finished(row, tmp_path / name, settings) == line
+    row, settings = Row("own", str(image), str(image)), {"model": str(tmp_path / "my.pt")}
+    record(tmp_path, row, settings)
+    assert finished(row, tmp_path / "own", settings) is None
+
+
+def test_settings_from_python_are_compared_as_they_are_recorded(tmp_path):
+    row = Row("x", "nowhere.nii", "nowhere.nii")
+    settings = {"model": tmp_path / "my.pt", "iterations": (1, 1, 2)}
+    line = register_pair(row, str(tmp_path / "x"), settings, "run")
+    assert "nowhere.nii does not exist" in line["reasons"]
+    assert finished(row, tmp_path / "x", settings) == line
+    assert finished(row, tmp_path / "x", {**settings, "iterations": (1, 1, 3)}) is None
+
+
+def test_a_pair_that_fails_now_keeps_no_results_of_the_time_before(tmp_path):
+    image = tmp_path / "a.nii"
+    image.write_text("image")
+    record(tmp_path, Row("x", str(image), str(image)), {})
+    home = tmp_path / "x"
+    left = ("transform.h5", "warped.nii.gz", "report.html", "overview.png", "before.png")
+    for file in (*left, "after.png", "error.txt", "notes.txt", "report.docx"):
+        (home / file).write_text("before")
+    (home / "figures").mkdir()
+    kept = {"notes.txt", "report.docx", "figures", "t.h5", "r.html"}
+    broken = tmp_path / "no.nii"
+    line = register_pair(Row("x", str(image), str(broken)), str(home), {}, "run")
+    assert line["verdict"] == "failed" and (home / "transform.h5").exists()  # a drive is away
+    broken.write_text("no image")
+    line = register_pair(Row("x", str(image), str(broken)), str(home), {}, "run")
+    assert line["verdict"] == "failed" and line["transform"] == ""
+    assert {path.name for path in home.iterdir()} == {*kept, "pair.json"}
+    assert json.loads((home / "pair.json").read_text())["line"] == line
+
+
+def test_files_of_others_stay_in_a_folder_where_no_pair_was_registered(tmp_path):
+    home = tmp_path / "x"
+    home.mkdir()
+    (home / "report.html").write_text("mine")
+    for _ in range(2):
+        register_pair(Row("x", "nowhere.nii", "nowhere.nii"), str(home), {}, "run")
+        assert (home / "report.html").read_text() == "mine"
+        (home / "pair.json").unlink()
+
+
+def test_an_earlier_transform_that_is_an_input_now_stays(tmp_path):
+    image = tmp_path / "a.nii"
+    image.write_text("image")
+    record(tmp_path, Row("x", str(image), str(image)), {})
+    home = tmp_path / "x"
+    for file in ("transform.h5", "warped.nii.gz"):
+        (home / file).write_text("before")
+    start = str(home / ".." / "x" / "transform.h5")
+    row = Row("x", str(image), str(image), initial_transform=start)
+    register_pair(row, str(home), {}, "run")
+    assert (home / "transform.h5").read_text() == "before"
+    assert not (home / "warped.nii.gz").exists()
+
+
+def test_results_that_cannot_be_deleted_fail_their_pair_with_a_sentence(tmp_path):
+    image = tmp_path / "a.nii"
+    image.write_text("image")
+    record(tmp_path, Row("x", str(image), str(image)), {})
+    (tmp_path / "x" / "transform.h5").mkdir()  # as little to be deleted as a file in use
+    line = register_pair(Row("x", str(image), str(image)), str(tmp_path / "x"), {}, "run")
+    assert line["verdict"] == "failed" and "transform.h5" in line["reasons"]
+    assert "cannot be deleted" in line["reasons"] and "close programs" in line["reasons"]
+
+
 def test_starts_of_other_runs_do_not_count(tmp_path):
     assert starts(tmp_path, "a") == 0
     (tmp_path / "starts.txt").write_text("a 17\nb 18\na 19\n")
@@ -146,3 +411,65 @@ def test_results_follow_the_table_whatever_order_they_come_in(tmp_path):
         lines = list(csv.DictReader(file))
     assert [line["name"] for line in lines] == ["p", "q"]
     assert tuple(lines[0]) == COLUMNS and lines[0]["reasons"] == 'it rains; hard, and "loud"'
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """Names of files that refuse to be replaced, as one that Excel shows on Windows."""
+    names, replace = set(), os.replace
+
+    def refusing(source, target):
+        if os.path.basename(target) in names:
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    return names
+
+
+def names_in(folder):
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+        return [line["name"] for line in csv.DictReader(file)]
+
+
+def test_a_table_open_in_excel_is_warned_of_once_and_written_when_it_is_closed(
+    tmp_path, monkeypatch, locked
+):
+    monkeypatch.setattr(results_module, "_SHARE", 1e6)  # as if writing took no time
+    rows = checked_rows([{"name": n, "fixed": "a", "moving": "b"} for n in "pqrs"])
+    told = []
+    results = Results(tmp_path, rows, told.append)
+    locked.add("results.csv")
+    for row in rows[:2]:
+        results.add(failed(row, ""))
+    (warning,) = told
+    assert "results.csv could not be written (Permission denied)" in warning
+    assert "close programs that use it" in warning and "the run goes on" in warning
+    assert "2 to come" in (tmp_path / "index.html").read_text("utf-8")  # the page is not locked
+    locked.clear()
+    results.add(failed(rows[2], ""))
+    assert names_in(tmp_path) == ["p", "q", "r"] and len(told) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "results.csv"]
+
+
+def test_a_table_that_stays_locked_does_not_cost_a_writing_for_every_pair(tmp_path, locked):
+    rows = checked_rows([{"name": f"p{k}", "fixed": "a", "moving": "b"} for k in range(3000)])
+    results = Results(tmp_path, rows, lambda _: None)
+    locked.add("results.csv")
+    began = time.monotonic()
+    for row in rows:
+        results.add(failed(row, ""))
+    adding = time.monotonic() - began
+    locked.clear()
+    began = time.monotonic()
+    results.write()
+    assert adding < 50 * (time.monotonic() - began)  # of 3000 times
+
+
+def test_a_table_still_locked_at_the_end_is_a_sentence_that_says_what_to_do(tmp_path, locked):
+    rows = checked_rows([{"name": "p", "fixed": "a", "moving": "b"}])
+    results = Results(tmp_path, rows, lambda _: None)
+    locked.add("results.csv")
+    results.add(failed(rows[0], ""))
+    with pytest.raises(InputError, match="close programs that use it.*run the same command again"):
+        results.write()
