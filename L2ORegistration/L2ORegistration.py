@@ -455,7 +455,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _observeLandmarks(self):
         """Follow the points of the lists that are chosen now."""
-        lists = [node for node in self._landmarks() if node]
+        lists = [node for node in dict.fromkeys(self._landmarks()) if node]
         if lists == self._lists:
             return
         for node in self._lists:

@@ -6,6 +6,7 @@ import slicer
 import vtk
 from fixtures import process_events
 from L2ORegistrationLib.engine import packaged
+from L2ORegistrationLib.panel import inputs
 from L2ORegistrationLib.scene import settings
 
 
@@ -263,3 +264,21 @@ def test_choices_survive_leaving_and_coming_back(panel, phantom):
     assert (settings.method, settings.iterations) == ("adam", 7)
     panel.ui.iterationsSpinBox.setValue(0)
     assert panel._settings().iterations is None
+
+
+def test_a_list_belongs_to_the_volume_with_the_longest_name(scene):
+    """Slicer calls the second volume of a name CT_1: "CT_1 landmarks" are not those of CT."""
+    volumes = [volume("CT"), volume("CT_1")]
+    second = markups("CT_1 landmarks", 3)
+    assert inputs.pick_landmarks(*volumes) == [None, second]
+    first = markups("CT landmarks", 3)
+    assert inputs.pick_landmarks(*volumes) == [first, second]
+    assert inputs.pick_landmarks(None, volumes[1]) == [None, second]
+
+
+def test_one_list_for_both_volumes_is_refused(panel, phantom):
+    process_events()
+    panel._parameterNode.movingLandmarks = panel._parameterNode.fixedLandmarks
+    process_events()
+    assert not panel.ui.registerButton.enabled
+    assert "are the same list" in panel.ui.hintLabel.text

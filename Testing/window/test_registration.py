@@ -139,7 +139,7 @@ def test_cancel_before_the_first_iteration_changes_nothing(panel, phantom, engin
     panel.ui.registerButton.click()
     steered.go()
     finish(panel)
-    assert panel.ui.hintLabel.text.startswith("Cancelled before the first iteration")
+    assert panel.ui.hintLabel.text.startswith("Cancelled: nothing was changed.")
     assert node_ids() == before
 
 
@@ -219,7 +219,9 @@ def test_closing_the_scene_stops_the_run(panel, phantom, engine, dialogs):
     assert slicer.util.getNodesByClass("vtkMRMLTransformNode") == []
 
 
-def test_opening_another_module_ends_the_run_and_keeps_its_best(panel, phantom, engine, dialogs):
+def test_a_run_goes_on_while_another_module_is_open_and_tells_afterwards(
+    panel, phantom, engine, dialogs
+):
     process_events()
     steered = engine(free=False)
     panel.ui.registerButton.click()
@@ -232,8 +234,53 @@ def test_opening_another_module_ends_the_run_and_keeps_its_best(panel, phantom, 
     assert dialogs == []
     panel.parent.isEntered = True
     panel.enter()
+    assert panel.ui.hintLabel.text.startswith("Done in")
     assert panel._parameterNode.outputTransform is not None
-    assert panel.ui.iterationSlider.enabled and panel.ui.iterationSlider.maximum >= 2
+    assert panel.ui.iterationSlider.enabled and panel.ui.iterationSlider.maximum == 5
+
+
+def test_cancelling_what_would_replace_a_result_brings_that_back(registered, engine, dialogs):
+    before, count = grid_magnitude(registered._parameterNode.outputTransform), len(node_ids())
+    steered = engine(steps=9, free=False)
+    pause_between_clicks()
+    registered.ui.registerButton.click()
+    steered.go(3)
+    wait_for(lambda: registered.ui.iterationSlider.maximum == 2)
+    pause_between_clicks()
+    registered.ui.registerButton.click()
+    steered.go(9)
+    finish(registered)
+    assert registered.ui.hintLabel.text.startswith("Cancelled: nothing was changed.")
+    assert registered.ui.iterationSlider.maximum == 5 and dialogs == []
+    assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
+    assert len(node_ids()) == count  # the preview is a new one
+
+
+def test_a_deleted_output_takes_its_iterations_with_it(registered):
+    slicer.mrmlScene.RemoveNode(registered._parameterNode.outputTransform)
+    process_events()
+    for kind in ("vtkMRMLTransformNode", "vtkMRMLSequenceNode", "vtkMRMLSequenceBrowserNode"):
+        assert slicer.util.getNodesByClass(kind) == []
+    assert registered._session is None and not registered.ui.iterationSlider.enabled
+    assert registered.ui.registerButton.enabled
+
+
+def test_landmarks_are_followed_while_they_are_placed_and_moved(registered):
+    """A list without points is refused until it has them; errors follow a point that is dragged."""
+    fixed, moving = registered._landmarks()
+    points = slicer.util.arrayFromMarkupsControlPoints(moving)
+    moving.RemoveAllControlPoints()
+    process_events()
+    assert not registered.ui.registerButton.enabled
+    for k, point in enumerate(points):
+        moving.AddControlPoint(point, fixed.GetNthControlPointLabel(k))
+    process_events()
+    assert registered.ui.registerButton.enabled
+    wait_for(lambda: registered._evaluation._evaluation is not None)
+    before = registered._evaluation._evaluation.summary["after"]["max"]
+    moving.SetNthControlPointPosition(0, *(points[0] + 80))
+    moving.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
+    wait_for(lambda: registered._evaluation._evaluation.summary["after"]["max"] > before + 50)
 
 
 def test_outputs_are_filled(panel, phantom, engine):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import slicer
-from fixtures import process_events, wait_for
+from fixtures import pause_between_clicks, process_events, wait_for
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.scene import browsers, transforms, volumes
 
@@ -122,6 +122,7 @@ def test_cancel_keeps_the_finished_phases(section, breath):
     section.button.click()
     Slow.gate.release(1)
     wait_for(lambda: section.progressBar.value == 1)
+    pause_between_clicks()
     section.button.click()
     assert section.button.text == "Cancelling..." and not section.button.enabled
     Slow.gate.release(5)
@@ -134,6 +135,15 @@ def test_cancel_keeps_the_finished_phases(section, breath):
         breath.SetSelectedItemNumber(phase)
         shown = transforms.field_of(image.GetParentTransformNode()).array
         assert np.allclose(shown, phase if phase in done else 0)
+
+
+def test_a_double_click_starts_and_does_not_cancel(section, breath):
+    section.button.click()
+    section.button.click()
+    assert section.running and section.button.text == "Cancel"
+    Slow.gate.release(9)
+    wait_for(lambda: not section.running)
+    assert section.hint.text.startswith("Done")
 
 
 def test_closing_the_scene_ends_the_run(section, breath):
