@@ -10,6 +10,7 @@ from L2ORegistrationLib.core.geometry import DisplacementField
 from L2ORegistrationLib.job import Failed, Finished
 from L2ORegistrationLib.scene import browsers, nodes, transforms, volumes
 from L2ORegistrationLib.scene.breathing_sample import addBreathingSequence
+from L2ORegistrationLib.scene.nodes import of_class
 from L2ORegistrationLib.scene.sequence import SequenceLogic, SequenceRun, SequenceSettings
 from L2ORegistrationLib.sequence.phases import read_phases
 from matplotlib.image import imsave
@@ -105,6 +106,22 @@ def test_images_under_a_linear_transform_are_registered_where_they_are(
     finished(run)
     assert transforms.is_under(proxy, run.outcome.transform)
     assert volumes.grid_of(proxy, below=run.outcome.transform).matches(before)
+
+
+def test_registering_again_leaves_no_linear_transform_of_the_run_before(
+    breath, kit, add_linear, askew, scene
+):
+    proxy, parent = browsers.proxy_of(breath), add_linear(askew, "L")
+    proxy.SetAndObserveTransformNodeID(parent.GetID())
+    before = volumes.grid_of(proxy)
+    for _ in range(3):
+        run = SequenceRun(SequenceSettings(breath), factory=trial(kit))
+        finished(run)
+        between = proxy.GetParentTransformNode()
+        assert volumes.grid_of(proxy, below=run.outcome.transform).matches(before)
+        assert between.GetName() == f"L in {run.outcome.transform.GetName()}"
+        linear = of_class(scene, "vtkMRMLLinearTransformNode")
+        assert {node.GetID() for node in linear} == {parent.GetID(), between.GetID()}
 
 
 def test_cancel_keeps_the_finished_phases(breath, kit):
