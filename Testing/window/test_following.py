@@ -83,7 +83,7 @@ def test_tg_132_stands_in_the_table(registered, dialogs):
     assert rows[0][0] == "Target registration error, landmarks"
     assert rows[3][0] == "Jacobian determinant, lungs"
     assert rows[0][2].startswith("within: mean 2 mm") and rows[3][2].startswith("within:")
-    assert rows[4][2].startswith("not measured:") and "moving to fixed" in rows[4][1]
+    assert rows[4][2].startswith("not measured:") and "exchanged scans" in rows[4][1]
     assert not ui.fixedStructuresSelector.isHidden()
     ui.qualityCheckBox.click()
     assert ui.evaluationTable.item(0, 0).text() == "Mean" and ui.fixedStructuresSelector.isHidden()

@@ -55,17 +55,22 @@ def apply(
     ] = None,
     to: Annotated[To, typer.Option(help="The scan that THING is brought to.")] = To.fixed,
     source: Annotated[
-        Path | None, typer.Option(help="DICOM folder that RT structures were drawn on: checked.")
+        Path | None,
+        typer.Option(help="Of RT structures: a DICOM folder whose frame of reference is theirs"),
     ] = None,
     backward: Annotated[
         Path | None,
-        typer.Option(help="A registration of moving to fixed: how sure each point is, in mm."),
+        typer.Option(
+            help="A second registration, of exchanged scans, no inverse: how sure points are."
+        ),
     ] = None,
     confidence: Annotated[
         Path | None,
         typer.Option(help="What register --confidence wrote: how sure each point is, in mm."),
     ] = None,
-    labels: Annotated[bool, typer.Option("--labels", help="THING is a label map.")] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="THING is a label map: else it is blended as an image.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring THING, which lies in the moving scan, to the fixed scan (or back: --to moving)."""
@@ -74,6 +79,11 @@ def apply(
     thing = existing(thing)
     output = Path(output)
     kind = _kind(thing, labels)
+    if kind != "structures" and source:
+        raise InputError(
+            f"--source is compared with RT structures only, but {thing.name} is {_NAMES[kind]}: "
+            "leave it out."
+        )
     if kind != "points" and (confidence or backward):
         raise InputError(
             f"--confidence and --backward say how sure points are, but {thing.name} is "
@@ -122,6 +132,8 @@ def apply(
         out.print(f"{key.replace('_', ' ')}: {_said(value)}", markup=False, soft_wrap=True)
     tell_written(output)
 
+
+_FEW_VALUES = 64  # of a CT there are thousands
 
 _NAMES = {
     "points": "points",
@@ -262,7 +274,11 @@ def _moved(
     checked_suffix(output, WRITABLE_IMAGES, "an image")
     warped = images.warp_image(image, motion, target, float(image.array.min()))
     write_volume(warped, output)
-    return {"how": "linear interpolation, its lowest value beyond it"}
+    found = {"how": "linear interpolation, its lowest value beyond it"}
+    if len(np.unique(image.array)) <= _FEW_VALUES:
+        sentence = f"{thing.name} has few different values. If it is a label map, give --labels."
+        found["warnings"] = [f"{sentence} Without it, labels were blended into others."]
+    return found
 
 
 def _moved_structures(

@@ -42,7 +42,7 @@ def demo(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make a breathing phantom, register it with Adam and Gauss-Newton and show what came out.
+    """Make a breathing phantom, register it with Adam and L2O and show what came out.
 
     The phantom's motion is known exactly; its landmarks are branches of vessels.
     """

@@ -43,7 +43,7 @@ def evaluate(
         Path | None, typer.Option(help="The same labels in moving.")
     ] = None,
     backward: Annotated[
-        Path | None, typer.Option(help="A registration of moving to fixed: the consistency.")
+        Path | None, typer.Option(help="A registration of exchanged scans, no inverse: consistency")
     ] = None,
     qa: Annotated[
         Path | None, typer.Option(help="Also write a QA page after TG-132: .html")

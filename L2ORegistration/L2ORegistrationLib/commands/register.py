@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 Method = Enum("Method", {name: name for name in METHODS}, type=str)
 Start = Enum("Start", {name: name for name in STARTS}, type=str)
+PULLED_MM = 3.0  # between the nodes of a field that landmarks pull: it is registered on 6 mm anyway
 _Mask = Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")]
 
 
@@ -81,7 +82,7 @@ def register(
     pull: Annotated[
         bool,
         typer.Option(
-            "--pull", help="Correct --initial-transform by the landmarks, and go on from there."
+            "--pull", help="Correct --initial-transform by the landmarks; go on with gauss-newton."
         ),
     ] = False,
     start: Annotated[
@@ -106,7 +107,9 @@ def register(
     ] = None,
     confidence: Annotated[
         Path | None,
-        typer.Option(help="Also write how far off each place of the lungs may be, in mm."),
+        typer.Option(
+            help="Also write how far off each place of the lungs may be, mm (0: unknown)."
+        ),
     ] = None,
     image: Annotated[
         list[str] | None,
@@ -251,7 +254,10 @@ def _start(
     from ..outputs.correction import corrected
     from ..outputs.inverse import as_field
 
-    corrected_by_landmarks = corrected(as_field(initial, fixed_grid), *pairs)
+    field = as_field(initial, fixed_grid)
+    if min(field.grid.spacing) < PULLED_MM:  # such as a voxel's, which would take many gigabytes
+        field = field.resampled(Grid.covering(field.grid.corners(), PULLED_MM))
+    corrected_by_landmarks = corrected(field, *pairs)
     return {
         "initial_transform": corrected_by_landmarks,
         "pinned": pairs[0],

@@ -59,6 +59,11 @@ def sequence(
                 f"--reference {reference}: give the number of a phase, from 0, or mean."
             ) from error
     grid = found[0].volume.grid
+    if chosen == "mean" and (landmarks or contour):
+        note(
+            "The mean position is no scan: points and contour must have been drawn on the "
+            "mean.nii.gz of an earlier run."
+        )
     points = read_landmarks(landmarks, grid) if landmarks else None
     mask = read_mask(contour) if contour else None
     options = {"device": device, "threads": threads}

@@ -9,6 +9,7 @@ from ..core.geometry import DisplacementField
 
 REACH_MM = 60.0  # beyond this distance of all pairs nothing changes
 _STEEPNESS = 6.0  # a correction reaches this many times its own length: far, as large errors do
+_SAME_MM = 1e-3  # points nearer than this are one
 _ROUNDS = 5  # the field is linear between its nodes and does not hold a bump at once
 
 
@@ -25,10 +26,9 @@ def corrected(field: DisplacementField, fixed: np.ndarray, moving: np.ndarray) -
     if not field.grid.contains(fixed).all():
         raise InputError("A landmark lies outside the field: place it in the fixed image.")
     miss = moving - field.transform_points(fixed)
+    _check_agreement(fixed, miss)
     reach = max(REACH_MM, _STEEPNESS * float(np.linalg.norm(miss, axis=1).max()))
     among = _radial(np.linalg.norm(fixed[:, None] - fixed[None], axis=-1) / reach)
-    if np.linalg.cond(among) > 1e8:
-        raise InputError("Two landmarks lie at the same place: remove one of them.")
     array = field.array.copy()
     nodes = field.grid.points()
     basis = [_radial(np.linalg.norm(nodes - p, axis=-1) / reach).astype(np.float32) for p in fixed]
@@ -37,6 +37,19 @@ def corrected(field: DisplacementField, fixed: np.ndarray, moving: np.ndarray) -
         for bump, weight in zip(basis, np.linalg.solve(among, miss), strict=True):
             array += bump[..., None] * weight.astype(np.float32)
     return DisplacementField(array, field.grid)
+
+
+def _check_agreement(fixed: np.ndarray, miss: np.ndarray) -> None:
+    """Raise InputError for two points (of (N, 3), mm) that ask for what would fold between them."""
+    apart = np.linalg.norm(fixed[:, None] - fixed[None], axis=-1)
+    differ = np.linalg.norm(miss[:, None] - miss[None], axis=-1)
+    first, second = np.nonzero(np.triu((differ >= apart) | (apart < _SAME_MM), k=1))
+    if len(first):
+        i, j = first[0], second[0]
+        raise InputError(
+            f"Landmarks {i + 1} and {j + 1} contradict each other: they are {apart[i, j]:.1f} mm "
+            f"apart and ask for corrections that differ by {differ[i, j]:.1f} mm. Remove one."
+        )
 
 
 def _radial(r: np.ndarray) -> np.ndarray:

@@ -36,8 +36,12 @@ def warp_image(image: Volume, motion: DisplacementField, target: Grid, outside: 
             "The image and the reference do not overlap after the transform: "
             "do transform, image and reference belong together?"
         )
-    moved = sitk.Resample(image.to_image(), reference, transform, sitk.sitkLinear, outside)
-    return Volume(sitk.GetArrayFromImage(moved), target)
+    given = sitk.Cast(image.to_image(), sitk.sitkFloat32)  # of integers it would cut fractions off
+    moved = sitk.Resample(given, reference, transform, sitk.sitkLinear, outside)
+    array, kind = sitk.GetArrayFromImage(moved), image.array.dtype
+    if np.issubdtype(kind, np.integer):
+        array = np.rint(array)
+    return Volume(array.astype(kind), target)
 
 
 def read_dose(path: str | Path) -> tuple[Volume, object]:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
 from .inverse import _Newton
+
+INVERSE_MM, MOVED_MM = 0.01, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +63,25 @@ def disagreement(
 
     fixed, moving: (N, 3), LPS mm, pairs of the field; backward: moving point -> fixed point. The
     larger of both ways is taken. Two registrations that agree may be wrong together, but where
-    they differ one of them is: it is the least that a point is uncertain by.
+    they differ one of them is: it is the least that a point is uncertain by. Raises InputError for
+    the inverse, which would agree whatever the field is.
     """
     back = np.linalg.norm(backward.transform_points(moving) - fixed, axis=1)
+    if is_inverse(back, np.linalg.norm(moving - fixed, axis=1)):
+        raise InputError(
+            "The registration backward is the inverse of this one, which agrees in any case: give "
+            "a second registration, of exchanged scans."
+        )
     there = field.transform_points(backward.transform_points(moving))
     return np.maximum(back, np.linalg.norm(there - moving, axis=1))
+
+
+def is_inverse(back: np.ndarray, moved: np.ndarray) -> bool:
+    """Whether a way back that misses (N,) mm where (N,) mm were moved is the inverse of the way.
+
+    No two registrations agree so well where anything moves.
+    """
+    return bool(len(back)) and bool(back.mean() < INVERSE_MM and moved.mean() > MOVED_MM)
 
 
 def told_at(told: Volume, fixed: np.ndarray) -> np.ndarray:

@@ -22,7 +22,10 @@ class FollowingPanel:
         self.widget, form = widgets.section(_("Confidence, inverse and volume change"))
         self.confidenceButton = widgets.button(
             _("Show how sure it is"),
-            _("In colours over the fixed volume: the distance that 9 of 10 such places are off by"),
+            _(
+                "In colours over the fixed lungs: the distance in mm that 9 of 10 such places are "
+                "off by less than"
+            ),
         )
         form.addRow(self.confidenceButton)
         self.confidenceLabel = widgets.label()

@@ -172,9 +172,9 @@ def _summary(outcome):
     if outcome is None:
         return _("Cancelled: nothing was changed.")
     if outcome.cancelled:
-        text = _("Cancelled. Iteration {best}, the best so far, is the result.")
+        text = _("Cancelled. Iteration {best} is the result.")
     else:
-        text = _("Done in {time}. Iteration {best}, the best, is the result.")
+        text = _("Done in {time}. Iteration {best} is the result.")
     text = text.format(time=_duration(outcome.result.seconds), best=outcome.best)
     errors = [metrics["error"] for metrics in outcome.metrics if "error" in metrics]
     if errors:

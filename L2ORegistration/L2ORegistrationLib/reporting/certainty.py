@@ -33,8 +33,8 @@ def sentence(provenance: Mapping) -> str:
     if len(found) < 3:
         return ""
     said = (
-        f"In half of the lungs it is off by at most {found['median']:.1f} mm, in 95 % of them by "
-        f"at most {found['p95']:.1f} mm; 9 of 10 places keep to this."
+        f"Estimated error (9 of 10 places are below it): at most {found['median']:.1f} mm in half "
+        f"of the lungs, at most {found['p95']:.1f} mm in 95 % of them."
     )
     if _WORTH_SAYING <= found["unsure"] <= UNSURE:  # more is one of the verdict's reasons
         said += f" {unsure_sentence(found['unsure'])}"

@@ -17,6 +17,7 @@ from L2ORegistrationLib.core.files import (
 )
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.outputs import contours, dicom, images, labels, points, surfaces
+from L2ORegistrationLib.outputs.quality import _consistency
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("contourpy")
@@ -399,3 +400,48 @@ def test_a_motion_goes_on_beyond_its_lattice_on_nodes_of_its_own():
     assert labels._beyond(motion, inside) is motion
     points = target.points().reshape(-1, 3)[::7]
     np.testing.assert_allclose(wider.sample(points), motion.sample(points), atol=1e-3)
+
+
+def test_the_inverse_is_no_second_registration(transform, tmp_path, capsys):
+    """It agrees whatever the transform is: neither points nor TRE's consistency learn from it."""
+    write_landmarks(Landmarks(CENTRE[None] + SHIFT, ["a"]), tmp_path / "p.csv")
+    assert main(["invert", str(transform), "-o", str(tmp_path / "inverse.h5")]) == 0
+    command = ["apply", transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv"]
+    capsys.readouterr()
+    assert main([*map(str, command), "--backward", str(tmp_path / "inverse.h5")]) == 2
+    assert "is the inverse of this one" in capsys.readouterr().err
+    mask = Volume(ball(CENTRE).astype(np.uint8), GRID)
+    row = _consistency(shift(), shift(by=-SHIFT), {"lungs": mask})[0]
+    assert row.passed is None and "exchanged scans" in row.value
+    row = _consistency(shift(), shift(by=-SHIFT + 0.1), {"lungs": mask})[0]
+    assert row.passed and "0.17 mm" in row.value
+    row = _consistency(shift(by=0 * SHIFT), shift(by=0 * SHIFT), {"lungs": mask})[0]
+    assert row.passed  # a scan and itself
+
+
+def test_a_label_map_that_is_taken_for_an_image_is_told_of(transform, ct, tmp_path, capsys):
+    values = np.where(ball(CENTRE), 4, 0).astype(np.uint8)
+    write_volume(Volume(values, GRID), tmp_path / "labels.nrrd")
+    command = ["apply", transform, tmp_path / "labels.nrrd", "-o", tmp_path / "out.nrrd"]
+    command = [str(part) for part in (*command, "--reference", ct)]
+    assert main(command) == 0
+    assert "give --labels" in capsys.readouterr().err
+    assert main([*command, "--labels"]) == 0
+    assert "give --labels" not in capsys.readouterr().err
+
+
+def test_a_source_is_of_structures_only(transform, ct, tmp_path, capsys):
+    write_volume(Volume(np.zeros(GRID.shape, np.float32), GRID), tmp_path / "image.nrrd")
+    command = ["apply", transform, tmp_path / "image.nrrd", "-o", tmp_path / "out.nrrd"]
+    assert main([*map(str, command), "--reference", str(ct), "--source", str(ct)]) == 2
+    assert "RT structures only" in capsys.readouterr().err and not (tmp_path / "out.nrrd").exists()
+
+
+def test_an_image_of_integers_is_rounded_and_not_cut_off():
+    """Half a voxel further, -4 and -5 are -4.5, and 0.7 is 1."""
+    grid = Grid((8, 6, 6), (1.0, 1.0, 1.0))
+    values = np.broadcast_to(np.int16([-4, -5, -4, -5, -7, -8, -7, -8]), grid.shape)
+    half = DisplacementField(np.full((*grid.shape, 3), (0.7, 0, 0), np.float32), grid)
+    moved = images.warp_image(Volume(np.ascontiguousarray(values), grid), half, grid, -9.0)
+    assert moved.array.dtype == np.int16
+    assert moved.array[3, 3, :7].tolist() == [-5, -4, -5, -6, -8, -7, -8]

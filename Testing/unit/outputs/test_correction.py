@@ -13,6 +13,8 @@ from L2ORegistrationLib.reporting.measures import jacobian_determinant
 
 GRID = Grid((50, 50, 50), (6.0, 6.0, 6.0), (-150.0, -150.0, -150.0))
 FIXED = np.array([[0.0, 10, 3], [40, -20, 11], [-31, 5, -60]])
+NEAR = np.array([[0, 0, 0], [0, 0, 0], [0.7, 0, 0]])
+AGAINST = np.array([[1.0, 0, 0], [5, 0, 0], [3, 0, 0]])
 MISS = np.array([[25.0, 0, 0], [0, -12, 4], [3, 3, 20]])
 
 
@@ -39,7 +41,9 @@ def test_the_field_itself_is_not_changed():
     [
         (FIXED, FIXED[:2], "one or more pairs"),
         (FIXED + 900, FIXED, "outside the field"),
-        (FIXED[[0, 0]], FIXED[:2], "same place"),
+        (FIXED[[0, 0]], FIXED[:2], "Landmarks 1 and 2 contradict"),
+        (FIXED[[0, 0]], FIXED[[0, 0]] + 1, "Landmarks 1 and 2 contradict"),
+        (FIXED[[1, 0, 0]] + NEAR, FIXED[[1, 0, 0]] + NEAR + AGAINST, "Landmarks 2 and 3 .* 0.7 mm"),
     ],
 )
 def test_pairs_that_cannot_be_met_are_refused(fixed, moving, words):
