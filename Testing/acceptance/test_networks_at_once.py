@@ -247,3 +247,12 @@ def test_train_makes_weights_and_goes_on(tmp_path, name, parameters):
     card = json.loads((tmp_path / f"out/{name}.json").read_text("utf-8"))
     assert card["parameters"] == parameters and card["facts"]["steps"] == 2
     assert card["variant"] == name and card["iterations"] == 1
+
+
+def test_weights_bring_the_start_of_their_method():
+    """Named or not, the method is that of the weights, and so is where it begins."""
+    still, moved = breath(), breath(MOTION)
+    for given in ({"model": "voxelmorph++"}, {"method": "voxelmorph++"}):
+        made = registration.Registration(still, moved, device="cpu", **given)
+        assert (made.name, made.start_name) == ("voxelmorph++", "affine")
+    assert registration.Registration(still, moved, device="cpu").start_name == "search"

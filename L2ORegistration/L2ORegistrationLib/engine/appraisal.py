@@ -51,7 +51,7 @@ def warning(run) -> str:
         said.append(
             f"{made} iterations a level are more than the {run.card.name} "
             f"weights were trained with (at most {run.card.trained_iterations[1]}): later "
-            "ones may make it worse; the best by dissimilarity is kept."
+            "ones may make it worse. The last is kept unless an earlier one matches clearly better."
         )
     if run.too_coarse and any("trusting" in stage.settings for stage in run.plan):
         said.append(
@@ -106,9 +106,7 @@ def _before(run, best: int) -> int:
     return before if before > 1 else best // 2
 
 
-def _provenance(
-    run, judgement: Verdict, told: dict[str, float]
-) -> dict[str, str | int | float]:
+def _provenance(run, judgement: Verdict, told: dict[str, float]) -> dict[str, str | int | float]:
     return {
         "software": f"L2ORegistration {__version__}",
         "method": run.name,

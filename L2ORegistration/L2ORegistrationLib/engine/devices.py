@@ -13,15 +13,11 @@ from .selfcheck import problem
 
 def available_devices() -> list[tuple[str, str, int | None]]:
     """(name, description, free megabytes or None where unknown), the preferred one first."""
-    devices = []
-    if torch.cuda.is_available():
-        for i in range(torch.cuda.device_count()):
-            free, _ = torch.cuda.mem_get_info(i)
-            devices.append((f"cuda:{i}", torch.cuda.get_device_name(i), free >> 20))
-    if torch.backends.mps.is_available():
-        devices.append(("mps", "Apple GPU", free_memory_mb()))
-    devices.append(("cpu", f"CPU, {torch.get_num_threads()} threads", free_memory_mb()))
-    return devices
+    described = {"mps": "Apple GPU", "cpu": f"CPU, {torch.get_num_threads()} threads"}
+    return [
+        (name, described.get(name) or torch.cuda.get_device_name(name), _free_mb(name))
+        for name in _names()
+    ]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -30,7 +26,9 @@ def choose_device(name: str = "auto") -> torch.device:
     A GPU that doesn't compute what the CPU does is passed over by "auto". InputError where the
     named device is absent or has that problem.
     """
-    names = [device for device, _, _ in available_devices()]
+    if name == "cpu":  # without a look at the GPUs, which may be full or another's
+        return torch.device(name)
+    names = _names()
     if name == "auto":
         return torch.device(next(n for n in names if problem(n) is None))
     wanted = "cuda:0" if name == "cuda" else name
@@ -42,6 +40,22 @@ def choose_device(name: str = "auto") -> torch.device:
     if reason is not None:
         raise InputError(f"The device '{name}' cannot run a registration ({reason}): choose cpu.")
     return torch.device(wanted)
+
+
+def _names() -> list[str]:
+    """What torch can see here, the preferred one first."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*(f"cuda:{i}" for i in range(count)), *mps, "cpu"]
+
+
+def _free_mb(name: str) -> int | None:
+    if not name.startswith("cuda"):
+        return free_memory_mb()
+    try:
+        return torch.cuda.mem_get_info(torch.device(name))[0] >> 20
+    except RuntimeError:  # it is full, or lent to one process that is not this
+        return None
 
 
 def free_memory_mb() -> int | None:
@@ -59,7 +73,7 @@ def free_memory_mb() -> int | None:
 
 def check_memory(device: torch.device, needed_mb: int) -> None:
     """InputError where the device has less free memory than a registration is expected to need."""
-    free = next((f for name, _, f in available_devices() if name == str(device)), None)
+    free = _free_mb(str(device))
     if free is not None and free < needed_mb:
         raise InputError(
             f"This registration needs about {needed_mb} MB on {device}, but only {free} MB are "

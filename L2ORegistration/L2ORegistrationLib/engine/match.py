@@ -20,6 +20,7 @@ BESIDE_MM = 9.0
 CLEARLY = 0.8  # of the dissimilarity beside it: below that a block has found its match
 BLOCKS = 6000  # that are looked at
 FEWEST = 200  # blocks of a lung of which something can be said
+MIDDLE = 1  # nodes on either side of the middle, where there is little lung between two
 _WAYS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 
@@ -29,8 +30,8 @@ class Match:
 
     matched: of their blocks, how many match clearly better where the field points than 9 mm beside
     it; ratio: the median dissimilarity against that beside; right, left: `matched` of the patient's
-    right and left half, None where there is next to nothing of it; inside: of the fixed lungs, what
-    the field leaves within the moving image.
+    right and left lung, None where there is next to nothing of it, or one alone; inside: of the
+    fixed lungs, what the field leaves within the moving image.
     """
 
     matched: float
@@ -60,13 +61,26 @@ def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
 
     here = costs((0, 0, 0))
     ratio = here / (sum(costs(way) for way in _WAYS) / len(_WAYS)).clamp(min=1e-9)
+    ratio = ratio.cpu().numpy()  # on the CPU, because Apple's GPUs have no double precision
     found = ratio < CLEARLY
-    across = level.active_nodes[chosen] % level.shape[2]  # LPS: x grows towards the patient's left
-    right = across < across.double().mean()
-    halves = (
-        float(found[h].double().mean()) if h.sum() >= FEWEST else None for h in (right, ~right)
-    )
-    return Match(float(found.double().mean()), float(ratio.median()), *halves, inside)
+    across = (level.active_nodes[chosen] % level.shape[2]).cpu().numpy()
+    halves = [found[half] for half in _halves(across)]
+    shares = [float(half.mean()) if len(half) >= FEWEST else None for half in halves]
+    return Match(float(found.mean()), float(np.median(ratio)), *shares, inside)
+
+
+def _halves(across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which blocks are of the right and of the left lung, by their x (N,), in nodes of LPS.
+
+    x grows towards the patient's left. Where there are as many blocks in the middle as elsewhere,
+    one lung alone is marked, and its two sides are no lungs.
+    """
+    middle = across.mean()
+    between = (np.abs(across - round(middle)) <= MIDDLE).mean() / (2 * MIDDLE + 1)
+    if between > 1 / (np.ptp(across) + 1):
+        nothing = np.zeros(across.shape, bool)
+        return nothing, nothing
+    return across < middle, across >= middle
 
 
 def share_inside(fixed_mask: Volume, moving: Volume, transform) -> float:

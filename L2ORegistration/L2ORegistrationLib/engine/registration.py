@@ -117,8 +117,17 @@ class Registration:
         cancelled: Callable[[], bool] = lambda: False,
     ):
         name = checked_method(method or DEFAULT)
+        if model is not None and method is not None and not METHODS[name].weights:
+            raise InputError(f"The method '{name}' has no weights: leave the model out.")
+        checked_weights(name, model)
+        self.card, self._network = None, None
+        weights = METHODS[name].weights if model is None else model
+        if weights:
+            self.card, self._network = load_model(weights)
+            name = of_variant(self.card.variant)
+        self.name, self.method = name, METHODS[name]
         if start is None:
-            start = METHODS[name].start
+            start = self.method.start
         if start not in STARTS:
             raise InputError(f"Unknown start '{start}': use one of {', '.join(STARTS)}.")
         if not 0.5 <= spacing <= 6:
@@ -128,20 +137,12 @@ class Registration:
                 f"Landmarks are used by the start 'landmarks' only, not by '{start}': choose it, "
                 "or leave them out."
             )
-        if model is not None and method is not None and not METHODS[name].weights:
-            raise InputError(f"The method '{name}' has no weights: leave the model out.")
         self.device = choose_device(device)
+        if self._network is not None:
+            self._network.to(self.device)
         self._threads = checked_count(threads, "The number of threads", 1024)
         self._iterations = checked_iterations(iterations)
         self.spacing, self.start_name = spacing, start
-        self.card, self._network = None, None
-        checked_weights(name, model)
-        weights = METHODS[name].weights if model is None else model
-        if weights:
-            self.card, self._network = load_model(weights)
-            self._network.to(self.device)
-            name = of_variant(self.card.variant)
-        self.name, self.method = name, METHODS[name]
         self.predictor = self._loaded_start(start, start_model)
         self.fixed = as_volume(fixed, "The fixed image")
         self.moving = as_volume(moving, "The moving image")

@@ -13,11 +13,13 @@ import SimpleITK as sitk
 import torch
 
 from ..core.geometry import Grid
+from .confidence import evidence
 from .field.levels import FeaturePyramid
 from .field.operations import sample_points
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair
+from .match import match
 from .optimise.gauss_newton import gauss_newton_step
-from .optimise.l2o import observed
+from .optimise.l2o import observed, weighed
 from .optimise.networks import L2ONetwork
 from .optimise.penalty import Penalty
 from .start.search import discrete_search
@@ -62,6 +64,10 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     field = _constant(rng.normal(0, 2, (3, *level.shape)), device)
     yield level.sample_field(field[:, ::2, ::2, ::2])
     yield from level.normal_equations(field)
+    yield torch.tensor([match(level, field, 1.0).ratio])
+    fine = pyramid.mind_level(2)
+    there = fine.sample_field(field)
+    yield torch.nan_to_num(evidence(fine, there, 0 * there, 2.0))
     bowls = _constant(_bowls(rng, len(level.active_nodes)), device)
     yield gauss_newton_step(level, field, bowls, Penalty(1e-3, 0.5))
     contrast = pyramid.contrast_level(field[:, :1, :1, :1])
@@ -73,7 +79,7 @@ def _parts(device: torch.device | str) -> Iterator[torch.Tensor]:
     network = _filled(rng, L2ONetwork, 8)
     said = network.to(device).levels[2](observed(contrast, last, mismatch, system, 1e-2)[None])[0]
     yield said
-    yield gauss_newton_step(contrast, last, system, Penalty(1e-2, 0.5, said[1:].exp()))
+    yield gauss_newton_step(contrast, last, *weighed(said, contrast, system, 1e-2, 0.5))
     yield sample_points(field, _constant(rng.uniform(0, 3, (50, 3)), device))
 
 

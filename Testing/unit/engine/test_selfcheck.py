@@ -1,6 +1,7 @@
 """A device is used only where it computes what the CPU does."""
 
 import json
+import traceback
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.engine import devices, selfcheck  # noqa: E402
 from L2ORegistrationLib.engine.registration import register  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 GPUS = [name for name, _, _ in devices.available_devices() if name != "cpu"]
 
@@ -21,6 +23,7 @@ def fake(monkeypatch):
     """A GPU called "meta", torch's device without memory, and none that has passed before."""
     found = [("meta", "A GPU", 8000), ("cpu", "CPU", None)]
     monkeypatch.setattr(devices, "available_devices", lambda: found)
+    monkeypatch.setattr(devices, "_names", lambda: ["meta", "cpu"])
     monkeypatch.setattr(selfcheck, "_passed", set())
 
 
@@ -46,6 +49,43 @@ def test_a_device_with_other_numbers_is_passed_over(fake, monkeypatch, change):
     parts_like_the_cpu(monkeypatch, change)
     assert selfcheck.problem("meta") == "it computes other numbers than the CPU"
     assert devices.choose_device("auto") == torch.device("cpu")
+
+
+class NoDoubles(TorchDispatchMode):
+    """A device without double precision, as Apple's GPUs are, but for what is meant for the CPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64 and found.numel() > 1:
+            where = {frame.name for frame in traceback.extract_stack()}
+            if not where & ON_THE_CPU:
+                raise TypeError(f"{function} makes double precision")
+        return found
+
+
+ON_THE_CPU = {"_cosines", "evidence"}  # these say so, and why
+
+
+def test_nothing_needs_double_precision_but_on_the_cpu():
+    """Also not the measures of the result, which come when all the work is done."""
+    with NoDoubles(), torch.inference_mode():
+        values = list(selfcheck._parts("cpu"))
+    assert len(values) > 10
+
+
+def test_a_gpu_that_is_full_is_no_obstacle(monkeypatch):
+    def full(_device):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "A GPU")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    assert devices.choose_device("cpu") == torch.device("cpu")
+    assert devices.available_devices()[0] == ("cuda:0", "A GPU", None)
+    monkeypatch.setattr(devices, "problem", lambda name: "full" if name == "cuda:0" else None)
+    assert devices.choose_device("auto") == torch.device("cpu")
+    devices.check_memory(torch.device("cuda:0"), 10)  # nobody says how much is free
 
 
 def test_a_device_that_rounds_differently_is_used_and_not_tried_again(fake, monkeypatch):
