@@ -12,6 +12,7 @@ from .methods import METHODS
 from .run import Measurement
 
 _LINES = {"affine": "--", "search": "-", "keypoints": ":", "voxelmorph++": "-.", "network": ":"}
+_WIDTHS = 2.8, 1.2  # of the first and of the last line
 
 
 def _style(row: str) -> tuple[str, str]:
@@ -43,6 +44,7 @@ def draw(runs: list[Measurement], path: Path) -> bool:
     """Write the picture, a panel for each data set. False where no run has iterations."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     found = curves(runs)
     if not found:
@@ -51,10 +53,14 @@ def draw(runs: list[Measurement], path: Path) -> bool:
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (dataset, methods) in zip(panels, found.items(), strict=True):
-        for method, errors in methods.items():
+        widths = np.linspace(*_WIDTHS, max(len(methods), 2))  # those below show beside those above
+        for (method, errors), width in zip(methods.items(), widths):
             colour, line = _style(method)
-            axes.plot(errors, line, color=colour, label=METHODS[method].title, linewidth=1.8)
-        axes.set(title=dataset, xlabel="iterations", ylim=(0, None))
+            axes.plot(errors, line, color=colour, label=METHODS[method].title, linewidth=width)
+        axes.set(title=dataset, xlabel="iterations", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean TRE in mm")
