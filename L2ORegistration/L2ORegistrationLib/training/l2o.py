@@ -21,11 +21,13 @@ METHOD = "l2o"
 HARMLESS = 1e-3  # of the squared outputs: what changes nothing stays as it is
 
 
-def rollout(network: L2ONetwork, path: Path, number: int, device):
+def rollout(network: L2ONetwork, path: Path, number: int, device, mirrored: tuple[int, ...] = ()):
     """(loss, level, mean error in mm before, after) of one close-up, that of level `number`.
 
     The loss of an iteration is relative to what the same iterations reach without the network;
-    later ones count more, and each takes the field of the one before as it is.
+    later ones count more, and each takes the field of the one before as it is. mirrored: axes (1 is
+    z, 2 y, 3 x) along which the network sees it the other way round: none of what it reads or says
+    has a direction.
     """
     close = load_one(path, number)
     level, usual = close.level().to(device), close.usual.to(device)
@@ -35,7 +37,7 @@ def rollout(network: L2ONetwork, path: Path, number: int, device):
         with torch.no_grad():
             mismatch, system = level.normal_equations(field, roughly=left > close.closely)
             seen = observed(level, field, mismatch, system, close.stiffness)
-        said = network.levels[number](seen[None])[0]
+        said = network.levels[number](seen.flip(mirrored)[None])[0].flip(mirrored)
         step = _Solution.apply(
             said, level, field, system, close.stiffness, close.changing, SOLVER_ITERATIONS
         )

@@ -221,7 +221,9 @@ def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
     if config.close:  # float32: what is learned is a tenth of a millimetre
         path, number = pairs[rng.integers(len(pairs))], rng.choice(3, p=config.level_shares)
-        return l2o.rollout(network, path, int(number), device)
+        # Left and right, front and back are alike; top and bottom move differently.
+        mirrored = tuple(axis for axis in (2, 3) if rng.random() < 0.5)
+        return l2o.rollout(network, path, int(number), device, mirrored)
     if config.variant in _AT_ONCE:
         pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
         with torch.autocast("cuda", torch.bfloat16, config.mixed_precision and _on_cuda(device)):

@@ -6,9 +6,15 @@ motions from smooth to rough: how smooth the lung is has to be seen, not known.
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import ndimage
 
 from ..core.geometry import Volume
@@ -43,25 +49,59 @@ def phantom_pairs(
 ) -> list[Path]:
     """Prepare `count` phantom pairs in a folder; those already there are kept. Returns their files.
 
-    on_pair(path), where given, is called after each; close: close-ups instead.
+    on_pair(path), where given, is called after each; close: close-ups instead. Patients are drawn
+    by as many processes as torch has threads, 1.5 GB each; the pairs are the same for any number.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name, prepared = ("close-up", prepare_close_ups) if close else ("phantom", prepare_phantom)
+    name = "close-up" if close else "phantom"
     paths = [folder / f"{name}-{seed}-{i:04d}.pt" for i in range(count)]
-    anatomy, patient = None, None
-    for i, path in enumerate(paths):
-        if not path.exists():
-            if patient != i // BREATHS:
-                patient = i // BREATHS
-                rng = np.random.default_rng([seed, patient])
-                spacing = (1.5, 1.5, float(rng.choice([1.25, 1.5, 2.0, 2.5])))
-                anatomy = make_anatomy(seed * 100_003 + patient, spacing, detail=1.0)
-            ready = prepared(seed * 100_003 + i, anatomy)
-            save(ready, path) if close else ready.save(path)
-        if on_pair is not None:
-            on_pair(path)
+    patients = range(0, count, BREATHS)
+    draw = partial(_draw, seed=seed, close=close)
+    for drawn in _at_once(draw, [paths[first : first + BREATHS] for first in patients], patients):
+        for path in drawn:
+            if on_pair is not None:
+                on_pair(path)
     return paths
+
+
+def _draw(paths: list[Path], first: int, seed: int, close: bool) -> list[Path]:
+    """Write what is missing of the pairs of one patient, of which the first has this number."""
+    anatomy, prepared = None, prepare_close_ups if close else prepare_phantom
+    for i, path in enumerate(paths, first):
+        if path.exists():
+            continue
+        if anatomy is None:
+            patient = first // BREATHS
+            rng = np.random.default_rng([seed, patient])
+            spacing = (1.5, 1.5, float(rng.choice([1.25, 1.5, 2.0, 2.5])))
+            anatomy = make_anatomy(seed * 100_003 + patient, spacing, detail=1.0)
+        ready = prepared(seed * 100_003 + i, anatomy)
+        save(ready, path) if close else ready.save(path)
+    return paths
+
+
+def _at_once(draw, paths: list[list[Path]], first: Sequence[int]) -> Iterator[list[Path]]:
+    """draw(paths, first) of each patient as they are ready, those of whom all is there at once."""
+    there = [all(path.exists() for path in those) for those in paths]
+    yield from (those for those, done in zip(paths, there) if done)
+    missing = [(those, i) for those, i, done in zip(paths, first, there) if not done]
+    processes = min(torch.get_num_threads(), len(missing))
+    if processes < 2:
+        yield from (draw(*one) for one in missing)
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), _alone) as pool:
+        drawing = [pool.submit(draw, *one) for one in missing]
+        try:
+            yield from (done.result() for done in as_completed(drawing))
+        finally:  # stopped, or failed: what is being drawn is finished, the rest is not begun
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone() -> None:
+    """A process that draws: on one core, and stopped by the one that began it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def prepare_phantom(seed: int, anatomy) -> PreparedPair:

@@ -176,6 +176,17 @@ def test_the_rollout_measures_before_and_after(files, number):
     assert level == number and loss.requires_grad and before > 0 and after > 0
 
 
+@pytest.mark.parametrize("width, told_apart", [(1, False), (3, True)])
+def test_mirrored_places_are_read_and_told_at_the_same_place(files, width, told_apart):
+    """To a network that looks at single voxels it is the same, to others not."""
+    torch.manual_seed(0)
+    network = untidy()
+    network.levels[2] = torch.nn.Conv3d(Weigher.inputs, 3, width, padding=width // 2)
+    with torch.no_grad():
+        one, other = (float(rollout(network, files[0], 2, "cpu", axes)[0]) for axes in ((), (2, 3)))
+    assert (other != pytest.approx(one, rel=1e-5)) is told_apart
+
+
 def test_its_weights_register(tmp_path):
     pair = make_pair(3, spacing=3.0, amplitude_mm=8.0)
     export_model(
