@@ -89,7 +89,9 @@ def test_a_row_that_fails_after_a_change_leaves_nothing_of_its_pair(pair, tmp_pa
     line = register_pair(Row("x", **given), str(home), settings, "run")
     assert line["transform"], line["reasons"]
     assert len(list(home.iterdir())) == 7
-    changed = Row("x", **{**given, "moving": str(pair / "nowhere.nii.gz")})
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_text("no image")
+    changed = Row("x", **{**given, "moving": str(broken)})
     assert register_pair(changed, str(home), settings, "run")["verdict"] == "failed"
     assert [path.name for path in home.iterdir()] == ["pair.json"]
 

@@ -85,7 +85,7 @@ def test_an_empty_structure_is_refused():
 
 def test_evaluate_writes_the_page(tmp_path, capsys):
     write_transform(shift(6, 0, 0), tmp_path / "t.nrrd")
-    write_transform(shift(-6, 0, 0), tmp_path / "b.nrrd")
+    write_transform(shift(-6.1, 0, 0), tmp_path / "b.nrrd")  # an inverse would not count
     write_volume(cube(), tmp_path / "f.nii.gz")
     write_volume(cube(3), tmp_path / "m.nii.gz")
     page = tmp_path / "qa.html"
