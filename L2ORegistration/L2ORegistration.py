@@ -316,11 +316,11 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onNodeAboutToBeRemoved(self, caller, event, node):
         """An output transform takes its iterations with it."""
         scene = slicer.mrmlScene
-        if scene.IsClosing() or scene.IsBatchProcessing() or self._registration.running:
-            return  # all nodes go, or a run looks after its own
-        if not node.IsA("vtkMRMLTransformNode"):
+        if scene.IsClosing() or scene.IsBatchProcessing() or not node.IsA("vtkMRMLTransformNode"):
             return
         if self._session is not None and self._session.history.transform is node:
+            if self._registration.running:
+                return  # which looks after its own
             self._setSession(None)
         forget(node)
 
@@ -345,7 +345,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onBegan(self, session):
         if session is not self._session:  # else an earlier result goes on
             self._setSession(session)
-            slicer.util.resetSliceViews()
+            if self._parameterNode:  # else the user looks at something else, in another module
+                slicer.util.resetSliceViews()
         self._refreshSections()
 
     def _onEnded(self, outcome):

@@ -263,6 +263,24 @@ def test_a_deleted_output_takes_its_iterations_with_it(registered):
     assert registered.ui.registerButton.enabled
 
 
+def test_an_output_deleted_while_another_is_made_takes_its_iterations_with_it(
+    registered, engine, dialogs
+):
+    earlier = registered._parameterNode.outputTransform
+    registered._parameterNode.outputTransform = None
+    steered = engine(free=False)
+    pause_between_clicks()
+    registered.ui.registerButton.click()
+    steered.go(3)
+    wait_for(lambda: registered._session and len(registered._session.history) == 3)
+    slicer.mrmlScene.RemoveNode(earlier)
+    steered.go(9)
+    finish(registered)
+    made = registered._parameterNode.outputTransform
+    assert slicer.util.getNodesByClass("vtkMRMLTransformNode") == [made] and dialogs == []
+    assert len(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")) == 1
+
+
 def test_landmarks_are_followed_while_they_are_placed_and_moved(registered):
     """A list without points is refused until it has them; errors follow a point that is dragged."""
     fixed, moving = registered._landmarks()
