@@ -98,7 +98,7 @@ def main(phantoms: int = 4, *folders: str) -> None:
     for number, case in enumerate(every):
         for kind, (name, fixed, moving, p, q), options in variants(case, every[number - 1]):
             try:
-                result = register(fixed, moving, method="gauss-newton", **options)
+                result = register(fixed, moving, **options)
             except InputError as refused:
                 print(f"{name:24} {kind:20} refused: {refused}", flush=True)
                 continue

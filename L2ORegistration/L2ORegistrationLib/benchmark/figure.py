@@ -49,7 +49,7 @@ def draw(runs: list[Measurement], path: Path) -> bool:
     found = curves(runs)
     if not found:
         return False
-    figure = Figure(figsize=(4.6 * len(found), 3.4), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(found) + 2, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, (dataset, methods) in zip(panels, found.items(), strict=True):
@@ -64,7 +64,8 @@ def draw(runs: list[Measurement], path: Path) -> bool:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean TRE in mm")
-    panels[-1].legend(frameon=False)
+    lines = panels[-1].get_legend_handles_labels()
+    figure.legend(*lines, loc="outside right center", frameon=False)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=150)
     return True
