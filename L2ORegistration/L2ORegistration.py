@@ -19,6 +19,7 @@ from L2ORegistrationLib.panel.following import FollowingPanel
 from L2ORegistrationLib.panel.followup import FollowUpPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
 from L2ORegistrationLib.panel.lock import Lender
+from L2ORegistrationLib.panel.points import PointFollower
 from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.panel.sequence import SequencePanel
@@ -50,12 +51,6 @@ _PAPER = (
 )
 # An older Slicer still has to load this file, to say that it is too old: hence no A | B here.
 _Mask = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007
-_POINT_EVENTS = (
-    slicer.vtkMRMLMarkupsNode.PointPositionDefinedEvent,
-    slicer.vtkMRMLMarkupsNode.PointPositionUndefinedEvent,
-    slicer.vtkMRMLMarkupsNode.PointRemovedEvent,
-    slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent,
-)
 _OLDEST_PYTHON = (3, 10)  # Slicer 5.10 has 3.12, 5.8 has 3.9
 _HOMEPAGE = "https://github.com/L2ORegistration/SlicerL2ORegistration"
 
@@ -202,7 +197,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         self.logic = None
         self._parameterNode = None
-        self._lists = []  # the landmarks that are observed
+        self._points = PointFollower(self._onLandmarks)
         self._guiTag = None
         self._session = None
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -421,7 +416,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             observed = self._parameterNode.parameterNode
             self.removeObserver(observed, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._parameterNode = node
-        self._observeLandmarks()
+        self._points.follow(self._landmarks())
         if node:
             self._advanced.refresh()
             self._guiTag = node.connectGui(self.ui)
@@ -445,7 +440,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Something was chosen: follow it."""
         if slicer.mrmlScene.IsBatchProcessing():
             return
-        self._observeLandmarks()
+        self._points.follow(self._landmarks())
         for role in ("fixed", "moving"):
             self._showSegment(role)
         if not self._registration.running:
@@ -454,25 +449,11 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._followOutput()
             self._registration.refresh()
 
-    def _observeLandmarks(self):
-        """Follow the points of the lists that are chosen now."""
-        lists = [node for node in dict.fromkeys(self._landmarks()) if node]
-        if lists == self._lists:
-            return
-        for node in self._lists:
-            for event in _POINT_EVENTS:
-                self.removeObserver(node, event, self._onLandmarks)
-        for node in lists:
-            for event in _POINT_EVENTS:
-                self.addObserver(node, event, self._onLandmarks)
-        self._lists = lists
-
-    def _onLandmarks(self, caller=None, event=None):
+    def _onLandmarks(self):
         """A point was placed, moved or removed."""
-        if self._registration.running or slicer.mrmlScene.IsBatchProcessing():
-            return
-        self._registration.refresh()
-        self._evaluation.update_soon()
+        if not self._registration.running:
+            self._registration.refresh()
+            self._evaluation.update_soon()
 
     def _followOutput(self):
         """Show the iterations of the chosen output transform."""
