@@ -74,7 +74,8 @@ def apply(
     as_json: Json = False,
 ) -> None:
     """Bring THING, which lies in the moving scan, to the fixed scan (or back: --to moving)."""
-    from ..outputs.inverse import as_field, invert
+    from ..outputs.fields import NO_GRID, as_field
+    from ..outputs.inverse import invert
 
     thing = existing(thing)
     output = Path(output)
@@ -105,13 +106,14 @@ def apply(
     else:
         target = read_volume(reference).grid
     # Where points of fixed lie, the moving image's grid does not tell.
-    missing = (
-        f"{transform} has no grid of its own. Write its inverse (l2o-registration invert "
-        f"{transform} --reference FIXED -o inverse.h5), and apply that without --to."
-        if to is To.moving
-        else f"{transform} has no grid of its own: name the fixed image with --reference."
-    )
-    field = as_field(read_transform(transform), target if to is To.fixed else None, missing)
+    over, missing = target, NO_GRID
+    if to is To.moving:
+        over = None
+        missing = (
+            f"{transform} has no grid of its own. Write its inverse (l2o-registration invert "
+            f"{transform} --reference FIXED -o inverse.h5), and apply that without --to."
+        )
+    field = as_field(read_transform(transform), over, missing)
     if kind in ("points", "surface"):
         missing = f"{backward} has no grid of its own: only a displacement field can be used here."
         other = as_field(read_transform(backward), missing=missing) if backward else None

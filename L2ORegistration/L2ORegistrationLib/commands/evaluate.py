@@ -12,7 +12,7 @@ import typer
 from ..core.errors import InputError
 from ..core.files import read_mask, read_transform, read_volume
 from ..core.geometry import DisplacementField, Grid, Volume
-from ..outputs.inverse import SAMPLED_MM, as_field, own_field
+from ..outputs.fields import SAMPLED_MM, as_field, own_field
 from ..outputs.quality import assess
 from ..reporting.measures import check_landmarks_inside, jacobian_summary, opposite_direction
 from ..reporting.tables import landmark_measures

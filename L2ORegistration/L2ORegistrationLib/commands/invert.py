@@ -39,12 +39,13 @@ def invert(
 ) -> None:
     """Write the inverse of TRANSFORM, moving point -> fixed point, and measure its round trip."""
     from ..outputs import inverse
+    from ..outputs.fields import as_field
 
     output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
     motion = read_transform(transform)
     mask = read_mask(fixed_mask) if fixed_mask else None
     grids = [read_volume(path).grid if path else None for path in (reference, moving)]
-    field = inverse.as_field(motion, grids[0])
+    field = as_field(motion, grids[0])
     points = mask.marked_points(most=300_000) if mask else None
     found = inverse.invert(field, points, grids[1])
     write_transform(found.field, output)

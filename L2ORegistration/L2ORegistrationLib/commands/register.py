@@ -55,7 +55,9 @@ if TYPE_CHECKING:
 
 Method = Enum("Method", {name: name for name in METHODS}, type=str)
 Start = Enum("Start", {name: name for name in STARTS}, type=str)
-PULLED_MM = 3.0  # between the nodes of a field that landmarks pull: it is registered on 6 mm anyway
+_PULLED_MM = (
+    3.0  # between the nodes of a field that landmarks pull: it is registered on 6 mm anyway
+)
 _Mask = Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")]
 
 
@@ -252,11 +254,11 @@ def _start(
     if not pull:
         return {"initial_transform": initial}
     from ..outputs.correction import corrected
-    from ..outputs.inverse import as_field
+    from ..outputs.fields import as_field
 
     field = as_field(initial, fixed_grid)
-    if min(field.grid.spacing) < PULLED_MM:  # such as a voxel's, which would take many gigabytes
-        field = field.resampled(Grid.covering(field.grid.corners(), PULLED_MM))
+    if min(field.grid.spacing) < _PULLED_MM:  # such as a voxel's, which would take many gigabytes
+        field = field.resampled(Grid.covering(field.grid.corners(), _PULLED_MM))
     corrected_by_landmarks = corrected(field, *pairs)
     return {
         "initial_transform": corrected_by_landmarks,

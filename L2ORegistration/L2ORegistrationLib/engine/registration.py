@@ -62,7 +62,9 @@ from .verdict import CHECK, MATCHED
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 BASE_MB = 500
 MIN_OVERLAP = 0.3
-MOST_REPEATED = 6.0  # voxels of the grid that show one of the images' own: as coarse as L2O learned
+MOST_REPEATED = (
+    6.0  # voxels of the grid that show one of the images' own: packaged weights saw no more
+)
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
 
 

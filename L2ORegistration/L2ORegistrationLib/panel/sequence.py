@@ -156,13 +156,13 @@ class SequencePanel:
             return
         self.outcome = run.outcome
         self._end()
-        for event in events:
-            if isinstance(event, Failed):
-                self._say(_("The registration failed; the scene is as it was before."))
-                show_error(event.message, event.details)
-            elif self.outcome is None:
-                self._say(_("Cancelled: nothing was changed."))
-        if self.outcome is not None:
+        failed = next((event for event in events if isinstance(event, Failed)), None)
+        if failed is not None:
+            self._say(_("The registration failed; the scene is as it was before."))
+            show_error(failed.message, failed.details)
+        elif self.outcome is None:
+            self._say(_("Cancelled: nothing was changed."))
+        else:
             self._say(_summary(self.outcome))
 
     def _make_on(self):

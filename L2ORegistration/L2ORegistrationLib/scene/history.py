@@ -59,7 +59,7 @@ class History:
     def of(cls, transform) -> History | None:
         """The history of an output transform, also after loading a scene; None if it has none.
 
-        One that leads() no longer is not its history.
+        One that does not lead it any longer (`set_leading`) is not its history.
         """
         for browser in nodes.of_class(transform.GetScene(), "vtkMRMLSequenceBrowserNode"):
             if browser.GetAttribute(_BROWSER) and browser.IsProxyNodeID(transform.GetID()):
@@ -190,13 +190,13 @@ class History:
                 transforms.set_role(node, role, image)
         return node
 
-    def leads(self, it_does: bool) -> None:
+    def set_leading(self, leading: bool) -> None:
         """Whether the output transform shows the selected iteration, or another history's.
 
         Any change of a browser, such as a node that it refers to going, lets its proxies show its
         own items again, and two browsers may have the same proxy.
         """
-        self.browser.SetPlayback(self.sequence, it_does)
+        self.browser.SetPlayback(self.sequence, leading)
 
     def remove(self) -> None:
         """Take the iterations out of the scene; the output transform stays and shows the last."""

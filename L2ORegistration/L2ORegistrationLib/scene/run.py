@@ -183,7 +183,7 @@ class Run:
         try:
             self._earlier = History.of(transform)
             if self._earlier is not None:
-                self._earlier.leads(False)
+                self._earlier.set_leading(False)
             history = History.create(transform)
             history.append(first, **metrics)
             transforms.set_role(transform, "fixed", settings.fixed)
@@ -249,7 +249,7 @@ class Run:
         nodes.remove(*reversed(self._made))
         self._made = []
         if self._earlier is not None and self._earlier.browser.GetScene() is not None:
-            self._earlier.leads(True)
+            self._earlier.set_leading(True)
         _put_back(self._before, self._scene)
 
 

@@ -58,7 +58,7 @@ def phantom_pairs(
     paths = [folder / f"{name}-{seed}-{i:04d}.pt" for i in range(count)]
     patients = range(0, count, BREATHS)
     draw = partial(_draw, seed=seed, close=close)
-    for drawn in _at_once(draw, [paths[first : first + BREATHS] for first in patients], patients):
+    for drawn in _drawn(draw, [paths[first : first + BREATHS] for first in patients], patients):
         for path in drawn:
             if on_pair is not None:
                 on_pair(path)
@@ -81,7 +81,7 @@ def _draw(paths: list[Path], first: int, seed: int, close: bool) -> list[Path]:
     return paths
 
 
-def _at_once(draw, paths: list[list[Path]], first: Sequence[int]) -> Iterator[list[Path]]:
+def _drawn(draw, paths: list[list[Path]], first: Sequence[int]) -> Iterator[list[Path]]:
     """draw(paths, first) of each patient as they are ready, those of whom all is there at once."""
     there = [all(path.exists() for path in those) for those in paths]
     yield from (those for those, done in zip(paths, there) if done)

@@ -5,7 +5,8 @@ import pytest
 import SimpleITK as sitk
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.outputs.inverse import as_field, invert
+from L2ORegistrationLib.outputs.fields import as_field
+from L2ORegistrationLib.outputs.inverse import invert
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
