@@ -1,15 +1,11 @@
-"""A cohort's table, its page of results, and what counts as done, without a cluster."""
+"""A pair of a cohort: what counts as done, and what an attempt leaves behind."""
 
-import csv
 import json
 import os
-import re
-import time
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from L2ORegistrationLib.cohort import results as results_module
 from L2ORegistrationLib.cohort.pair import (
     checksum,
     failed,
@@ -18,103 +14,8 @@ from L2ORegistrationLib.cohort.pair import (
     register_pair,
     starts,
 )
-from L2ORegistrationLib.cohort.results import COLUMNS, Results, index_page
-from L2ORegistrationLib.cohort.table import Row, checked_rows, read_table
+from L2ORegistrationLib.cohort.table import Row
 from L2ORegistrationLib.core.errors import InputError
-
-
-def table(folder, text):
-    path = folder / "table.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_paths_start_at_the_table_and_rows_get_names(tmp_path):
-    rows = read_table(table(tmp_path, "fixed,moving,age\na.nii,/b/c.nii,61\nd e.nii,f,\n"))
-    assert rows[0] == Row("pair-1", str(tmp_path / "a.nii"), "/b/c.nii")
-    assert rows[1].name == "pair-2" and rows[1].fixed == str(tmp_path / "d e.nii")
-    assert rows[1].inputs == {"fixed": rows[1].fixed, "moving": str(tmp_path / "f")}
-
-
-def test_semicolons_quotes_and_a_byte_order_mark_are_read(tmp_path):
-    path = tmp_path / "table.csv"
-    path.write_bytes('\ufeffName;Fixed;Moving\nx;"a;1.nii";b\n\n'.encode())
-    assert read_table(path) == [Row("x", str(tmp_path / "a;1.nii"), str(tmp_path / "b"))]
-
-
-def test_a_folder_of_folders_is_a_table(tmp_path):
-    for name in ("two", "one"):
-        (tmp_path / name / "moving").mkdir(parents=True)  # a DICOM folder
-        for file in ("fixed.nii.gz", "fixed_mask.nrrd", "fixed_landmarks.csv", "notes.txt"):
-            (tmp_path / name / file).touch()
-    (tmp_path / "unrelated").mkdir()
-    rows = read_table(tmp_path)
-    assert [row.name for row in rows] == ["one", "two"]
-    home = tmp_path / "one"
-    assert rows[0].moving == str(home / "moving")
-    assert set(rows[0].inputs) == {"fixed", "moving", "fixed_mask", "fixed_landmarks"}
-
-
-def pair_folder(folder, *names):
-    folder.mkdir(parents=True)
-    for name in names:
-        (folder / name).touch()
-    return folder
-
-
-def test_a_folder_table_takes_segmentations_for_masks(tmp_path):
-    images = "fixed.nii.gz", "moving.NII.GZ"
-    masks = "fixed_mask.seg.nrrd", "moving_mask.Seg.nrrd"
-    home = pair_folder(tmp_path / "p", *images, *masks)
-    (row,) = read_table(tmp_path)
-    assert row == Row("p", *(str(home / name) for name in (*images, *masks)))
-
-
-@pytest.mark.parametrize(
-    "name", ["fixed_mask.stl", "fixed_mask", "moving_landmarks.xlsx", "initial_transform.json"]
-)
-def test_a_file_of_a_pair_that_nobody_reads_is_refused_by_name(tmp_path, name):
-    home = pair_folder(tmp_path / "p", "fixed.nii.gz", "moving.nii.gz", name)
-    with pytest.raises(InputError, match=re.escape(f"{home / name} is not read")):
-        read_table(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["fixed.jpg", "fixed.seg.nrrd"])
-def test_an_image_that_nobody_reads_is_refused_by_name(tmp_path, name):
-    pair_folder(tmp_path / "p", name, "moving.nii.gz")
-    with pytest.raises(InputError, match=re.escape(f"{name} is not read as fixed")):
-        read_table(tmp_path)
-
-
-def test_voxels_and_notes_beside_an_image_belong_to_it(tmp_path):
-    home = pair_folder(tmp_path / "p", "fixed.mhd", "fixed.raw", "moving.json", "moving.nii.gz")
-    assert read_table(tmp_path) == [Row("p", str(home / "fixed.mhd"), str(home / "moving.nii.gz"))]
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("", "needs a first line with the columns fixed and moving"),
-        ("fixed,other\na,b\n", "needs a first line"),
-        ("fixed,moving\n", "holds no pairs"),
-        ("fixed,moving,fixed_maks\na,b,c\n", "is 'fixed_mask' meant"),
-        ("name,fixed,moving\nx,a,b\nX,c,d\n", "Rows 1 and 2 are both named 'X'"),
-        ("name,fixed,moving\n../x,a,b\n", "cannot be the name of a folder"),
-        ("fixed,moving\na,b,c\n", "row 1 has 3 cells"),
-        ("fixed,moving,fixed\na,b,c\n", "twice"),
-    ],
-)
-def test_tables_that_are_refused(tmp_path, text, sentence):
-    with pytest.raises(InputError, match=re.escape(sentence)):
-        read_table(table(tmp_path, text))
-
-
-def test_a_folder_with_two_fixed_images_is_refused(tmp_path):
-    (tmp_path / "p").mkdir()
-    for file in ("fixed.nii.gz", "fixed.nrrd"):
-        (tmp_path / "p" / file).touch()
-    with pytest.raises(InputError, match="keep one"):
-        read_table(tmp_path)
 
 
 def record(folder, row, settings, **more):
@@ -383,93 +284,3 @@ def test_starts_of_other_runs_do_not_count(tmp_path):
     assert starts(tmp_path, "a") == 0
     (tmp_path / "starts.txt").write_text("a 17\nb 18\na 19\n")
     assert starts(tmp_path, "a") == 2
-
-
-def test_the_page_shows_the_worst_first_and_nothing_unescaped(tmp_path):
-    rows = checked_rows([{"name": n, "fixed": "a", "moving": "b"} for n in "pqrs"])
-    done = {"verdict": "good", "reasons": "", "transform": "t", "report": "r"}
-    lines = [
-        {"name": "p", **done, "error_mm": 1.0},
-        {"name": "q", **done, "error_mm": 2.0},
-        {"name": "r", **done, "verdict": "check", "reasons": "<b> & so on", "error_mm": 0.1},
-        failed(rows[3], "no file"),
-    ]
-    page = index_page(lines, 5, "study")
-    assert re.findall(r'alt="(\w), before"', page) == ["r", "q", "p"]
-    assert page.index("no file") < page.index("&lt;b&gt; &amp; so on")
-    assert "5 pairs: 3 registered, 1 failed, 1 to come" in page
-    assert "http:" not in page and "https:" not in page  # nothing comes from elsewhere
-
-
-def test_results_follow_the_table_whatever_order_they_come_in(tmp_path):
-    rows = checked_rows([{"name": n, "fixed": "a", "moving": "b"} for n in "pq"])
-    results = Results(tmp_path, rows)
-    for row in reversed(rows):
-        results.add(failed(row, 'it rains; hard, and "loud"'))
-    results.write()
-    with open(tmp_path / "results.csv", newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    assert [line["name"] for line in lines] == ["p", "q"]
-    assert tuple(lines[0]) == COLUMNS and lines[0]["reasons"] == 'it rains; hard, and "loud"'
-
-
-@pytest.fixture
-def locked(monkeypatch):
-    """Names of files that refuse to be replaced, as one that Excel shows on Windows."""
-    names, replace = set(), os.replace
-
-    def refusing(source, target):
-        if os.path.basename(target) in names:
-            raise PermissionError(13, "Permission denied")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", refusing)
-    return names
-
-
-def names_in(folder):
-    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
-        return [line["name"] for line in csv.DictReader(file)]
-
-
-def test_a_table_open_in_excel_is_warned_of_once_and_written_when_it_is_closed(
-    tmp_path, monkeypatch, locked
-):
-    monkeypatch.setattr(results_module, "_SHARE", 1e6)  # as if writing took no time
-    rows = checked_rows([{"name": n, "fixed": "a", "moving": "b"} for n in "pqrs"])
-    told = []
-    results = Results(tmp_path, rows, told.append)
-    locked.add("results.csv")
-    for row in rows[:2]:
-        results.add(failed(row, ""))
-    (warning,) = told
-    assert "results.csv could not be written (Permission denied)" in warning
-    assert "close programs that use it" in warning and "the run goes on" in warning
-    assert "2 to come" in (tmp_path / "index.html").read_text("utf-8")  # the page is not locked
-    locked.clear()
-    results.add(failed(rows[2], ""))
-    assert names_in(tmp_path) == ["p", "q", "r"] and len(told) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", "results.csv"]
-
-
-def test_a_table_that_stays_locked_does_not_cost_a_writing_for_every_pair(tmp_path, locked):
-    rows = checked_rows([{"name": f"p{k}", "fixed": "a", "moving": "b"} for k in range(3000)])
-    results = Results(tmp_path, rows, lambda _: None)
-    locked.add("results.csv")
-    began = time.monotonic()
-    for row in rows:
-        results.add(failed(row, ""))
-    adding = time.monotonic() - began
-    locked.clear()
-    began = time.monotonic()
-    results.write()
-    assert adding < 50 * (time.monotonic() - began)  # of 3000 times
-
-
-def test_a_table_still_locked_at_the_end_is_a_sentence_that_says_what_to_do(tmp_path, locked):
-    rows = checked_rows([{"name": "p", "fixed": "a", "moving": "b"}])
-    results = Results(tmp_path, rows, lambda _: None)
-    locked.add("results.csv")
-    results.add(failed(rows[0], ""))
-    with pytest.raises(InputError, match="close programs that use it.*run the same command again"):
-        results.write()
