@@ -45,11 +45,11 @@ class TrainingConfig:
     halves, again and again (0: a cosine down to 2 %); begin_with: the weights that the network
     begins with, packaged or a .pt file, of the same variant (empty: random ones); mixed_precision:
     the network computes in bfloat16 on CUDA, elsewhere, and for "l2o", never; level_shares: of the
-    steps of "l2o" and "lapirn", those in which each level learns, the coarsest first ("l2o" by
-    chance, "lapirn" one after the other).
+    steps of "lapirn", one after the other, or of the close-ups that "l2o" begins, by chance, those
+    of each level, the coarsest first.
 
-    "l2o" learns from close-ups of phantoms, a few iterations of one level in a step. width:
-    channels of the network.
+    "l2o" learns from close-ups of phantoms, one iteration of one level in a step. width: channels
+    of the network.
 
     "falta2022" learns from crops of one level. crop: field voxels along each axis; keypoints: at
     most so many in a crop; iterations: fewest and most that are unrolled; short_steps: steps at the

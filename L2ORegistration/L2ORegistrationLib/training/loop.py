@@ -61,6 +61,7 @@ def train(
     """
     workers = workers or Workers()
     checkpoint = Path(checkpoint)
+    lessons = l2o.Lessons(pairs, config.level_shares, device)
     torch.manual_seed(config.seed)
     network = beginner(config).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
@@ -70,6 +71,7 @@ def train(
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         step, earlier = state["step"], state.get("seconds", 0.0)
+        lessons.restore(state.get("lessons", {}))
     started = time.monotonic()
     while step < config.steps:
         rate = config.learning_rate * _schedule(step, config)
@@ -80,7 +82,10 @@ def train(
             # Each rollout has its own seed: an interrupted run goes on exactly the same.
             number = workers.rank * config.accumulate + part
             rng = np.random.default_rng([config.seed, step, number])
-            loss, *row = _rollout(network, pairs, config, step, rng, device)
+            if config.close:  # float32: what is learned is a tenth of a millimetre
+                loss, *row = lessons.learn(network, rng, number)
+            else:
+                loss, *row = _rollout(network, pairs, config, step, rng, device)
             (loss / config.accumulate).backward()
             rows.append((*row, float(loss.detach())))
         workers.average_gradients(network.parameters())
@@ -92,8 +97,11 @@ def train(
         seconds = earlier + time.monotonic() - started
         for level, before, after, loss in workers.gathered(rows):
             yield Rollout(step, int(level), before, after, loss, rate, seconds)
-        if workers.first and (step % config.checkpoint_every == 0 or step == config.steps):
-            save_checkpoint(checkpoint, network, optimiser, step, config, seconds)
+        if step % config.checkpoint_every and step != config.steps:
+            continue
+        under_way = workers.joined(lessons.state())
+        if workers.first:
+            save_checkpoint(checkpoint, network, optimiser, step, config, seconds, under_way)
 
 
 def new_network(config: TrainingConfig) -> torch.nn.Module:
@@ -122,15 +130,25 @@ def beginner(config: TrainingConfig) -> torch.nn.Module:
 
 
 def save_checkpoint(
-    path: Path, network, optimiser, step: int, config: TrainingConfig, seconds: float
+    path: Path,
+    network,
+    optimiser,
+    step: int,
+    config: TrainingConfig,
+    seconds: float,
+    lessons: dict,
 ) -> None:
-    """Write all that a run needs to go on; an interrupted write keeps the old file."""
+    """Write all that a run needs to go on; an interrupted write keeps the old file.
+
+    lessons: `Lessons.state` of all processes.
+    """
     state = {
         "network": network.state_dict(),
         "optimiser": optimiser.state_dict(),
         "step": step,
         "config": asdict(config),
         "seconds": seconds,
+        "lessons": lessons,
     }
     with atomic(path) as temporary:
         torch.save(state, temporary)
@@ -219,11 +237,6 @@ _AT_ONCE = {"voxelmorph++": voxelmorph.rollout, "lapirn": lapirn.rollout}
 
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
-    if config.close:  # float32: what is learned is a tenth of a millimetre
-        path, number = pairs[rng.integers(len(pairs))], rng.choice(3, p=config.level_shares)
-        # Left and right, front and back are alike; top and bottom move differently.
-        mirrored = tuple(axis for axis in (2, 3) if rng.random() < 0.5)
-        return l2o.rollout(network, path, int(number), device, mirrored)
     if config.variant in _AT_ONCE:
         pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
         with torch.autocast("cuda", torch.bfloat16, config.mixed_precision and _on_cuda(device)):

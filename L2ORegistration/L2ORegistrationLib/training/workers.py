@@ -55,6 +55,14 @@ class Workers:
         for parameter, somewhere, mean in zip(parameters, known.tolist(), means):
             parameter.grad = mean.view_as(parameter) / self.count if somewhere else None
 
+    def joined(self, mine: dict) -> dict:
+        """The entries of all processes in the first one; elsewhere this process's own."""
+        if self.count == 1:
+            return mine
+        found = [None] * self.count if self.first else None
+        dist.gather_object(mine, found)
+        return {k: v for part in found for k, v in part.items()} if self.first else mine
+
     def gathered(self, rows: list[tuple[float, ...]]) -> list[tuple[float, ...]]:
         """The rows of numbers of all processes, which have equally many, by rank."""
         if self.count == 1:

@@ -1,5 +1,7 @@
 """The network that weighs the last iterations: untrained it changes nothing, and it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,13 @@ from L2ORegistrationLib.phantom.pair import PhantomPair, make_anatomy, make_pair
 from L2ORegistrationLib.phantom.varied import vary  # noqa: E402
 from L2ORegistrationLib.training.closeup import close_ups, load_one, save  # noqa: E402
 from L2ORegistrationLib.training.config import TrainingConfig  # noqa: E402
-from L2ORegistrationLib.training.l2o import _Solution, rollout  # noqa: E402
+from L2ORegistrationLib.training.l2o import (  # noqa: E402
+    REPEATED,
+    UNDER_WAY,
+    Lesson,
+    Lessons,
+    _Solution,
+)
 from L2ORegistrationLib.training.loop import train  # noqa: E402
 from training_pairs import SHIFT, patient  # noqa: E402
 
@@ -171,9 +179,64 @@ def test_levels_learn_as_often_as_their_shares_say(files, tmp_path):
 
 
 @pytest.mark.parametrize("number", range(L2ONetwork.LEVELS))
-def test_the_rollout_measures_before_and_after(files, number):
-    loss, level, before, after = rollout(untidy(), files[0], number, "cpu")
-    assert level == number and loss.requires_grad and before > 0 and after > 0
+def test_a_lesson_makes_the_iterations_that_the_optimiser_makes(every_level, files, number):
+    """A network that is asked, and not changed meanwhile, leads to the same field."""
+    network, close, lesson = untidy(), every_level[number], Lesson(files[0], number)
+    settings = {k: getattr(close, k) for k in ("stiffness", "changing", "closely")}
+    optimiser, most = L2OOptimiser(network, number, 9, **settings), close.iterations
+    with torch.inference_mode():
+        fields = [field for field, _ in optimiser.iterate(close.level(), close.field, most)]
+    before = float(close.errors(close.field).mean())
+    for done, expected in enumerate(fields):
+        for used in range(REPEATED):
+            assert (lesson.done, lesson.used, lesson.finished) == (done, used, False)
+            loss, level, error, after = lesson.learn(network)
+            assert loss.requires_grad and level == number and error == pytest.approx(before)
+        torch.testing.assert_close(lesson.field, expected, atol=1e-3, rtol=0)
+        before = after
+        assert after == pytest.approx(float(close.errors(expected).mean()), abs=1e-4)
+    assert lesson.finished
+
+
+def test_later_iterations_and_places_near_the_surface_count_more_by_hand(close, files):
+    """A point in the depth and one at the surface, which counts twice; the network is untrained."""
+    distance = close.distance[0]
+    deep, near = distance.argmin(), distance.where(distance < 0, distance.min()).argmax()
+    points = torch.stack(
+        torch.unravel_index(torch.stack((deep, near)), distance.shape)[::-1], dim=1
+    )
+    lesson = Lesson(files[0], 2)
+    lesson._close = two = replace(close, points=points.float(), targets=torch.zeros(2, 3))
+    for iteration in range(1, two.iterations + 1):
+        lesson.used = REPEATED - 1
+        loss = float(lesson.learn(L2ONetwork(8))[0].detach())
+        a, b = two.errors(lesson.field).tolist()
+        means = (a + 2 * b) / 3, (a / (1 + a) + 2 * b / (1 + b)) / 3
+        relative = sum(mean / float(usual) for mean, usual in zip(means, two.usual)) / 2
+        assert loss == pytest.approx(2 * iteration / (two.iterations + 1) * relative, rel=1e-4)
+
+
+def test_many_lessons_are_under_way_and_finished_ones_make_room(files):
+    lessons, rng, network = Lessons(files, (1, 0, 0)), np.random.default_rng(0), L2ONetwork(8)
+    most = 0
+    for _ in range(300):
+        lessons.learn(network, rng)
+        assert not any(one.finished for one in lessons.under_way.values())
+        most = max(most, len(lessons.under_way))
+    assert most == UNDER_WAY
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(files, tmp_path):
+    """Also in the middle of close-ups that are under way, on all levels."""
+    config = TrainingConfig(variant="l2o", steps=40, width=8, warmup=1, checkpoint_every=30)
+    whole = [p.loss for p in train(files, tmp_path / "whole.pt", config)]
+    first = []
+    for p in train(files, tmp_path / "parts.pt", config):
+        if p.step > 33:  # stopped after its checkpoint of step 30
+            break
+        first.append(p.loss)
+    again = [p.loss for p in train(files, tmp_path / "parts.pt", config)]
+    assert first[:30] + again == whole
 
 
 @pytest.mark.parametrize("width, told_apart", [(1, False), (3, True)])
@@ -183,7 +246,7 @@ def test_mirrored_places_are_read_and_told_at_the_same_place(files, width, told_
     network = untidy()
     network.levels[2] = torch.nn.Conv3d(Weigher.inputs, 3, width, padding=width // 2)
     with torch.no_grad():
-        one, other = (float(rollout(network, files[0], 2, "cpu", axes)[0]) for axes in ((), (2, 3)))
+        one, other = (float(Lesson(files[0], 2).learn(network, axes)[0]) for axes in ((), (2, 3)))
     assert (other != pytest.approx(one, rel=1e-5)) is told_apart
 
 

@@ -31,12 +31,13 @@ made, new = [], loop.new_network
 loop.new_network = lambda config: made.append(new(config)) or made[-1]
 with joined() as workers:
     told = workers.shared(lambda: f"process {workers.rank}")
+    joined_up = workers.joined({(workers.rank, 0): torch.full((2,), workers.rank)})
     config = replace(CONFIG, accumulate=2 // workers.count, checkpoint_every=2)
     found = list(loop.train(pairs, folder / "run.pt", config, "cpu", workers))
     state = made[0].state_dict()
     rows = [(p.step, p.level, p.before, p.after, p.loss) for p in found]
     name = f"{workers.rank}-of-{workers.count}.pt"
-    torch.save({"told": told, "rows": rows, "state": state}, folder / name)
+    torch.save({"told": told, "rows": rows, "state": state, "joined": joined_up}, folder / name)
     device_of("auto", workers)
 """
 
@@ -67,6 +68,8 @@ def one_thread():
 def test_two_processes_are_as_one_with_twice_the_crops(pairs, tmp_path):
     first, second = torchrun(2, tmp_path, pairs)
     assert first["told"] == second["told"] == "process 0"
+    assert {k: v.tolist() for k, v in first["joined"].items()} == {(0, 0): [0, 0], (1, 0): [1, 1]}
+    assert set(second["joined"]) == {(1, 0)}
     assert str(first["rows"]) == str(second["rows"])  # as text, for crops without keypoints are NaN
     assert len({row[2:] for row in first["rows"]}) == 6  # every rollout is another
     written = torch.load(tmp_path / "run.pt", weights_only=True)["network"]
@@ -96,6 +99,7 @@ def test_a_process_alone_shares_with_nobody():
     workers = Workers()
     assert workers.first and workers.shared(lambda: 3) == 3
     assert workers.gathered([(1.0,)]) == [(1.0,)]
+    assert workers.joined({1: "a"}) == {1: "a"}
 
 
 def test_devices_of_several_processes(monkeypatch):
