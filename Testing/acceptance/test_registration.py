@@ -242,6 +242,7 @@ def test_images_coarser_than_the_network_has_learned_from_are_left_to_gauss_newt
     given, plain = (register(pair, method=name, **options) for name in ("l2o", "gauss-newton"))
     assert "plain Gauss-Newton made all iterations" in given.provenance["warning"]
     assert plain.provenance["warning"] == ""
+    assert given.provenance["plan"] == plain.provenance["plan"] == ", ".join(3 * ["gauss-newton 1"])
     np.testing.assert_array_equal(given.field.array, plain.field.array)
     assert register(pair, iterations=1).provenance["warning"] == ""
 

@@ -53,7 +53,7 @@ def warning(run) -> str:
             f"weights were trained with (at most {run.card.trained_iterations[1]}): later "
             "ones may make it worse. The last is kept unless an earlier one matches clearly better."
         )
-    if run.too_coarse and any("trusting" in stage.settings for stage in run.plan):
+    if run.too_coarse:
         said.append(
             "The images are coarser than those that the network has learned from: plain "
             "Gauss-Newton made all iterations."

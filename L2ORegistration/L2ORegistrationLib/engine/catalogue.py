@@ -42,6 +42,15 @@ class Stage:
         """Whether a network makes every iteration, and so has learned to make only so many."""
         return self.learned and "trusting" not in self.settings
 
+    @property
+    def unweighed(self) -> Stage:
+        """The same without a network that weighs the last iterations: all of them plain ones."""
+        if "trusting" not in self.settings:
+            return self
+        settings = {k: v for k, v in self.settings.items() if k not in ("number", "trusting")}
+        plain = {"name": "gauss-newton", "optimiser": _GAUSS_NEWTON, "learned": False}
+        return replace(self, settings=settings, **plain)
+
 
 @dataclass(frozen=True)
 class Method:

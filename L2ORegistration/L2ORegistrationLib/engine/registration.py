@@ -231,7 +231,9 @@ class Registration:
             return Step(index, self.total, stage, level, whole, monitor(finest, field), seconds)
 
         self.pyramid, self.finest, self.fields, self.turned = pyramid, finest, [], ""
-        self.too_coarse = pair.repeated > MOST_REPEATED
+        if pair.repeated > MOST_REPEATED:
+            learned, self.plan = self.plan, [stage.unweighed for stage in self.plan]
+            self.too_coarse = learned != self.plan
         yield step(0, "initial", 0, None)
         self._check_cancelled()
         field = torch.zeros((3, *finest.shape), device=self.device)
@@ -286,8 +288,6 @@ class Registration:
 
     def _optimiser(self, stage: Stage):
         settings = dict(stage.settings)
-        if self.too_coarse and "trusting" in settings:
-            settings["trusting"] = 0
         if self._pinned is not None:
             settings["pinned"] = self._pinned
         network = (self._network,) if stage.learned else ()

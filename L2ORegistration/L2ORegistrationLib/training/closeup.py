@@ -165,7 +165,7 @@ def _seen(
     targets: np.ndarray,
 ) -> CloseUp:
     """What iterations of a stage that began with one field see of a registration in another."""
-    plain = {k: v for k, v in stage.settings.items() if k not in ("number", "trusting")}
+    plain = stage.unweighed.settings
     with torch.inference_mode():
         level = load(DESCRIPTORS[stage.compares])(registration.pyramid, begun)
         mismatch, _ = level.normal_equations(level.sample_field(begun), roughly=True)

@@ -258,7 +258,7 @@ def test_its_weights_register(tmp_path):
     )  # fmt: skip
     result = register(
         pair.fixed, pair.moving, fixed_mask=pair.fixed_mask, moving_mask=pair.moving_mask,
-        model=tmp_path / "own.pt", device="cpu",
+        model=tmp_path / "own.pt", device="cpu", spacing=2.5,
     )  # fmt: skip
     assert result.provenance["method"] == "l2o"
     assert [step.stage for step in result.steps[-9:]] == ["l2o"] * 9
