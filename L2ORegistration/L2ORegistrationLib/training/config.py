@@ -64,7 +64,7 @@ class TrainingConfig:
     """
 
     variant: str = "l2o"
-    steps: int = 3200
+    steps: int = 8000
     learning_rate: float = 1.5e-3
     warmup: int = 20
     halve_every: int = 0
@@ -79,7 +79,7 @@ class TrainingConfig:
     coarse: bool = False
     disturbance: float = 0.035
     diffeomorphic: bool = False
-    level_shares: tuple[float, float, float] = (0.2, 0.36, 0.44)
+    level_shares: tuple[float, float, float] = (0.16, 0.31, 0.53)
     start_model: str = ""
     mixed_precision: bool = True
     begin_with: str = ""
