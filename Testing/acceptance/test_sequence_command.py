@@ -14,6 +14,7 @@ from L2ORegistrationLib.core.files import (
     write_landmarks,
     write_volume,
 )
+from L2ORegistrationLib.core.geometry import Volume
 from L2ORegistrationLib.phantom.breathing import make_breathing
 from L2ORegistrationLib.sequence.registration import SequenceRegistration
 
@@ -58,6 +59,8 @@ def test_ten_phases_are_followed_and_everything_is_written(breath, tmp_path):
 
     loops = document["loops"]
     assert max(loop["mean"] for loop in loops.values()) < 1.5  # mm, on voxels of 4 mm
+    verdicts = [phase.get("verdict") for phase in document["phases"]]
+    assert verdicts == [None, *9 * ["good"]] and document["verdict"] == "good"
     assert len(document["phases"]) == 10
     ranks = [phase["rank_by_volume"] for phase in document["phases"]]
     assert ranks[0] <= 2 and ranks.index(10) in (4, 5, 6)  # full at 0, empty about half-way
@@ -82,6 +85,26 @@ def test_a_run_that_is_stopped_keeps_its_phases(breath):
     assert result.cancelled and not result.loops
     errors = result.fields[5].transform_points(made.trajectories[3]) - made.trajectories[5]
     assert np.linalg.norm(errors, axis=1).mean() < 0.8
+
+
+def test_a_phase_that_lies_elsewhere_fails_and_does_not_spoil_the_others(breath, tmp_path):
+    made, _ = breath
+    phases = [made.phases[k] for k in (0, 2, 4, 6, 8)]
+    phases[2] = Volume(np.roll(phases[2].array, 15, axis=0), phases[2].grid)  # 60 mm higher
+    path, out = tmp_path / "mixed.nrrd", tmp_path / "out"
+    sitk.WriteImage(sitk.JoinSeries([phase.to_image() for phase in phases]), str(path))
+    code, told, err = run("sequence", path, "-o", out, *FAST, "--no-images")
+    assert code == 3, err
+    assert "Verdict: failed" in told and told.count("Phase ") == 1 and "Phase 02: failed" in told
+    with open(out / "phases.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["verdict"] for row in rows] == ["", "good", "failed", "good", "good"]
+    assert rows[2]["reasons"] and not rows[1]["reasons"]
+    assert "Phase 02: failed" in (out / "report.html").read_text(encoding="utf-8")
+    # The one after it, which could have begun there, is right.
+    transform = read_transform(out / "transform-03.h5")
+    there = np.array([transform.TransformPoint(p) for p in made.trajectories[0].tolist()])
+    assert np.linalg.norm(there - made.trajectories[6], axis=1).mean() < 0.8
 
 
 def test_wrong_phases_and_references_are_sentences(breath, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import slicer
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField
+from L2ORegistrationLib.engine.verdict import Verdict
 from L2ORegistrationLib.job import Failed, Finished
 from L2ORegistrationLib.scene import browsers, nodes, transforms, volumes
 from L2ORegistrationLib.scene.breathing_sample import addBreathingSequence
@@ -50,6 +51,8 @@ class TrialSequence:
             loops={"loop": np.array([0.1, 0.3])} if whole else {},
             provenance={"software": "trial"},
             cancelled=not whole,
+            verdict="check",
+            verdicts={k: Verdict("check", (f"Look at {k}.",)) for k in self.fields if k},
         )
 
 
@@ -89,6 +92,8 @@ def test_the_player_moves_images_and_transforms_together(breath, kit, scene):
         shown = transforms.field_of(outcome.transform)
         assert np.allclose(shown.array, full.scaled(phase).array, atol=1e-5)
         assert shown.grid.matches(full.grid)
+        told = outcome.transform.GetAttribute("L2ORegistration.reasons")
+        assert told == (f"Look at {phase}." if phase else None)
     assert outcome.registered == [0, 1, 2, 3] == browsers.registered_phases(breath)
     assert outcome.loops["loop"]["mean"] == pytest.approx(0.2)
     assert outcome.transform.GetAttribute("L2ORegistration.loop, loop") == "0.200 mm"

@@ -8,6 +8,7 @@ import pytest
 import slicer
 from fixtures import pause_between_clicks, process_events, wait_for
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.engine.verdict import Verdict
 from L2ORegistrationLib.scene import browsers, transforms, volumes
 
 GRID = Grid((12, 11, 10), (3.0, 3.0, 3.0))
@@ -36,7 +37,13 @@ class Slow:
         whole = len(self.fields) == 4
         loops = {"there and round the cycle back": np.array([0.2, 0.4])} if whole else {}
         return SimpleNamespace(
-            phases=self.phases, fields=self.fields, loops=loops, provenance={}, cancelled=not whole
+            phases=self.phases,
+            fields=self.fields,
+            loops=loops,
+            provenance={},
+            cancelled=not whole,
+            verdict="check",
+            verdicts={1: Verdict("good"), 2: Verdict("check", ("Look at it.",))},
         )
 
 
@@ -114,6 +121,7 @@ def test_all_phases_with_one_progress_bar(section, breath):
     Slow.gate.release(5)
     wait_for(lambda: not section.running)
     assert "Done: 4 phases" in section.hint.text and "0.30 mm" in section.hint.text
+    assert "Verdict: check.\nPhase 2: check. Look at it.\n" in section.hint.text
     assert browsers.registered_phases(breath) == [0, 1, 2, 3]
     assert section.button.text == "Register all phases"
 

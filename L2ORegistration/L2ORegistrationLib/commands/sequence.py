@@ -44,7 +44,8 @@ def sequence(
 ) -> None:
     """Register all PHASES of a breath to one of them, or to their mean position.
 
-    Ctrl-C keeps the phases that are finished and exits with code 130.
+    Each phase gets a verdict: good, check or failed. Where one is failed, all is still written and
+    the exit code is 3. Ctrl-C keeps the phases that are finished and exits with code 130.
     """
     out = checked_folder(out)
     from ..sequence.phases import read_phases
@@ -81,7 +82,7 @@ def sequence(
         messages.print("Stopped: the phases that are finished are kept.")
     result = registration.result()
 
-    from ..sequence.outputs import loop_summary, phase_table, write_sequence
+    from ..sequence.outputs import doubts, loop_summary, phase_table, write_sequence
 
     names = [phase.name for phase in found]
     title = phases[0].name if len(phases) == 1 else "4DCT"
@@ -96,11 +97,14 @@ def sequence(
                 "cancelled": result.cancelled,
                 "seconds": result.seconds,
                 "loops": loops,
+                "verdict": result.verdict,
                 "phases": phase_table(result, names),
                 "provenance": result.provenance,
             }
         )
     else:
+        said = f"Verdict: {result.verdict}", *doubts(result, names)
+        out_console.print(*said, sep="\n", markup=False, soft_wrap=True)
         for name, values in loops.items():
             out_console.print(
                 f"Loop, {name}: mean {values['mean']:.2f}, p95 {values['p95']:.2f} mm"
@@ -108,6 +112,8 @@ def sequence(
         tell_written(*written)
     if result.cancelled:
         raise typer.Exit(130)
+    if result.verdict == "failed":
+        raise typer.Exit(3)
 
 
 def _followed(registration, names: list[str], *, shown: bool) -> bool:

@@ -26,7 +26,7 @@ def appraised(run, best: int, cancelled: bool) -> Result:
     """The step `best` of a `Registration` as its result, with all that is said of it."""
     told = _confidence(run, best)
     sure = summary(told, run.fixed_mask)
-    judgement = _judgement(run, best, sure["unsure"])
+    verdict = judgement(run, best, sure["unsure"])
     return Result(
         field=run.steps[best].field,
         steps=list(run.steps),
@@ -36,9 +36,9 @@ def appraised(run, best: int, cancelled: bool) -> Result:
         fixed_mask=run.fixed_mask,
         moving_mask=run.moving_mask,
         seconds=run.steps[-1].seconds,
-        provenance=_provenance(run, judgement, sure),
+        provenance=_provenance(run, verdict, sure),
         cancelled=cancelled,
-        judgement=judgement,
+        judgement=verdict,
         confidence=told,
     )
 
@@ -67,8 +67,11 @@ def warning(run) -> str:
     return " ".join(said)
 
 
-def _judgement(run, best: int, unsure: float) -> Verdict:
-    """What to think of a step, from what the images, masks and field say."""
+def judgement(run, best: int, unsure: float = 0.0) -> Verdict:
+    """What to think of a step of a `Registration`, from what the images, masks and field say.
+
+    unsure: see `verdict.judge`.
+    """
     field = run.steps[best].field
     inside = share_inside(run.fixed_mask, run.moving, field)
     determinant = jacobian_determinant(field)
@@ -106,7 +109,7 @@ def _before(run, best: int) -> int:
     return before if before > 1 else best // 2
 
 
-def _provenance(run, judgement: Verdict, told: dict[str, float]) -> dict[str, str | int | float]:
+def _provenance(run, verdict: Verdict, told: dict[str, float]) -> dict[str, str | int | float]:
     return {
         "software": f"L2ORegistration {__version__}",
         "method": run.name,
@@ -122,8 +125,8 @@ def _provenance(run, judgement: Verdict, told: dict[str, float]) -> dict[str, st
         "device": str(run.device),
         "torch": torch.__version__,
         "seconds": round(run.steps[-1].seconds, 2),
-        "verdict": judgement.level,
-        "reasons": " ".join(judgement.reasons),
+        "verdict": verdict.level,
+        "reasons": " ".join(verdict.reasons),
         "confidence_median_mm": round(told["median"], 2),
         "confidence_p95_mm": round(told["p95"], 2),
         "confidence_unsure": round(told["unsure"], 3),

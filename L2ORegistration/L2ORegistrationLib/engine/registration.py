@@ -18,7 +18,7 @@ import torch
 from ..core.at_once import at_once
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
-from .appraisal import appraised, warning
+from .appraisal import appraised, judgement, warning
 from .arguments import (
     as_landmarks,
     as_mask,
@@ -57,7 +57,7 @@ from .start.alignment import (
 )
 from .start.choice import CONVINCING, Comparison, Start, best_start
 from .start.orientation import lost_orientation
-from .verdict import CHECK, MATCHED
+from .verdict import CHECK, MATCHED, Verdict
 
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 BASE_MB = 500
@@ -189,6 +189,11 @@ class Registration:
     def field(self) -> DisplacementField:
         """The best field so far, mm LPS; valid any time after the first step."""
         return self.steps[self._best()].field
+
+    @property
+    def judgement(self) -> Verdict:
+        """What to think of `field`, from all but its confidence."""
+        return judgement(self, self._best())
 
     def result(self) -> Result:
         """The best field so far and what to think of it; valid any time after the first step."""

@@ -90,8 +90,12 @@ def judge(
                 (level, f"The lungs change their volume by a factor of {expansion:.2f}: no breath.")
             )
             break
-    worst = max((level for level, _ in said), key=_RANK.index, default=GOOD)
-    return Verdict(worst, tuple(reason for _, reason in said))
+    return Verdict(worst(level for level, _ in said), tuple(reason for _, reason in said))
+
+
+def worst(levels: Iterable[str]) -> str:
+    """The worst of several levels; good where there is none."""
+    return max(levels, key=_RANK.index, default=GOOD)
 
 
 def unsure_sentence(share: float) -> str:

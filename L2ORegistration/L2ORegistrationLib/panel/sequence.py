@@ -7,6 +7,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from ..engine.verdict import GOOD
 from ..job import Failed
 from ..scene import browsers
 from ..scene.sequence import SequenceRun, SequenceSettings
@@ -206,6 +207,11 @@ def _summary(outcome):
     if outcome.cancelled:
         return _("Cancelled. {n} phases are registered.").format(n=count)
     text = _("Done: {n} phases. Play the sequence: the lungs stand still.").format(n=count)
+    text += "\n" + _("Verdict: {verdict}.").format(verdict=outcome.result.verdict)
+    for phase, verdict in outcome.result.verdicts.items():
+        if verdict.level != GOOD:
+            said = _("Phase {n}: {verdict}.").format(n=phase, verdict=verdict.level)
+            text += "\n" + " ".join((said, *verdict.reasons))
     for name, values in outcome.loops.items():
         text += "\n" + _("Loop, {name}: {mm:.2f} mm").format(name=_(name), mm=values["mean"])
     return text

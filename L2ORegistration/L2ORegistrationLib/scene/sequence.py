@@ -235,6 +235,10 @@ class SequenceRun:
                 node.SetAttribute(PREFIX + key, str(value))
             for name, values in summary.items():
                 node.SetAttribute(f"{PREFIX}loop, {name}", f"{values['mean']:.3f} mm")
+        for phase, verdict in result.verdicts.items():
+            items[phase].SetAttribute(f"{PREFIX}verdict", verdict.level)
+            items[phase].SetAttribute(f"{PREFIX}reasons", " ".join(verdict.reasons))
+        self._show()
         if event.extra is not None:
             proxy = browsers.proxy_of(self.settings.browser)
             window = volumes.window_of(proxy)

@@ -20,6 +20,7 @@ from ..core.files import write_transform, write_volume
 from ..core.geometry import Volume
 from ..core.landmarks import Landmarks
 from ..core.paths import atomic, check_writable
+from ..engine.verdict import GOOD
 from ..reporting import pictures
 from ..reporting.style import STYLE
 from . import motion
@@ -114,7 +115,7 @@ def write_sequence(
         _write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
     with atomic(path("loops.json")) as temporary:
         temporary.write_text(json.dumps(loop_summary(result), indent=1), encoding="utf-8")
-    page = _report(result, title, rows, followed, plain, mean, amplitude)
+    page = _report(result, names, title, rows, followed, plain, mean, amplitude)
     with atomic(path("report.html")) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return written
@@ -122,7 +123,8 @@ def write_sequence(
 
 def phase_table(result: SequenceResult, names: Sequence[str]) -> list[dict]:
     """A row a phase, in the order of the breath: lung volume in ml, its rank (1: the largest),
-    and the mean and largest displacement from the reference in the lungs, mm."""
+    the mean and largest displacement from the reference in the lungs, mm, the verdict and its
+    reasons."""
     millilitres = result.lung_volumes()
     ranks = np.empty(len(millilitres), int)
     ranks[np.argsort(-millilitres, kind="stable")] = np.arange(1, len(millilitres) + 1)
@@ -135,8 +137,20 @@ def phase_table(result: SequenceResult, names: Sequence[str]) -> list[dict]:
             moved = np.linalg.norm(result.fields[index].sample(points), axis=1)
             row["mean_motion_mm"] = round(float(moved.mean()), 3)
             row["max_motion_mm"] = round(float(moved.max()), 3)
+        if index in result.verdicts:
+            verdict = result.verdicts[index]
+            row |= {"verdict": verdict.level, "reasons": " ".join(verdict.reasons)}
         rows.append(row)
     return rows
+
+
+def doubts(result: SequenceResult, names: Sequence[str]) -> list[str]:
+    """A sentence for each phase whose verdict is not good: which, what it is and why."""
+    return [
+        f"Phase {names[index]}: {verdict.level}. {' '.join(verdict.reasons)}"
+        for index, verdict in result.verdicts.items()
+        if verdict.level != GOOD
+    ]
 
 
 def loop_summary(result: SequenceResult) -> dict[str, dict[str, float]]:
@@ -191,15 +205,15 @@ def _write_fields(result: SequenceResult, path: Path) -> None:
         sitk.WriteImage(sitk.JoinSeries(images), str(temporary), useCompression=True)
 
 
-def _report(result, title, rows, followed, plain, mean, amplitude) -> str:
+def _report(result, names, title, rows, followed, plain, mean, amplitude) -> str:
     mask = motion.reference_mask(result)
     plane = pictures.lung_planes(mask)[1]
     loops = loop_summary(result)
-    warnings = []
+    warnings = doubts(result, names)
     if result.cancelled:
         warnings.append("The run was stopped: only some phases are registered, without loops.")
     closing = loops.get("there and round the cycle back", {}).get("mean")
-    summary = [f"{len(result.fields)} phases in {result.seconds:.0f} s"]
+    summary = [f"{len(result.fields)} phases in {result.seconds:.0f} s, verdict {result.verdict}"]
     if closing is not None:
         summary.append(f"closed loop {closing:.2f} mm")
         if closing > max(result.grid.spacing) / 2:

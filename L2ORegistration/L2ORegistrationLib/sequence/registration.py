@@ -21,6 +21,7 @@ from ..core.geometry import DisplacementField, Grid, Volume
 from ..engine.catalogue import METHODS, Stage
 from ..engine.images.lungs import lung_mask
 from ..engine.registration import Registration
+from ..engine.verdict import FAILED, Verdict, worst
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
 ITERATIONS = (1, 1, 2)
@@ -51,7 +52,7 @@ class PhaseDone:
 
     index: number of the registration, from 1 to total; phase: whose it is (the last one, of the
     closed loops, is the reference's); seconds: so far; field: reference -> phase, mm LPS, before
-    smoothing in time.
+    smoothing in time; verdict: what to think of it.
     """
 
     index: int
@@ -59,13 +60,15 @@ class PhaseDone:
     phase: int
     seconds: float
     field: DisplacementField
+    verdict: Verdict
 
 
 @dataclass
 class SequenceResult:
     """Fields from the reference to each phase, all on one grid, and the loops.
 
-    fields: {phase: DisplacementField}, of all phases unless cancelled; reference: index of the
+    fields: {phase: DisplacementField}, of all phases unless cancelled; verdicts: what to think of
+    each, before smoothing, but that of the phase that is registered to; reference: index of the
     phase, or None: their mean position; masks: lungs of each phase, bool; loops: by name, the
     distances (N,) in mm at points of the reference's lungs; grid: of the reference image.
     """
@@ -73,6 +76,7 @@ class SequenceResult:
     phases: list[Volume]
     masks: list[Volume]
     fields: dict[int, DisplacementField]
+    verdicts: dict[int, Verdict]
     reference: int | None
     loops: dict[str, np.ndarray]
     seconds: float
@@ -83,6 +87,11 @@ class SequenceResult:
     def grid(self) -> Grid:
         """The grid of the phases, and of the reference."""
         return self.phases[0].grid
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the phases' verdicts: "good", "check" or "failed"."""
+        return worst(verdict.level for verdict in self.verdicts.values())
 
     def lung_volumes(self) -> np.ndarray:
         """Millilitres of lung in each phase, from its mask."""
@@ -125,6 +134,7 @@ class SequenceRegistration:
         self._smooth, self._cancelled = smooth, cancelled
         self._options = {**options, "method": "gauss-newton"}
         self._fields: dict[int, DisplacementField] = {}
+        self._verdicts: dict[int, Verdict] = {}
         self._loops: dict[str, np.ndarray] = {}
         self._seconds = 0.0
         self._finished = False
@@ -144,23 +154,27 @@ class SequenceRegistration:
                 self._masks = list(pool.map(lung_mask, self._phases))
         ends = []
         for way in self._ways.values():
-            field = None
+            start = None
             for index in way:
-                field = self._registered(self._reference, index, field)
-                if field is None:
+                found = self._registered(self._reference, index, start)
+                if found is None:
                     return
+                field, verdict = found
+                if verdict.level != FAILED:  # else the next one begins where the last good one did
+                    start = field
                 if index in self._fields:  # where both ways meet
                     ends = [self._fields[index], field]
-                    field = _mean_of(*ends)
-                self._fields[index] = field
+                    field, verdict = self._met(index, field, verdict)
+                self._fields[index], self._verdicts[index] = field, verdict
                 done += 1
                 self._seconds = time.monotonic() - began
-                yield PhaseDone(done, self.total, index, self._seconds, field)
+                yield PhaseDone(done, self.total, index, self._seconds, field, verdict)
         # There on one way; back on the other, with the roles of the images exchanged.
         farthest = self._ways["forward"][-1]
-        back = self._registered(farthest, self._reference, inverse(ends[1]))
-        if back is None:
+        found = self._registered(farthest, self._reference, inverse(ends[1]))
+        if found is None:
             return
+        back, verdict = found
         points = self._masks[self._reference].marked_points(most=LOOP_POINTS)
         ways = [field.transform_points(points) for field in ends]
         returned = back.transform_points(self._fields[farthest].transform_points(points))
@@ -170,7 +184,9 @@ class SequenceRegistration:
         }
         self._finished = True
         self._seconds = time.monotonic() - began
-        yield PhaseDone(self.total, self.total, self._reference, self._seconds, self._still())
+        yield PhaseDone(
+            self.total, self.total, self._reference, self._seconds, self._still(), verdict
+        )
 
     def result(self) -> SequenceResult:
         """The fields so far. Of a cancelled run: those of the phases that were finished."""
@@ -179,7 +195,8 @@ class SequenceRegistration:
         fields = {**self._fields, self._reference: self._still()}
         fields = dict(sorted(fields.items()))
         masks = self._masks
-        if self._smooth and self._finished:
+        failed = any(verdict.level == FAILED for verdict in self._verdicts.values())
+        if self._smooth and self._finished and not failed:  # it would spoil its neighbours
             fields = smooth_in_time(fields, self._reference)
         reference: int | None = self._reference
         if self._mean and self._finished:
@@ -188,6 +205,7 @@ class SequenceRegistration:
             phases=self._phases,
             masks=masks,
             fields=fields,
+            verdicts=dict(sorted(self._verdicts.items())),
             reference=reference,
             loops=self._loops,
             seconds=self._seconds,
@@ -197,7 +215,7 @@ class SequenceRegistration:
                 "method": "gauss-newton, phase by phase",
                 "reference": "mean position" if reference is None else reference,
                 "iterations": ", ".join(f"level {k}: {n}" for k, n in enumerate(ITERATIONS)),
-                "smoothness in time": SMOOTHNESS if self._smooth else 0,
+                "smoothness in time": SMOOTHNESS if self._smooth and not failed else 0,
                 **{k: v for k, v in self._options.items() if k != "method" and v is not None},
                 "seconds": round(self._seconds, 2),
             },
@@ -205,8 +223,8 @@ class SequenceRegistration:
 
     def _registered(
         self, fixed: int, moving: int, start: DisplacementField | None
-    ) -> DisplacementField | None:
-        """The field of one pair; None where the user cancelled before it was whole."""
+    ) -> tuple[DisplacementField, Verdict] | None:
+        """The field of one pair and its verdict; None where it was cancelled before the end."""
         options = dict(self._options)
         if start is None:  # neighbours in time are close in space
             options["start"] = "none"
@@ -223,7 +241,19 @@ class SequenceRegistration:
         for _ in registration:
             if self._cancelled():
                 return None
-        return registration.field if registration.steps else None
+        if self._cancelled() or not registration.steps:
+            return None
+        return registration.field, registration.judgement
+
+    def _met(
+        self, index: int, field: DisplacementField, verdict: Verdict
+    ) -> tuple[DisplacementField, Verdict]:
+        """Of both ways to a phase, the first of them kept already, their mean, or the better."""
+        other, said = self._fields[index], self._verdicts[index]
+        if said.level == verdict.level:
+            return _mean_of(other, field), verdict
+        better = worst((said.level, verdict.level)) == verdict.level
+        return (other, said) if better else (field, verdict)
 
     def _still(self) -> DisplacementField:
         return DisplacementField.zeros(next(iter(self._fields.values())).grid)

@@ -6,7 +6,9 @@ import SimpleITK as sitk
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import write_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.engine.verdict import Verdict
 from L2ORegistrationLib.sequence import motion
+from L2ORegistrationLib.sequence.outputs import doubts, phase_table
 from L2ORegistrationLib.sequence.phases import read_phases
 from L2ORegistrationLib.sequence.registration import (
     SequenceRegistration,
@@ -234,7 +236,7 @@ def shifted_breath():
     fields = {n: uniform((2.0 * k, 0, 0), grid) for n, k in enumerate((0, 1, 3))}
     mask = Volume(np.zeros(grid.shape, bool), grid)
     mask.array[4:12, 4:16, 4:16] = True
-    return SequenceResult(phases, [mask] * 3, fields, 0, {}, 1.0, False, {})
+    return SequenceResult(phases, [mask] * 3, fields, {}, 0, {}, 1.0, False, {})
 
 
 def test_motion_compensated_mean_is_the_reference_and_sharper():
@@ -260,3 +262,65 @@ def test_a_colour_image_is_no_sequence(tmp_path):
     sitk.WriteImage(sitk.Compose([volume.to_image() for volume in images(3)]), str(path))
     with pytest.raises(InputError, match="single phase"):
         read_phases([path])
+
+
+def verdict(level):
+    return Verdict(level, () if level == "good" else ("Why.",))
+
+
+def test_the_verdict_of_a_breath_is_its_worst_and_doubts_are_told_by_name():
+    result = shifted_breath()
+    result.verdicts = {1: verdict("check"), 2: verdict("good")}
+    assert result.verdict == "check"
+    assert doubts(result, ["a", "b", "c"]) == ["Phase b: check. Why."]
+    rows = phase_table(result, ["a", "b", "c"])
+    assert [(r.get("verdict"), r.get("reasons")) for r in rows] == [
+        (None, None),
+        ("check", "Why."),
+        ("good", ""),
+    ]
+
+
+class Trial(SequenceRegistration):
+    """Registrations that are only said to be made, of which some fail."""
+
+    def __init__(self, levels, **options):
+        super().__init__(images(5), masks=[uniform((0, 0, 0), GRID)] * 5, **options)
+        self.levels, self.starts = levels, []
+
+    def _registered(self, fixed, moving, start):
+        self.starts.append((moving, start and float(start.array[0, 0, 0, 0])))
+        level = self.levels[len(self.starts) - 1] if fixed == 0 else "good"
+        return uniform((len(self.starts), 0, 0), GRID), verdict(level)
+
+    def followed(self):
+        """The first number of each phase's field, without the closed loops."""
+        steps = iter(self)
+        for _ in range(5):
+            next(steps)
+        return {k: float(f.array[0, 0, 0, 0]) for k, f in self._fields.items()}
+
+
+def test_after_a_failed_phase_the_next_begins_where_the_last_good_one_ended():
+    """Phases 1, 2 one way round, 4, 3, 2 the other: the third field, of 4, has failed."""
+    trial = Trial(["good", "good", "failed", "good", "good"])
+    fields = trial.followed()
+    assert trial.starts == [(1, None), (2, 1.0), (4, None), (3, None), (2, 4.0)]
+    assert fields == {1: 1.0, 2: (2 + 5) / 2, 4: 3.0, 3: 4.0}
+    trial._finished = True
+    result = trial.result()
+    assert result.verdict == "failed" and result.provenance["smoothness in time"] == 0
+    assert float(result.fields[1].array[0, 0, 0, 0]) == 1.0  # not smoothed with what has failed
+
+
+@pytest.mark.parametrize(
+    "levels, kept, said",
+    [
+        (("good", "failed"), 2.0, "good"),
+        (("failed", "check"), 5.0, "check"),
+        (("check", "check"), 3.5, "check"),
+    ],
+)
+def test_where_both_ways_meet_the_better_is_kept_or_the_mean(levels, kept, said):
+    trial = Trial(["good", levels[0], "good", "good", levels[1]])
+    assert trial.followed()[2] == kept and trial._verdicts[2].level == said
