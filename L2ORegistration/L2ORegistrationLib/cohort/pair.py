@@ -5,18 +5,14 @@ Only paths and the numbers of one row travel between the scheduler and its worke
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import sys
 import traceback
 from contextlib import suppress
-from functools import lru_cache, partial
-from glob import escape, glob
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..core.errors import InputError
@@ -28,6 +24,7 @@ from ..engine.catalogue import DEFAULT, METHODS, OLD_NAMES
 from ..reporting.case import CaseFiles
 from ..reporting.measures import check_landmarks_inside, match_landmarks
 from ..reporting.tables import LandmarkPairs, table
+from .inputs import checksum, inputs_state
 from .table import Row
 
 if TYPE_CHECKING:
@@ -48,9 +45,6 @@ _PRODUCTS = (
     _ERROR,
     RECORD,
 )
-_HEADERS = (".mhd", ".mha", ".nhdr", ".nrrd")  # images whose voxels may lie in files of their own
-_DATA_FILE = re.compile(rb"(?:ElementDataFile\s*[=:]|data ?file:(?!=))\s*(.*)", re.IGNORECASE)
-_HEADER_LINES, _LINE_BYTES = 1000, 4096  # read at most: not all of a large file of another kind
 MOST_STARTS = 2
 KILLED = (
     f"The worker was killed {MOST_STARTS} times while it registered this pair, probably because "
@@ -148,84 +142,6 @@ def starts(folder: Path, run: str) -> int:
         return (folder / _STARTS).read_text(encoding="utf-8").split().count(run)
     except OSError:
         return 0
-
-
-def checksum(path: str) -> str:
-    """SHA-256 of a file, or of the names and contents of the files in a folder.
-
-    Where an image keeps its voxels in other files than its header, they follow it in the sum.
-    Raises InputError where it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        for file in _files(path):
-            if Path(path).is_dir():
-                digest.update(file.name.encode())
-            with open(file, "rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    return digest.hexdigest()
-
-
-def inputs_state(row: Row) -> dict[str, list | None]:
-    """Size in bytes and time of change (ns) of each input's file; None for one that is missing.
-
-    Of a folder the sum of all sizes and the latest time; of an image in several files these two of
-    each, as files of voxels that take each other's place are of one size, and may be older.
-    """
-    found = {}
-    for role, path in row.inputs.items():
-        try:
-            states = [file.stat() for file in _files(path)]
-        except OSError:
-            states = []
-        found[role] = [number for s in states for number in (s.st_size, s.st_mtime_ns)] or None
-        if states and Path(path).is_dir():
-            found[role] = [sum(s.st_size for s in states), max(s.st_mtime_ns for s in states)]
-    return found
-
-
-def _files(path: str) -> list[Path]:
-    """The files that an input consists of."""
-    path = Path(path)
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.is_file())
-    return [path, *_data_files(path)] if path.suffix.lower() in _HEADERS else [path]
-
-
-def _data_files(header: Path) -> list[Path]:
-    """The files, if they are there, that a MetaImage or NRRD names; none where it holds its voxels.
-
-    One that is missing is for the reader to complain of.
-    """
-    with open(header, "rb") as file:
-        for line in islice(iter(partial(file.readline, _LINE_BYTES), b""), _HEADER_LINES):
-            line = line.strip()
-            if named := _DATA_FILE.fullmatch(line):
-                paths = (header.parent / name for name in _data_names(header, named[1], file))
-                return [path for path in paths if path.is_file()]
-            if not line and header.suffix.lower() in (".nhdr", ".nrrd"):
-                break  # where the header of a NRRD ends
-    return []
-
-
-def _data_names(header: Path, value: bytes, rest: BinaryIO) -> list[str]:
-    """What a header's entry means: a name, a list of them in the lines that follow, or a pattern.
-
-    Of a pattern, such as "slice%03d.raw 1 90 1", all that are there are taken, used or not.
-    """
-    text = value.decode("utf-8", "surrogateescape")
-    if not text or "\0" in text or text.upper() == "LOCAL":
-        return []
-    if text.split()[0] == "LIST":
-        lines = rest.read().decode("utf-8", "surrogateescape").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    pattern = re.sub(r"(?:\s+[-+.\d]+)+$", "", text)
-    if not re.search(r"%\d*d", pattern):
-        return [text]
-    return sorted(glob(re.sub(r"%\d*d", "[0-9]*", escape(pattern)), root_dir=header.parent))
 
 
 def _weights(settings: dict[str, Any]) -> dict[str, str | None]:
