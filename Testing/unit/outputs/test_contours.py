@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid
 from L2ORegistrationLib.outputs import contours, dicom
@@ -113,6 +115,52 @@ def test_two_planes_of_thin_slices_are_not_overlooked(first):
     thin = cylinder([10.0, 10.625])
     found = areas(thin, 10 - 0.625 * (8 + first), 0.625, 40)
     assert np.flatnonzero(found).tolist() == [8 + first, 9 + first]
+
+
+def distance_by_hand(polygons, u, v):
+    """From the definition: to every edge, and how many edges lie to the right."""
+    x, y = np.meshgrid(u, v)
+    nearest, inside = np.full(x.shape, np.inf), np.zeros(x.shape, bool)
+    for a, b in ((a, b) for p in polygons for a, b in zip(p, np.roll(p, -1, axis=0), strict=True)):
+        way = b - a
+        along = ((x - a[0]) * way[0] + (y - a[1]) * way[1]) / max(way @ way, 1e-12)
+        along = np.clip(along, 0, 1)
+        off = np.hypot(x - a[0] - along * way[0], y - a[1] - along * way[1])
+        nearest = np.minimum(nearest, off)
+        if way[1]:
+            inside ^= ((a[1] > y) != (b[1] > y)) & (x < a[0] + (y - a[1]) * way[0] / way[1])
+    return np.where(inside, -nearest, nearest)
+
+
+def star(rng, sharp, points):
+    """A closed line round a point, whose radius differs by so much."""
+    angles = np.sort(rng.uniform(0, 2 * np.pi, points))
+    radius = rng.uniform(5, 12) * rng.uniform(1 - sharp, 1, (points, 1))
+    return rng.uniform(-3, 3, 2) + radius * np.column_stack((np.cos(angles), np.sin(angles)))
+
+
+@pytest.mark.parametrize("sharp, most, off", [(0.7, 40, 0.25), (0.02, 400, 0.05)])
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000))
+def test_the_signed_distance_is_that_of_its_definition(sharp, most, off, seed):
+    """Shapes that may cross, with a point that is there twice, drawn either way round."""
+    rng = np.random.default_rng(seed)
+    polygons = [star(rng, sharp, rng.integers(most // 2, most)) for _ in range(rng.integers(1, 3))]
+    polygons = [np.insert(p, 1, p[0], axis=0)[:: rng.choice([-1, 1])] for p in polygons]
+    u, v = np.arange(-17.0, 17.0, 0.7), np.arange(-16.0, 17.0, 0.7)
+    found, expected = contours._signed_distance(polygons, u, v), distance_by_hand(polygons, u, v)
+    assert np.array_equal(found < 0, expected < 0)
+    assert np.abs(found - expected).max() < off
+
+
+def test_a_large_shape_keeps_its_area_too():
+    """An outline of a body, 380 mm wide, whose signed distance is known every millimetre."""
+    body = structure([ring(190, z, 900) * (1, 120 / 190, 1) for z in (0, 3, 6)])
+    assert body.shape().pixel == 1.0
+    grid = Grid((400, 260, 1), (1.0, 1.0, 3.0), (-199.7, -129.6, 3.0))
+    still = DisplacementField.zeros(Grid.covering(grid.corners(), 10.0, margin=10.0))
+    (moved,) = contours.warp_structure(body, still, grid).contours
+    assert area(moved) == pytest.approx(np.pi * 190 * 120, rel=2e-4)
 
 
 def test_points_on_straight_lines_are_left_out():
