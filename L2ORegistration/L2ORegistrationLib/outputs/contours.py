@@ -253,7 +253,7 @@ def _signed_distance(polygons: list[np.ndarray], u: np.ndarray, v: np.ndarray) -
     """Distance (v, u) in mm to the polygons' edges, negative inside (even-odd: holes are holes).
 
     To the edge of the nearest of points at most _SAMPLE_MM apart: of two edges that are as near it
-    may be the further one, by less than half of _SAMPLE_MM; of smooth contours by 0.05 mm.
+    may be the further one, by less than half of _SAMPLE_MM.
     """
     from scipy.spatial import cKDTree
 

@@ -132,25 +132,24 @@ def distance_by_hand(polygons, u, v):
     return np.where(inside, -nearest, nearest)
 
 
-def star(rng, sharp, points):
-    """A closed line round a point, whose radius differs by so much."""
-    angles = np.sort(rng.uniform(0, 2 * np.pi, points))
-    radius = rng.uniform(5, 12) * rng.uniform(1 - sharp, 1, (points, 1))
+def star(rng):
+    """A closed line round a point, from which it is now nearer and now further."""
+    angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 40)))
+    radius = rng.uniform(2, 12) * rng.uniform(0.3, 1, (len(angles), 1))
     return rng.uniform(-3, 3, 2) + radius * np.column_stack((np.cos(angles), np.sin(angles)))
 
 
-@pytest.mark.parametrize("sharp, most, off", [(0.7, 40, 0.25), (0.02, 400, 0.05)])
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000))
-def test_the_signed_distance_is_that_of_its_definition(sharp, most, off, seed):
+def test_the_signed_distance_is_that_of_its_definition(seed):
     """Shapes that may cross, with a point that is there twice, drawn either way round."""
     rng = np.random.default_rng(seed)
-    polygons = [star(rng, sharp, rng.integers(most // 2, most)) for _ in range(rng.integers(1, 3))]
+    polygons = [star(rng) for _ in range(rng.integers(1, 3))]
     polygons = [np.insert(p, 1, p[0], axis=0)[:: rng.choice([-1, 1])] for p in polygons]
     u, v = np.arange(-17.0, 17.0, 0.7), np.arange(-16.0, 17.0, 0.7)
     found, expected = contours._signed_distance(polygons, u, v), distance_by_hand(polygons, u, v)
     assert np.array_equal(found < 0, expected < 0)
-    assert np.abs(found - expected).max() < off
+    assert np.abs(found - expected).max() < 0.25
 
 
 def test_a_large_shape_keeps_its_area_too():
