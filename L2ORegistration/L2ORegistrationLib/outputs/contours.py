@@ -58,7 +58,8 @@ class Shape:
     @classmethod
     def of(cls, structure: Structure) -> Shape:
         """Raises InputError for a structure without area, or whose planes are not parallel."""
-        contours = [c for c in structure.contours if len(c) > 2]
+        # Three points at one place are a mark of some program, and no shape.
+        contours = [c for c in structure.contours if len(c) > 2 and np.ptp(c, axis=0).any()]
         if not contours:
             raise InputError(f"The structure {structure.name} is empty: it encloses no area.")
         axes = _axes(contours)
@@ -257,11 +258,13 @@ def _signed_distance(polygons: list[np.ndarray], u: np.ndarray, v: np.ndarray) -
     """
     from scipy.spatial import cKDTree
 
-    begins = np.concatenate(polygons)
-    ways = np.concatenate([np.roll(p, -1, axis=0) for p in polygons]) - begins
+    begins, ends = (
+        np.concatenate(points) for points in (polygons, [np.roll(p, -1, axis=0) for p in polygons])
+    )
+    edges = (begins != ends).any(axis=1)
+    begins, ends = begins[edges], ends[edges]
+    ways = ends - begins
     lengths = np.linalg.norm(ways, axis=1)
-    edges = lengths > 0
-    begins, ways, lengths = begins[edges], ways[edges], lengths[edges]
     edge, part, parts = _each(np.ceil(lengths / _SAMPLE_MM).astype(int))
     tree = cKDTree(begins[edge] + ((part + 0.5) / parts)[:, None] * ways[edge])
     points = np.stack(np.meshgrid(u, v), axis=-1)
@@ -269,19 +272,19 @@ def _signed_distance(polygons: list[np.ndarray], u: np.ndarray, v: np.ndarray) -
     begin, way = begins[edge], ways[edge]
     along = np.clip(((points - begin) * way).sum(axis=-1) / lengths[edge] ** 2, 0, 1)
     distance = np.linalg.norm(points - begin - along[..., None] * way, axis=-1)
-    return np.where(_inside(begins, ways, u, v), -distance, distance)
+    return np.where(_inside(begins, ends, u, v), -distance, distance)
 
 
-def _inside(begins: np.ndarray, ways: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _inside(begins: np.ndarray, ends: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Whether the grid's points (v, u) have an odd number of edges to the right of them.
 
-    begins, ways: (N, 2), where edges begin and how they go on.
+    begins, ends: (N, 2), of the edges. Each end must be another's begin to the last digit: a row at
+    that height then crosses both of them or none.
     """
-    ends = (begins + ways)[:, 1]
-    first, last = (np.searchsorted(v, end(begins[:, 1], ends)) for end in (np.minimum, np.maximum))
-    edge, row, _ = _each(last - first)  # an edge crosses the rows from its first to its last
-    row = row + first[edge]
-    (x, y), (dx, dy) = begins[edge].T, ways[edge].T
+    rows = np.sort(np.searchsorted(v, np.stack((begins[:, 1], ends[:, 1]))), axis=0)
+    edge, row, _ = _each(rows[1] - rows[0])  # an edge crosses the rows from its first to its last
+    row = row + rows[0][edge]
+    (x, y), (dx, dy) = begins[edge].T, (ends - begins)[edge].T
     crossed = np.zeros((len(v), len(u) + 1), bool)
     np.logical_xor.at(crossed, (row, np.searchsorted(u, x + (v[row] - y) * dx / dy)), True)
     return np.logical_xor.accumulate(crossed[:, ::-1], axis=1)[:, -2::-1]

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from ..core.geometry import DisplacementField, Volume
+from ..core.hounsfield import stored_offset
 from .registration import SequenceResult
 
 _HU_RANGE = (-1000.0, 300.0)
@@ -26,8 +27,8 @@ def contour_points(mask: Volume) -> np.ndarray:
 
 
 def amplitude(result: SequenceResult) -> Volume:
-    """The largest distance (mm) between any two phases of each point, on the fields' grid."""
-    arrays = [field.array for field in result.fields.values()]
+    """The largest distance (mm) between any two trusted phases of each point, on their grid."""
+    arrays = [field.array for field in result.trusted.values()]
     largest = np.zeros(arrays[0].shape[:3], np.float32)
     for number, one in enumerate(arrays):
         for other in arrays[:number]:
@@ -43,12 +44,14 @@ def warped(result: SequenceResult) -> Iterator[tuple[int, Volume]]:
 
 
 def means(result: SequenceResult) -> tuple[Volume, Volume]:
-    """The mean of the phases as they are, and the motion-compensated mean; HU, float32."""
-    plain = np.mean([result.phases[index].array for index in result.fields], axis=0)
-    total, count = 0.0, 0
-    for _, volume in warped(result):
-        total, count = total + volume.array.astype(np.float64), count + 1
-    compensated = (total / count).astype(np.float32)
+    """The mean of the trusted phases as they are, and the motion-compensated mean; float32."""
+    trusted = result.trusted
+    plain = np.mean([result.phases[index].array for index in trusted], axis=0)
+    total = 0.0
+    for index, volume in warped(result):
+        if index in trusted:
+            total = total + volume.array.astype(np.float64)
+    compensated = (total / len(trusted)).astype(np.float32)
     return Volume(plain.astype(np.float32), result.grid), Volume(compensated, result.grid)
 
 
@@ -58,7 +61,7 @@ def sharpness(image: Volume, mask: Volume) -> float:
     Squared (Tenenbaum's focus measure), because the mean length of the gradient across an edge is
     the same however blurred the edge is; around, because the diaphragm is where blur is largest.
     """
-    values = np.clip(image.array.astype(np.float32), *_HU_RANGE)
+    values = np.clip(image.array.astype(np.float32) - stored_offset(image.array), *_HU_RANGE)
     gradient = np.gradient(values, *image.grid.spacing[::-1])
     reach = [int(np.ceil(_AROUND_MM / s)) for s in image.grid.spacing[::-1]]
     near = ndimage.maximum_filter(mask.array != 0, [2 * n + 1 for n in reach])
@@ -72,7 +75,7 @@ def reference_mask(result: SequenceResult) -> Volume:
     share = np.mean(
         [
             _warped(Volume(result.masks[k].array.astype(np.float32), result.grid), field).array
-            for k, field in result.fields.items()
+            for k, field in result.trusted.items()
         ],
         axis=0,
     )

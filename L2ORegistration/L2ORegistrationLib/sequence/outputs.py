@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from .. import __version__
 from ..core.files import write_transform, write_volume
 from ..core.geometry import Volume
+from ..core.hounsfield import stored_offset
 from ..core.landmarks import Landmarks
 from ..core.paths import atomic, check_writable
 from ..engine.verdict import GOOD
@@ -212,7 +213,12 @@ def _report(result, names, title, rows, followed, plain, mean, amplitude) -> str
     warnings = doubts(result, names)
     if result.cancelled:
         warnings.append("The run was stopped: only some phases are registered, without loops.")
-    closing = loops.get("there and round the cycle back", {}).get("mean")
+    left_out = len(result.fields) - len(result.trusted)
+    if left_out:
+        warnings.append(
+            f"Mean, amplitude and sharpness are without the {left_out} failed phase(s)."
+        )
+    closing = max((values["mean"] for values in loops.values()), default=None)
     summary = [f"{len(result.fields)} phases in {result.seconds:.0f} s, verdict {result.verdict}"]
     if closing is not None:
         summary.append(f"closed loop {closing:.2f} mm")
@@ -265,7 +271,7 @@ def _movie(result: SequenceResult, plane: pictures.Plane) -> bytes:
 
 def _shades(volume: Volume, points: np.ndarray) -> np.ndarray:
     """Values at points as shades of the window, 0 (black) to 1 (white)."""
-    low, high = _WINDOW
+    low, high = np.add(_WINDOW, stored_offset(volume.array))
     return np.clip((volume.sample(points) - low) / (high - low), 0, 1)
 
 
@@ -316,9 +322,10 @@ def _trajectory_figure(followed: dict[str, np.ndarray]) -> Figure:
 def _html_table(rows: list[dict]) -> str:
     if not rows:
         return "<p>None.</p>"
-    head = "".join(f"<th>{escape(key)}</th>" for key in rows[0])
+    columns = dict.fromkeys(key for row in rows for key in row)  # those that any row has
+    head = "".join(f"<th>{escape(key)}</th>" for key in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(row.get(key, '')))}</td>" for key in rows[0]) + "</tr>"
+        "<tr>" + "".join(f"<td>{escape(str(row.get(key, '')))}</td>" for key in columns) + "</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

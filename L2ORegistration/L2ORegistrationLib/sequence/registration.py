@@ -21,7 +21,7 @@ from ..core.geometry import DisplacementField, Grid, Volume
 from ..engine.catalogue import METHODS, Stage
 from ..engine.images.lungs import lung_mask
 from ..engine.registration import Registration
-from ..engine.verdict import FAILED, Verdict, worst
+from ..engine.verdict import CHECK, FAILED, Verdict, worst
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
 ITERATIONS = (1, 1, 2)
@@ -89,6 +89,11 @@ class SequenceResult:
         return self.phases[0].grid
 
     @property
+    def trusted(self) -> dict[int, DisplacementField]:
+        """The fields of the phases that have not failed: what is said of the whole breath."""
+        return trusted(self.fields, self.verdicts)
+
+    @property
     def verdict(self) -> str:
         """The worst of the phases' verdicts: "good", "check" or "failed"."""
         return worst(verdict.level for verdict in self.verdicts.values())
@@ -151,8 +156,8 @@ class SequenceRegistration:
         if not self._masks:
             threads = self._options.get("threads") or os.cpu_count() or 1
             with ThreadPoolExecutor(min(threads, MOST_MASKS)) as pool:
-                self._masks = list(pool.map(lung_mask, self._phases))
-        ends = []
+                self._masks = list(pool.map(_lungs, self._phases, range(len(self._phases))))
+        ends, arrived = [], True
         for way in self._ways.values():
             start = None
             for index in way:
@@ -163,7 +168,7 @@ class SequenceRegistration:
                 if verdict.level != FAILED:  # else the next one begins where the last good one did
                     start = field
                 if index in self._fields:  # where both ways meet
-                    ends = [self._fields[index], field]
+                    ends, arrived = [self._fields[index], field], verdict.level != FAILED
                     field, verdict = self._met(index, field, verdict)
                 self._fields[index], self._verdicts[index] = field, verdict
                 done += 1
@@ -171,7 +176,8 @@ class SequenceRegistration:
                 yield PhaseDone(done, self.total, index, self._seconds, field, verdict)
         # There on one way; back on the other, with the roles of the images exchanged.
         farthest = self._ways["forward"][-1]
-        found = self._registered(farthest, self._reference, inverse(ends[1]))
+        begin = inverse(ends[1] if arrived else self._fields[farthest])
+        found = self._registered(farthest, self._reference, begin)
         if found is None:
             return
         back, verdict = found
@@ -195,12 +201,13 @@ class SequenceRegistration:
         fields = {**self._fields, self._reference: self._still()}
         fields = dict(sorted(fields.items()))
         masks = self._masks
-        failed = any(verdict.level == FAILED for verdict in self._verdicts.values())
-        if self._smooth and self._finished and not failed:  # it would spoil its neighbours
+        good = trusted(fields, self._verdicts)
+        smoothed = self._smooth and self._finished and len(good) == len(fields)
+        if smoothed:  # a failed phase would spoil its neighbours
             fields = smooth_in_time(fields, self._reference)
         reference: int | None = self._reference
         if self._mean and self._finished:
-            fields, reference = to_mean_position(fields), None
+            fields, reference = to_mean_position(fields, good), None
         return SequenceResult(
             phases=self._phases,
             masks=masks,
@@ -215,7 +222,7 @@ class SequenceRegistration:
                 "method": "gauss-newton, phase by phase",
                 "reference": "mean position" if reference is None else reference,
                 "iterations": ", ".join(f"level {k}: {n}" for k, n in enumerate(ITERATIONS)),
-                "smoothness in time": SMOOTHNESS if self._smooth and not failed else 0,
+                "smoothness in time": SMOOTHNESS if smoothed else 0,
                 **{k: v for k, v in self._options.items() if k != "method" and v is not None},
                 "seconds": round(self._seconds, 2),
             },
@@ -252,8 +259,12 @@ class SequenceRegistration:
         other, said = self._fields[index], self._verdicts[index]
         if said.level == verdict.level:
             return _mean_of(other, field), verdict
-        better = worst((said.level, verdict.level)) == verdict.level
-        return (other, said) if better else (field, verdict)
+        if worst((said.level, verdict.level)) == said.level:
+            other, said, verdict = field, verdict, said
+        if verdict.level != FAILED:
+            return other, said
+        doubt = "Only one of both ways round the cycle has arrived here."
+        return other, Verdict(worst((CHECK, said.level)), (*said.reasons, doubt))
 
     def _still(self) -> DisplacementField:
         return DisplacementField.zeros(next(iter(self._fields.values())).grid)
@@ -281,13 +292,24 @@ def smooth_in_time(
     return {k: found.get(k, fields[reference]) for k in range(count)}
 
 
-def to_mean_position(fields: dict[int, DisplacementField]) -> dict[int, DisplacementField]:
+def trusted(
+    fields: dict[int, DisplacementField], verdicts: dict[int, Verdict]
+) -> dict[int, DisplacementField]:
+    """Those of the fields whose phases have not failed; the reference has no verdict, and stays."""
+    failed = [phase for phase, verdict in verdicts.items() if verdict.level == FAILED]
+    return {phase: field for phase, field in fields.items() if phase not in failed}
+
+
+def to_mean_position(
+    fields: dict[int, DisplacementField], good: dict[int, DisplacementField] | None = None
+) -> dict[int, DisplacementField]:
     """The fields from the mean position of every point over the breath, instead of a phase.
 
-    A point x of the reference has the mean position x + mean of u_k(x).
+    A point x of the reference has the mean position x + mean of u_k(x), over those of `good`.
     """
+    good = fields if good is None else good
     grid = next(iter(fields.values())).grid
-    mean = DisplacementField(np.mean([f.array for f in fields.values()], axis=0), grid)
+    mean = DisplacementField(np.mean([f.array for f in good.values()], axis=0), grid)
     back = inverse(mean)
     nodes = grid.points()
     origin = nodes + back.array
@@ -308,6 +330,14 @@ def inverse(field: DisplacementField) -> DisplacementField:
         if change < 0.01:  # mm
             break
     return replace(field, array=found)
+
+
+def _lungs(phase: Volume, number: int) -> Volume:
+    """Its mask. Raises InputError, with its number, where there are none."""
+    try:
+        return lung_mask(phase)
+    except InputError as error:
+        raise InputError(f"Phase {number}: {error}") from error
 
 
 def _mean_of(*fields: DisplacementField) -> DisplacementField:

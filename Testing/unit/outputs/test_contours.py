@@ -152,6 +152,29 @@ def test_the_signed_distance_is_that_of_its_definition(seed):
     assert np.abs(found - expected).max() < 0.25
 
 
+@given(st.lists(st.integers(-600, 600), min_size=4, max_size=4, unique=True))
+def test_rows_at_the_height_of_a_corner_cross_both_edges_or_none(tenths):
+    """Boxes whose corners have one decimal, as couches have, on rows of half millimetres."""
+    (x0, x1), (y0, y1) = np.sort(np.reshape(tenths, (2, 2)) / 10, axis=1)
+    corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+    u, v = (
+        low - 6 + 0.5 * np.arange(int(2 * (high - low)) + 26) for low, high in ((x0, x1), (y0, y1))
+    )
+    found = contours._signed_distance([corners], u, v)
+    x, y = np.meshgrid(u, v)
+    off = np.maximum(np.maximum(x0 - x, x - x1), np.maximum(y0 - y, y - y1))
+    clear = np.abs(off) > 1e-6  # of those on the edge itself nothing can be said
+    assert np.array_equal(found[clear] < 0, off[clear] < 0)
+
+
+def test_a_contour_that_is_one_point_is_no_contour():
+    point = np.full((3, 3), (5.0, 5.0, 9.0))
+    kept = unmoved(structure([*cylinder([0, 3, 6]).contours, point]), 0, 3, 4)
+    assert [len(found) for found in kept] == [1, 1, 1, 0]
+    with pytest.raises(InputError, match="encloses no area"):
+        structure([point]).shape()
+
+
 def test_a_large_shape_keeps_its_area_too():
     """An outline of a body, 380 mm wide, whose signed distance is known every millimetre."""
     body = structure([ring(190, z, 900) * (1, 120 / 190, 1) for z in (0, 3, 6)])

@@ -8,7 +8,7 @@ from L2ORegistrationLib.core.files import write_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.engine.verdict import Verdict
 from L2ORegistrationLib.sequence import motion
-from L2ORegistrationLib.sequence.outputs import doubts, phase_table
+from L2ORegistrationLib.sequence.outputs import _shades, doubts, phase_table, write_sequence
 from L2ORegistrationLib.sequence.phases import read_phases
 from L2ORegistrationLib.sequence.registration import (
     SequenceRegistration,
@@ -285,7 +285,8 @@ class Trial(SequenceRegistration):
     """Registrations that are only said to be made, of which some fail."""
 
     def __init__(self, levels, **options):
-        super().__init__(images(5), masks=[uniform((0, 0, 0), GRID)] * 5, **options)
+        mask = Volume(np.ones(GRID.shape, bool), GRID)
+        super().__init__(images(5), masks=[mask] * 5, **options)
         self.levels, self.starts = levels, []
 
     def _registered(self, fixed, moving, start):
@@ -314,13 +315,58 @@ def test_after_a_failed_phase_the_next_begins_where_the_last_good_one_ended():
 
 
 @pytest.mark.parametrize(
-    "levels, kept, said",
+    "levels, kept, said, reasons",
     [
-        (("good", "failed"), 2.0, "good"),
-        (("failed", "check"), 5.0, "check"),
-        (("check", "check"), 3.5, "check"),
+        (("good", "failed"), 2.0, "check", ("Only one of both ways round the cycle",)),
+        (("failed", "check"), 5.0, "check", ("Why.", "Only one of both ways")),
+        (("check", "good"), 5.0, "good", ()),
+        (("check", "check"), 3.5, "check", ("Why.",)),
+        (("failed", "failed"), 3.5, "failed", ("Why.",)),
     ],
 )
-def test_where_both_ways_meet_the_better_is_kept_or_the_mean(levels, kept, said):
+def test_where_both_ways_meet_the_better_is_kept_or_the_mean(levels, kept, said, reasons):
     trial = Trial(["good", levels[0], "good", "good", levels[1]])
-    assert trial.followed()[2] == kept and trial._verdicts[2].level == said
+    assert trial.followed()[2] == kept
+    found = trial._verdicts[2]
+    assert found.level == said and len(found.reasons) == len(reasons)
+    assert all(one.startswith(start) for one, start in zip(found.reasons, reasons, strict=True))
+
+
+def test_the_closed_loop_does_not_begin_with_a_field_that_has_failed():
+    for last, begin in (("good", 5.0), ("failed", 2.0)):
+        trial = Trial(["good", "good", "good", "good", last])
+        list(trial)
+        assert trial.starts[-1] == (0, -begin)
+
+
+def test_what_is_said_of_the_whole_breath_leaves_a_failed_phase_out(tmp_path):
+    result = shifted_breath()
+    plain, mean = motion.means(result)
+    before = motion.amplitude(result).array.max()
+    spoilt = shifted_breath()
+    spoilt.phases.append(Volume(np.full_like(spoilt.phases[0].array, 5000), spoilt.grid))
+    spoilt.masks.append(spoilt.masks[0])
+    spoilt.fields[3] = uniform((50.0, 0, 0), spoilt.grid)
+    spoilt.verdicts = {1: verdict("good"), 2: verdict("check"), 3: verdict("failed")}
+    assert sorted(spoilt.trusted) == [0, 1, 2]
+    for found, expected in zip(motion.means(spoilt), (plain, mean), strict=True):
+        assert np.array_equal(found.array, expected.array)
+    assert motion.amplitude(spoilt).array.max() == before
+    moved = to_mean_position(spoilt.fields, spoilt.trusted)
+    for phase, field in to_mean_position(result.fields).items():
+        assert np.allclose(moved[phase].array, field.array)
+    write_sequence(spoilt, ["a", "b", "c", "d"], tmp_path, images=False)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<th>verdict</th>" in page and "without the 1 that failed" in page
+
+
+def test_sharpness_and_pictures_know_hounsfield_units_that_are_stored_plus_1024():
+    grid = Grid((30, 30, 30), (2.0, 2.0, 2.0))
+    array = np.full(grid.shape, -1000.0, np.float32)
+    array[5:25, 5:25, 5:25] = 0  # tissue, with a lung in it
+    array[10:20, 10:20, 10:20] = -850
+    mask = Volume(array == -850, grid)
+    usual, stored = Volume(array, grid), Volume(array + 1024, grid)
+    assert motion.sharpness(stored, mask) == pytest.approx(motion.sharpness(usual, mask))
+    points = grid.points()[15]
+    assert np.allclose(_shades(stored, points), _shades(usual, points))
