@@ -97,7 +97,8 @@ def test_a_row_that_fails_after_a_change_leaves_nothing_of_its_pair(pair, tmp_pa
 
 
 def test_a_table_that_is_locked_to_the_end_costs_no_pair(tmp_path, monkeypatch):
-    rows = [Row(name, "nowhere.nii", "nowhere.nii") for name in "pq"]
+    (tmp_path / "no.nii").write_text("no image")
+    rows = [Row(name, str(tmp_path / "no.nii"), str(tmp_path / "no.nii")) for name in "pq"]
     told, done, replace = [], [], os.replace
 
     def refusing(source, target):

@@ -221,6 +221,7 @@ def _named(step: dict) -> dict:
 
 def _write_csv(rows: list[dict], path: Path) -> None:
     if not rows:
+        path.unlink(missing_ok=True)  # that of an earlier run tells of other cases
         return
     names = list(dict.fromkeys(key for row in rows for key in row))
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

@@ -14,10 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_volume
-from ..core.geometry import Volume
+from ..core.geometry import Grid, Volume
 from ..core.paths import atomic
 from ..engine import packaged
 from ..engine.catalogue import DEFAULT, METHODS, OLD_NAMES
@@ -59,9 +61,11 @@ def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> 
     those of earlier ones. Whatever goes wrong becomes the line's reasons; nothing is raised.
     """
     home = Path(folder)
+    there = all(inputs_state(row).values())  # a drive that is away takes no results with it
     try:
+        _check_device(settings)
         home.mkdir(parents=True, exist_ok=True)
-        if all(inputs_state(row).values()):  # a drive that is away takes no results with it
+        if there:
             _clear(home, row)
         if starts(home, run) >= MOST_STARTS:
             return failed(row, KILLED)
@@ -71,7 +75,7 @@ def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> 
         return failed(row, str(error))
     except OSError as error:
         return failed(row, f"The folder {folder} cannot be written to ({error.strerror}).")
-    final = True
+    final = there
     before, weights = inputs_state(row), _weights(settings)
     try:
         line = _registered(row, home, settings)
@@ -92,19 +96,35 @@ def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> 
     return line
 
 
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise InputError for settings that no pair could be registered with, on any computer."""
+    from ..engine.registration import Registration  # imports torch, which takes seconds
+
+    array = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    tiny = Volume(array, Grid(array.shape, (1.0, 1.0, 1.0)))
+    Registration(tiny, tiny, **{**settings, "device": "cpu"})
+
+
+def _check_device(settings: dict[str, Any]) -> None:
+    """Raise InputError where this computer has no such device: that is no fault of the pair."""
+    from ..engine.devices import choose_device
+
+    choose_device(settings.get("device", "auto"))
+
+
 def finished(
     row: Row, folder: Path, settings: dict[str, Any], *, failed_too: bool = True
 ) -> dict[str, Any] | None:
     """The line of a pair that was done before with these inputs and settings, else None.
 
     Inputs are the same where size and time of their files are, or else their checksums; settings
-    are, where they also lead to weights of the same checksum.
+    are, where they also lead to weights of the same checksum, whatever they are worked on with.
     failed_too: also of one that was refused, which would be refused again.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         line, software = record["line"], {key: record[key] for key in _software()}
-        if record["settings"] != _as_recorded(settings) or software != _software():
+        if _what_counts(record["settings"]) != _what_counts(settings) or software != _software():
             return None
         if not (line["transform"] or failed_too) or not _same_weights(record, settings):
             return None
@@ -211,9 +231,10 @@ def _record(home: Path, content: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _as_recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings as a record gives them back: paths as text, tuples as lists."""
-    return json.loads(json.dumps(settings, default=os.fspath))
+def _what_counts(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a result depends on, as a record gives them back: tuples as lists."""
+    counting = {k: v for k, v in settings.items() if k not in ("device", "threads")}
+    return json.loads(json.dumps(counting, default=os.fspath))
 
 
 def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any]:

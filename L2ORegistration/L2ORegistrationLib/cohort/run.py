@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import InputError
 from ..core.paths import check_writable
 from .cluster import require_dask
-from .pair import KILLED, MOST_STARTS, failed, finished, register_pair, starts
+from .pair import (
+    KILLED,
+    MOST_STARTS,
+    check_settings,
+    failed,
+    finished,
+    register_pair,
+    starts,
+)
 from .results import Results
 from .table import Row, checked_rows, read_table
 
@@ -42,13 +50,17 @@ def map_pairs(
     what does not end the run; settings: arguments of engine.registration.Registration that hold for
     all pairs, such as method or spacing.
 
-    Raises InputError for a table that cannot be used, a folder that another run works in and, after
-    the last pair, for results.csv or index.html where they cannot be written, as when Excel shows
-    them; what goes wrong with one pair is said in its line. On KeyboardInterrupt the rest is
-    cancelled, everything that was finished stays, and the next call goes on from there.
+    Raises InputError for a table or settings that cannot be used, a folder that another run works
+    in and, after the last pair, for results.csv or index.html where they cannot be written, as when
+    Excel shows them; what goes wrong with one pair is said in its line. On KeyboardInterrupt the
+    rest is cancelled, everything that was finished stays, and the next call goes on from there.
     """
     require_dask()
     rows = read_table(table) if isinstance(table, str | Path) else checked_rows(table)
+    for role in ("model", "start_model"):
+        if Path(settings.get(role) or "").suffix == ".pt":  # workers may run elsewhere
+            settings[role] = str(Path(settings[role]).expanduser().absolute())
+    check_settings(settings)  # else every pair would fail, one after the other
     out = Path(out).expanduser().absolute()
     check_writable(out if out.exists() else out.parent)
     out.mkdir(exist_ok=True)

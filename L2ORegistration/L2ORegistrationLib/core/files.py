@@ -139,10 +139,12 @@ def read_transform(path: str | Path) -> sitk.Transform:
     suffix = checked_suffix(path, (*TRANSFORMS, *IMAGES), "a transform")
     if suffix in IMAGES:
         return _field_of_image(path)
-    check_before_reading(path)
     try:
+        check_before_reading(path)
         with _plain_numbers():
             transform = sitk.ReadTransform(str(path))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     except RuntimeError as error:
         raise InputError(_why_no_transform(path, str(error))) from error
     return checked_transform(transform, str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -21,11 +22,21 @@ def suffix_of(path: str | Path) -> str:
     return next((s for s in _COMPOUND if name.endswith(s)), Path(name).suffix)
 
 
+def counted(name: str) -> list:
+    """A key that sorts names by the numbers in them: "phase 2" comes before "phase 10"."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if part.isdigit() else part for part in parts]
+
+
 def existing(path: str | Path) -> Path:
-    """The path, with ~ expanded. Raises InputError when nothing is there."""
+    """The path, with ~ expanded. Raises InputError when nothing is there, or may not be seen."""
     path = Path(path).expanduser()
-    if not path.exists():
-        raise InputError(f"{path} does not exist: check the path.")
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist: check the path.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import vtk
 
 from ..core.errors import InputError
 from ..core.geometry import Volume
+from ..core.paths import counted
 from . import nodes, transforms, volumes
 
 ROLE = "L2ORegistration.Sequence"  # of the browser, to the sequence of transforms
@@ -74,12 +74,7 @@ def making_sequence(phases: Sequence, name: str = "4DCT") -> Generator:
 
 def in_order(phases: Sequence) -> list:
     """Volume nodes by name, the numbers in it counted: "phase 2" comes before "phase 10"."""
-
-    def key(node):
-        parts = re.split(r"(\d+)", node.GetName().casefold())
-        return [int(part) if part.isdigit() else part for part in parts]
-
-    return sorted(phases, key=key)
+    return sorted(phases, key=lambda node: counted(node.GetName()))
 
 
 def proxy_of(browser):

@@ -92,6 +92,7 @@ def write_sequence(
     """
     folder = Path(folder).expanduser()
     check_writable(folder)
+    earlier = _of_earlier_run(folder)
     written = []
 
     def path(name: str) -> Path:
@@ -119,7 +120,21 @@ def write_sequence(
     page = _report(result, names, title, rows, followed, plain, mean, amplitude)
     with atomic(path("report.html")) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    for file in set(earlier) - set(written):
+        file.unlink(missing_ok=True)
     return written
+
+
+def _of_earlier_run(folder: Path) -> list[Path]:
+    """What an earlier run may have left of the phases in its table, so that two runs don't mix."""
+    try:
+        with open(folder / "phases.csv", newline="", encoding="utf-8") as file:
+            names = [row["phase"] for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, csv.Error):
+        return []
+    of_phases = [f"transform-{name}.h5" for name in names]
+    of_phases += [f"warped-{name}.nii.gz" for name in names]
+    return [folder / name for name in ("trajectories.csv", *of_phases) if Path(name).name == name]
 
 
 def phase_table(result: SequenceResult, names: Sequence[str]) -> list[dict]:
@@ -215,9 +230,7 @@ def _report(result, names, title, rows, followed, plain, mean, amplitude) -> str
         warnings.append("The run was stopped: only some phases are registered, without loops.")
     left_out = len(result.fields) - len(result.trusted)
     if left_out:
-        warnings.append(
-            f"Mean, amplitude and sharpness are without the {left_out} failed phase(s)."
-        )
+        warnings.append(f"Means, amplitude and sharpness are without the {left_out} that failed.")
     closing = max((values["mean"] for values in loops.values()), default=None)
     summary = [f"{len(result.fields)} phases in {result.seconds:.0f} s, verdict {result.verdict}"]
     if closing is not None:

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from ..core.errors import InputError
 from ..core.files import IMAGES, checked_volume, read_image, read_volume
 from ..core.geometry import Grid, Volume
-from ..core.paths import existing, suffix_of
+from ..core.paths import counted, existing, suffix_of
 
 # DICOM: what may tell the phases of one study or series apart, the most telling first.
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%\s*(in|ex)?", re.I)
@@ -108,7 +108,8 @@ def _frames(image: sitk.Image) -> list[Volume]:
 
 
 def _of_folder(folder: Path, on_skip: Callable[[str], object]) -> list[tuple[str, Volume]]:
-    parts = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    parts = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    parts.sort(key=lambda part: counted(part.name))
     files = [p for p in parts if p.is_file() and suffix_of(p) in IMAGES]
     if files:
         return [(_stem(file), read_volume(file)) for file in files]
