@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -21,6 +22,9 @@ from .commands.sequence import sequence
 from .commands.train import train
 from .core.errors import InputError
 
+# Typer's own name for it differs from version to version.
+_UsageError = typer.BadParameter.__bases__[0]
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line (default: the program's own) and return its exit code.
@@ -29,17 +33,19 @@ def main(arguments: list[str] | None = None) -> int:
     what and why (with --json: {"error": ...} on stdout); 130: stopped by Ctrl-C.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    run = partial(_application(), prog_name="l2o-registration", standalone_mode=not as_json)
     try:
-        _application()(args=arguments, prog_name="l2o-registration")
+        return run(args=arguments) or 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except InputError as error:
-        if "--json" in arguments:
-            print_json({"error": str(error)})
+    except (InputError, _UsageError) as error:
+        said = error.format_message() if isinstance(error, _UsageError) else str(error)
+        if as_json:
+            print_json({"error": said})
         else:
-            messages.print(str(error), style="red", markup=False, soft_wrap=True)
+            messages.print(said, style="red", markup=False, soft_wrap=True)
         return 2
-    return 0
 
 
 def _application() -> typer.Typer:

@@ -1,6 +1,8 @@
 """What `register` refuses: one sentence says why, and nothing is written."""
 
+import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -154,11 +156,30 @@ def test_damaged_and_wrong_weights_are_refused(data, tmp_path):
         (("--warped", "nowhere/warped.nrrd"), "does not exist"),
         (("--report", "nowhere/else/report"), "does not exist"),
         (("--initial-transform", "missing.h5"), "does not exist"),
+        (("--method", "lapirn", "--model", "l2o"), "one of l2o, not of lapirn"),
+        (("--warped", "same.nrrd", "--image", "jacobian=./same.nrrd"), "also another result"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options, told, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert told in refused(*register(data, "t.h5"), *options, within=tmp_path)
+
+
+def test_scans_are_not_written_over(data, tmp_path):
+    fixed, before = data / "fixed.nii.gz", (data / "fixed.nii.gz").read_bytes()
+    command = register(data, tmp_path / "t.h5", "--warped", fixed)
+    assert "would be overwritten, it is read" in refused(*command, within=tmp_path)
+    shutil.copy(fixed, tmp_path / "moving.nii.gz")
+    assert "is no phantom" in refused("demo", "--out", tmp_path, within=tmp_path)
+    assert fixed.read_bytes() == before == (tmp_path / "moving.nii.gz").read_bytes()
+
+
+def test_what_is_refused_before_the_command_begins_is_json_too(data, tmp_path):
+    for arguments in (("a", "b"), ("a", "b", "-o", "t.h5", "--threads", "x"), ("--never",)):
+        code, out, _ = run("register", *arguments, "--json")
+        assert code == 2 and json.loads(out)["error"]
+    code, out, err = run("register", "a", "b")
+    assert code == 2 and not out and "Missing option" in err
 
 
 def test_cuda_is_refused_where_there_is_none(data, tmp_path):

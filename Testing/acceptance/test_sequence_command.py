@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -108,11 +109,22 @@ def test_a_phase_that_lies_elsewhere_fails_and_does_not_spoil_the_others(breath,
 
 
 def test_wrong_phases_and_references_are_sentences(breath, tmp_path):
-    _, path = breath
+    made, path = breath
     out = tmp_path / "out"
     sentence = refused("sequence", path, "-o", out, "--reference", "first", within=tmp_path)
     assert "give the number of a phase" in sentence
     sentence = refused("sequence", path, "-o", out, "--reference", "10", within=tmp_path)
     assert "There is no phase 10" in sentence
+    (tmp_path / "ras.csv").write_text("x,y,z\n0,0,-900\n")
+    far = ("--landmarks", tmp_path / "ras.csv")
+    sentence = refused("sequence", path, "-o", out, *far, within=tmp_path)
+    assert "outside" in sentence
+    grid = made.masks[0].grid
+    moved = Volume(made.masks[0].array, replace(grid, origin=(*grid.origin[:2], 500.0)))
+    write_volume(moved, tmp_path / "other.nii.gz")
+    sentence = refused(
+        "sequence", path, "-o", out, "--contour", tmp_path / "other.nii.gz", within=tmp_path
+    )
+    assert "lies outside the reference" in sentence
     sentence = refused("sequence", path.with_name("x"), "-o", out, within=tmp_path)
     assert "does not exist" in sentence

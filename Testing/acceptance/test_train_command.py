@@ -100,6 +100,8 @@ def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
         (("--name", "../mine"), "cannot be called '../mine'"),
         (("--config", "papers"), "packaged are falta2022, falta2022-cpu, l2o"),
         (("--device", "tpu"), "not available here"),
+        (("--begin-with", "typo"), "There are no weights 'typo'"),  # before any phantom is drawn
+        (("--config", "falta2022", "--start-model", "typo"), "There are no weights 'typo'"),
     ],
 )
 def test_data_that_cannot_be_used_is_refused(arguments, told, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ from ..core.files import (
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, checked_suffix, existing, suffix_of
 from ..reporting.measures import jacobian_determinant
-from .console import checked_file, messages, print_json, tell_written
+from .console import check_apart, checked_file, messages, print_json, tell_written
 from .console import output as out
 from .options import Json
 
@@ -99,6 +100,7 @@ def apply(
         "image": WRITABLE_IMAGES,
     }
     output = checked_file(output, suffixes[kind], _NAMES[kind])
+    check_apart([output], [transform, thing, reference, backward, confidence])
     if kind in ("points", "surface"):
         target = read_volume(reference).grid if reference else None
     elif reference is None:
@@ -306,7 +308,7 @@ def _moved_structures(
     for one in structures:
         if not any(len(c) > 2 for c in one.contours):
             warnings.append(f"{one.name} is empty and stays empty.")
-            moved.append(contours.Structure(one.name, one.colour))
+            moved.append(replace(one, contours=[]))
             continue
         moved.append(contours.warp_structure(one, motion, target))
         if not moved[-1].contours:

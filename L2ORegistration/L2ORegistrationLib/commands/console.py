@@ -44,6 +44,18 @@ def checked_file(path: Path, suffixes: tuple[str, ...], what: str) -> Path:
     return writable_file(path)
 
 
+def check_apart(written: Iterable[Path | None], read: Iterable[Path | None]) -> None:
+    """Raise InputError for a file that would be written twice, or over one that is read."""
+    taken = {path.expanduser().resolve(): "is read" for path in read if path}
+    for path in written:
+        if path is None:
+            continue
+        where = path.expanduser().resolve()
+        if where in taken:
+            raise InputError(f"{path} would be overwritten, it {taken[where]}: give another name.")
+        taken[where] = "is also another result"
+
+
 def checked_folder(path: Path) -> Path:
     """The path of a folder that exists, or that can be made in one that exists, and be written to.
 

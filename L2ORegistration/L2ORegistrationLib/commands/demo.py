@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 
-from ..core.files import Landmarks, write_landmarks, write_volume
+from ..core.errors import InputError
+from ..core.files import Landmarks, read_volume, write_landmarks, write_volume
 from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
 from ..phantom.pair import make_pair
@@ -47,6 +49,7 @@ def demo(
     The phantom's motion is known exactly; its landmarks are branches of vessels.
     """
     folder = made(checked_folder(folder))
+    _check_own(folder)
     began = time.monotonic()
     if not quiet:
         messages.print("Drawing a breathing patient: expiration (fixed), inspiration (moving) ...")
@@ -95,6 +98,13 @@ def demo(
     out.print(measures_table(rows, f"TRE in mm at {len(pairs[0])} vessel branches"))
     tell_certainty(results[name])
     tell_written(*written)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise InputError for a folder with somebody's scans, whose names are the phantom's, too."""
+    for path in (folder / f"{role}.nii.gz" for role in ("fixed", "moving")):
+        if path.exists() and not np.allclose(read_volume(path).grid.spacing, _SPACING, atol=1e-4):
+            raise InputError(f"{path} is no phantom and would be lost: choose another --out.")
 
 
 def _points(folder: Path, role: str) -> Path:

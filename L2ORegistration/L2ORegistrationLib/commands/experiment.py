@@ -52,9 +52,10 @@ class Experiment:
 
         Returns the card of the weights, in the first process only.
         """
-        from ..training.run import export
+        from ..training.run import check, export
 
         workers = self.workers
+        check(folder, self.config)
         pairs = workers.shared(lambda: self._prepared(datasets))
         made(folder)
         self._follow(folder, pairs)

@@ -14,7 +14,7 @@ from ..core.files import (
     read_volume,
     write_transform,
 )
-from .console import checked_file, print_json, tell_written
+from .console import check_apart, checked_file, print_json, tell_written
 from .console import output as out
 from .options import Json
 
@@ -42,6 +42,7 @@ def invert(
     from ..outputs.fields import as_field
 
     output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
+    check_apart([output], [transform, fixed_mask, reference, moving])
     motion = read_transform(transform)
     mask = read_mask(fixed_mask) if fixed_mask else None
     grids = [read_volume(path).grid if path else None for path in (reference, moving)]

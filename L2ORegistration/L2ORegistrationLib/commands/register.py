@@ -25,6 +25,7 @@ from ..reporting.case import CaseFiles
 from ..reporting.measures import opposite_direction
 from ..reporting.tables import LandmarkPairs
 from .console import (
+    check_apart,
     checked_file,
     checked_folder,
     follow,
@@ -151,8 +152,15 @@ def register(
     following = Following(fixed, moving, inverse, dicom, ventilation, regions, bool(report))
     landmarks = bool(fixed_landmarks and moving_landmarks)
     _check_start(start, initial_transform is not None, landmarks, pull)
+    if pull and method not in (None, Method("gauss-newton")):
+        raise InputError("--pull holds points by gauss-newton: leave --method out.")
     if mask_labels and not (fixed_mask or moving_mask):
         raise InputError("--mask-labels needs --fixed-mask or --moving-mask.")
+    scans = fixed, moving, fixed_mask, moving_mask, fixed_landmarks, moving_landmarks
+    check_apart(
+        (files.transform, files.warped, *(path for _, path in files.images), inverse, dicom),
+        (*scans, initial_transform, regions),
+    )
 
     images = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *(one.grid for one in images))

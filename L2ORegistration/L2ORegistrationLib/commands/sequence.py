@@ -11,9 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
 from ..core.paths import made
+from ..reporting.measures import check_landmarks_inside
 from .console import checked_folder, messages, note, print_json, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet, Spacing, Threads
+
+_INSIDE = 0.9  # of a contour's voxels, at least
 
 
 def sequence(
@@ -66,7 +69,11 @@ def sequence(
             "mean.nii.gz of an earlier run."
         )
     points = read_landmarks(landmarks, grid) if landmarks else None
+    if points is not None:
+        check_landmarks_inside(points.points, grid, "reference")
     mask = read_mask(contour) if contour else None
+    if mask is not None and grid.contains(mask.marked_points(most=20_000)).mean() < _INSIDE:
+        raise InputError(f"{contour} lies outside the reference: give a mask that was drawn on it.")
     options = {"device": device, "threads": threads}
     if spacing is not None:
         options["spacing"] = spacing

@@ -52,7 +52,7 @@ def train(
     config: Annotated[
         str | None,
         typer.Option(
-            help="l2o, falta2022, voxelmorph++, lapirn (with -cpu: smaller), or a TOML file."
+            help="l2o, falta2022, voxelmorph++, lapirn (all but l2o also with -cpu), or a .toml."
         ),
     ] = None,
     start_model: Annotated[

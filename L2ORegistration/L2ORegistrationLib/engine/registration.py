@@ -126,7 +126,11 @@ class Registration:
         weights = METHODS[name].weights if model is None else model
         if weights:
             self.card, self._network = load_model(weights)
-            name = of_variant(self.card.variant)
+            named, name = name, of_variant(self.card.variant)
+            if method is not None and named != name:
+                raise InputError(
+                    f"The model is one of {name}, not of {named}: leave one of both out."
+                )
         self.name, self.method = name, METHODS[name]
         if start is None:
             start = self.method.start
@@ -305,10 +309,10 @@ class Registration:
     def _prepare(self) -> tuple[WorkingPair, torch.Tensor | None]:
         """Masks, start and both images on the working grid; what a search found, if any, in mm."""
         if self.fixed_mask is None:
-            self.fixed_mask = lung_mask(self.fixed)
+            self.fixed_mask = lung_mask(self.fixed, "the fixed image")
             self._check_cancelled()
         if self.moving_mask is None:
-            self.moving_mask = lung_mask(self.moving)
+            self.moving_mask = lung_mask(self.moving, "the moving image")
             self._check_cancelled()
         distances = at_once(distance_map, (self.fixed_mask, self.moving_mask))
         for distance, name in zip(distances, ("fixed", "moving"), strict=True):

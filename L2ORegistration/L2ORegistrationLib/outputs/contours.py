@@ -9,7 +9,7 @@ Its zero line on every slice of the reference is the moved contour.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ class Structure:
     name: str
     colour: tuple[int, int, int]
     contours: list[np.ndarray] = field(default_factory=list)
+    number: int = 0  # of the region in its set; names need not differ
 
     def shape(self) -> Shape:
         """The solid that the contours enclose."""
@@ -120,7 +121,7 @@ def read_structures(path: str | Path) -> tuple[list[Structure], object]:
             if c.ContourGeometricType.startswith("CLOSED_PLANAR")
         ]
         colour = tuple(int(c) for c in roi.get("ROIDisplayColor", (255, 0, 0)))
-        found.append(Structure(name, colour, contours))
+        found.append(Structure(name, colour, contours, int(roi.ReferencedROINumber)))
     if not any(s.contours for s in found):
         raise InputError(f"{path} holds no closed contour: there is no structure to move.")
     return found, data
@@ -156,7 +157,7 @@ def warp_structure(structure: Structure, motion: DisplacementField, target: Grid
     box = _box(shape, motion, target)
     contours = []
     if box is None:
-        return Structure(structure.name, structure.colour, contours)
+        return replace(structure, contours=contours)
     (x0, y0, z0), (x1, y1, z1) = box
     x, y = np.arange(x0, x1 + 0.1, 0.5), np.arange(y0, y1 + 0.1, 0.5)  # small structures need it
     for z in range(z0, z1 + 1):
@@ -172,7 +173,7 @@ def warp_structure(structure: Structure, motion: DisplacementField, target: Grid
                 line = _straightened(line)
                 if len(line) > 3:  # else it was a sliver without width
                     contours.append(line[:-1])
-    return Structure(structure.name, structure.colour, contours)
+    return replace(structure, contours=contours)
 
 
 def _box(shape: Shape, motion: DisplacementField, target: Grid):

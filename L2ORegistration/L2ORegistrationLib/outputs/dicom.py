@@ -62,11 +62,10 @@ def structures_dataset(structures: list[Structure], source, reference: str | Pat
     normal = np.cross(*np.reshape(np.asarray(slices[0].ImageOrientationPatient, float), (2, 3)))
     heights = np.array([np.dot(s.ImagePositionPatient, normal) for s in slices], dtype=float)
     types = {int(o.ReferencedROINumber): o for o in source.get("RTROIObservationsSequence", [])}
-    names = {str(r.ROIName): int(r.ROINumber) for r in source.StructureSetROISequence}
     data.StructureSetROISequence, data.ROIContourSequence = [], []
     data.RTROIObservationsSequence = []
     for structure in structures:
-        number = names.get(structure.name, len(data.ROIContourSequence) + 1)
+        number = structure.number
         data.StructureSetROISequence.append(
             _item(
                 ROINumber=number,

@@ -156,7 +156,8 @@ class SequenceRegistration:
         if not self._masks:
             threads = self._options.get("threads") or os.cpu_count() or 1
             with ThreadPoolExecutor(min(threads, MOST_MASKS)) as pool:
-                self._masks = list(pool.map(_lungs, self._phases, range(len(self._phases))))
+                names = [f"phase {number}" for number in range(len(self._phases))]
+                self._masks = list(pool.map(lung_mask, self._phases, names))
         ends, arrived = [], True
         for way in self._ways.values():
             start = None
@@ -330,14 +331,6 @@ def inverse(field: DisplacementField) -> DisplacementField:
         if change < 0.01:  # mm
             break
     return replace(field, array=found)
-
-
-def _lungs(phase: Volume, number: int) -> Volume:
-    """Its mask. Raises InputError, with its number, where there are none."""
-    try:
-        return lung_mask(phase)
-    except InputError as error:
-        raise InputError(f"Phase {number}: {error}") from error
 
 
 def _mean_of(*fields: DisplacementField) -> DisplacementField:

@@ -134,11 +134,12 @@ class Lessons:
             for place, one in self.under_way.items()
         }
 
-    def restore(self, state: dict[tuple[int, int], tuple]) -> None:
-        """Go on where `state` was asked for."""
+    def restore(self, state: dict[tuple[int, int], tuple], parts: range) -> None:
+        """Go on with these parts where `state` was asked for."""
         self.under_way = {
             place: Lesson(self.paths[index], number, self.device, *rest)
             for place, (index, number, *rest) in state.items()
+            if place[0] in parts
         }
 
 

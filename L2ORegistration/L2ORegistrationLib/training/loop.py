@@ -71,7 +71,8 @@ def train(
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         step, earlier = state["step"], state.get("seconds", 0.0)
-        lessons.restore(state.get("lessons", {}))
+        own = range(workers.rank * config.accumulate, (workers.rank + 1) * config.accumulate)
+        lessons.restore(state.get("lessons", {}), own)
     started = time.monotonic()
     while step < config.steps:
         rate = config.learning_rate * _schedule(step, config)

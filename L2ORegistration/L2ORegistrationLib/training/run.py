@@ -10,15 +10,23 @@ from urllib.parse import unquote
 from ..core.errors import InputError
 from ..core.files import atomic
 from ..engine.catalogue import METHODS, of_variant
-from ..engine.models import ModelCard, export_model
+from ..engine.models import ModelCard, export_model, load_model
 from . import card
 from .config import TrainingConfig
 from .log import FILE, TrainingLog, read_log, recent_errors
-from .loop import Rollout, check_checkpoint, load_checkpoint, new_network, train
+from .loop import Rollout, beginner, check_checkpoint, load_checkpoint, new_network, train
 from .workers import Workers
 
 CHECKPOINT, DATA = "checkpoint.pt", "data.json"
 PairFiles = dict[str, list[Path]]  # files of prepared pairs by the title of their data set
+
+
+def check(folder: Path, config: TrainingConfig) -> None:
+    """Raise InputError for what would end the training, before hours of preparing pairs for it."""
+    check_checkpoint(folder / CHECKPOINT, config)
+    beginner(config)
+    if config.start_model:
+        load_model(config.start_model)
 
 
 def run(

@@ -1,5 +1,6 @@
 """Contours, labels, points, surfaces and dose arrive where the transform leads, and say how."""
 
+import copy
 import json
 import sys
 
@@ -74,7 +75,7 @@ def cylinder(name="Tumour", radius=9.0, colour=(10, 200, 30)):
     """A cylinder on the slices 7 to 13, with a hole."""
     slices = [CENTRE + [0, 0, 3.0 * k] for k in range(-3, 4)]
     outlines = [ring(c, r) for c in slices for r in (radius, radius / 3)]
-    return contours.Structure(name, colour, outlines)
+    return contours.Structure(name, colour, outlines, number=7)
 
 
 @pytest.fixture
@@ -97,6 +98,32 @@ def test_a_shape_is_its_contours_and_half_a_slice_more():
     assert shape.at(CENTRE + [6, 0, 0]) == pytest.approx(-3, abs=0.1)
     assert shape.at(CENTRE) == pytest.approx(3, abs=0.1)  # in the hole
     assert shape.at(CENTRE + [6, 0, 10.4]) < 0 < shape.at(CENTRE + [6, 0, 10.6])
+
+
+def test_two_regions_of_one_name_stay_two(ct, structures, transform, tmp_path):
+    data = pydicom.dcmread(structures)
+    for sequence, key in (
+        (data.StructureSetROISequence, "ROINumber"),
+        (data.ROIContourSequence, "ReferencedROINumber"),
+    ):
+        sequence.append(copy.deepcopy(sequence[0]))
+        setattr(sequence[1], key, 9)
+    data.save_as(structures)
+    out = tmp_path / "moved.dcm"
+    arguments = [transform, structures, "-o", out, "--reference", ct]
+    assert main(["apply", *map(str, arguments)]) == 0
+    moved = pydicom.dcmread(out)
+    assert [roi.ROINumber for roi in moved.StructureSetROISequence] == [7, 9]
+    assert [roi.ReferencedROINumber for roi in moved.ROIContourSequence] == [7, 9]
+
+
+def test_what_is_read_is_not_written_over(ct, structures, transform, capsys):
+    before = structures.read_bytes()
+    arguments = [transform, structures, "-o", structures, "--reference", ct]
+    assert main(["apply", *map(str, arguments)]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert main(["invert", str(transform), "-o", str(transform)]) == 2
+    assert structures.read_bytes() == before
 
 
 def test_structures_move_as_the_transform_says(ct, structures, transform, tmp_path):

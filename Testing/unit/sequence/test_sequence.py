@@ -48,6 +48,13 @@ def test_phases_of_files_keep_their_order_and_a_folder_is_ordered_by_name(tmp_pa
     assert [phase.name for phase in found] == ["phase_00", "phase_10", "phase_20", "phase_30"]
 
 
+def test_the_numbers_in_names_count(tmp_path):
+    volumes = images(11)
+    for number, volume in enumerate(volumes, start=1):
+        write_volume(volume, tmp_path / f"Phase{number}.nii.gz")
+    same(read_phases([tmp_path]), volumes)
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
 def test_a_4d_image_holds_a_phase_in_each_frame(tmp_path, suffix):
     volumes = images()
@@ -370,3 +377,15 @@ def test_sharpness_and_pictures_know_hounsfield_units_that_are_stored_plus_1024(
     assert motion.sharpness(stored, mask) == pytest.approx(motion.sharpness(usual, mask))
     points = grid.points()[15]
     assert np.allclose(_shades(stored, points), _shades(usual, points))
+
+
+def test_a_run_into_the_same_folder_leaves_no_phases_of_the_one_before(tmp_path):
+    result, names = shifted_breath(), ["a", "b", "c"]
+    write_sequence(result, names, tmp_path, contour=result.masks[0])
+    (tmp_path / "transform-mine.h5").touch()
+    fewer = shifted_breath()
+    del fewer.fields[2]
+    written = write_sequence(fewer, names, tmp_path, images=False)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {path.name for path in written} | {"transform-mine.h5"}
+    assert not {"transform-c.h5", "warped-a.nii.gz", "trajectories.csv"} & left

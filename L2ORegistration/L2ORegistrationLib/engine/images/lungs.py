@@ -18,29 +18,29 @@ from .body import SMALLEST, find_lungs, in_tissue
 
 _BLOCK = 2.5  # mm
 _AROUND = 60.0  # mm around the lungs: main bronchi end within them, the trachea has begun
-_NO_LUNG = "No lung was found in the image: give a chest CT in Hounsfield units, or a lung mask."
+_NO_LUNG = "No lung was found in {}: give a chest CT in Hounsfield units, or a lung mask."
 _AXIAL = np.zeros((3, 3, 3), bool)  # connects the voxels of one axial slice only
 _AXIAL[1] = ndimage.generate_binary_structure(2, 1)
 
 
-def lung_mask(volume: Volume) -> Volume:
+def lung_mask(volume: Volume, name: str = "the image") -> Volume:
     """Both lungs of a CT, their vessels included, without trachea and main bronchi.
 
     volume: array (z, y, x) in HU, or in HU + 1024 as some files store it, on any grid. Returns a
-    bool array on the same grid. Raises InputError where no lung is found; whether what was found
-    can be the lungs of a chest, `plausibility.implausible` tells.
+    bool array on the same grid. Raises InputError, which calls the image by its name, where no lung
+    is found; whether what was found can be the lungs of a chest, `plausibility.implausible` tells.
     """
     blocks = Blocks.of_grid(volume.grid, _BLOCK)
     spacing = blocks.spacing
     hu, padding = blocks.hounsfield(volume.array)
     lungs, realm = find_lungs(hu, padding, spacing)
     if not lungs.any():
-        raise InputError(_NO_LUNG)
+        raise InputError(_NO_LUNG.format(name))
     whole = np.zeros_like(lungs)
     box = box_of(lungs, spacing, _AROUND)
     whole[box] = _whole_lungs(hu[box], padding[box], lungs[box], realm[box], spacing)
     if whole.sum() * np.prod(spacing) < SMALLEST:  # all of it was trachea
-        raise InputError(_NO_LUNG)
+        raise InputError(_NO_LUNG.format(name))
     return Volume(blocks.expand(whole), volume.grid)
 
 
