@@ -41,7 +41,7 @@ def require_dask() -> None:
         import distributed  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "Cohorts run on Dask, which is not installed: pip install 'l2o-registration[cohort]'."
+            "Cohorts run on Dask, which is not installed: pip install -e '.[cohort]' in the clone."
         ) from error
 
 

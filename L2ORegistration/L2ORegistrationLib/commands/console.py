@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from ..reporting.measures import (
     target_registration_error,
     unpaired,
 )
-from ..reporting.tables import LandmarkPairs
+from ..reporting.tables import LandmarkPairs, plain
 
 if TYPE_CHECKING:
     from ..engine.registration import Registration
@@ -168,7 +167,7 @@ def tell_written(*paths: Path) -> None:
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on stdout; numbers that JSON cannot hold become null."""
-    print(json.dumps(_plain(document), indent=1, allow_nan=False))
+    print(json.dumps(plain(document), indent=1, allow_nan=False))
 
 
 def _cell(column: str, row: dict[str, Any], group: str, key: str | None) -> str:
@@ -178,16 +177,6 @@ def _cell(column: str, row: dict[str, Any], group: str, key: str | None) -> str:
     if column == "folding %":
         return f"{100 * value:.3g}"
     return f"{value:.1f}" if column == "seconds" else f"{value:.3f}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, bool | int | str | None) else str(value)
 
 
 @contextmanager

@@ -13,6 +13,6 @@ def pydicom() -> ModuleType:
         import pydicom
     except ImportError as error:
         raise InputError(
-            'DICOM objects need pydicom: pip install "l2o-registration[dicom]".'
+            "DICOM objects need pydicom: pip install -e '.[dicom]' in the clone."
         ) from error
     return pydicom

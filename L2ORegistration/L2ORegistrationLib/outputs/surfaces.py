@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,6 @@ def read_surface(path: str | Path) -> tuple[np.ndarray, Callable[[np.ndarray, Pa
     points = np.array([[float(x) for x in t[:3]] for t in tokens]) * sign
 
     def write(moved: np.ndarray, target: Path) -> None:
-        head, tail = lines[: rows[0]], lines[rows[1] :]
         kept = (" ".join(t[3:]) for t in tokens)
         mark = "v " if path.suffix.lower() == ".obj" else ""
         new = [
@@ -41,28 +40,47 @@ def read_surface(path: str | Path) -> tuple[np.ndarray, Callable[[np.ndarray, Pa
             for (x, y, z), rest in zip(moved * sign, kept, strict=True)
         ]
         # Normals no longer fit a bent surface: programs compute them again.
-        tail = [line for line in tail if not line.startswith("vn ")]
-        target.write_text("\n".join([*head, *new, *tail]) + "\n", encoding="ascii")
+        tail = _without_normals(lines[rows[-1] + 1 :], len(tokens))
+        if len(rows) == len(new):
+            middle = lines[rows[0] : rows[-1] + 1]  # of an .obj points and faces may take turns
+            for row, line in zip(rows, new, strict=True):
+                middle[row - rows[0]] = line
+            middle = [line for line in middle if not line.startswith("vn ")]
+        else:
+            middle = new
+        text = "\n".join([*lines[: rows[0]], *middle, *tail])
+        target.write_text(text + "\n", encoding="ascii")
 
     return points, write
 
 
-def _places(suffix: str, lines: list[str]) -> tuple[tuple[int, int], list[list[str]]]:
-    """The first row of points and the one after the last, and the words of each point."""
+def _without_normals(lines: list[str], count: int) -> list[str]:
+    """The lines after the points without normals: of an .obj, or a table of 3 x count in a .vtk."""
+    kept, left = [], 0
+    for line in lines:
+        if left > 0:
+            left -= len(line.split())
+        elif line.startswith("NORMALS "):
+            left = 3 * count
+        elif not line.startswith("vn "):
+            kept.append(line)
+    return kept
+
+
+def _places(suffix: str, lines: list[str]) -> tuple[Sequence[int], list[list[str]]]:
+    """The rows in which the points stand, and the words of each point."""
     if suffix == ".obj":
         rows = [k for k, line in enumerate(lines) if line.startswith("v ")]
-        if rows[-1] - rows[0] + 1 != len(rows):
-            raise ValueError("points are not together")
-        return (rows[0], rows[-1] + 1), [lines[k].split()[1:] for k in rows]
+        return rows, [lines[k].split()[1:] for k in rows]
     if suffix == ".ply":
         if not any(line.startswith("format ascii") for line in lines[:5]):
             raise ValueError("binary")
         count = int(next(s for s in lines if s.startswith("element vertex")).split()[2])
         start = lines.index("end_header") + 1
-        return (start, start + count), [line.split() for line in lines[start : start + count]]
+        return range(start, start + count), [line.split() for line in lines[start : start + count]]
     start = next(k for k, line in enumerate(lines) if line.startswith("POINTS"))
     count, end, words = int(lines[start].split()[1]), start + 1, []
     while len(words) < 3 * count:  # several points may share a line
         words += lines[end].split()
         end += 1
-    return (start + 1, end), [words[3 * k : 3 * k + 3] for k in range(count)]
+    return range(start + 1, end), [words[3 * k : 3 * k + 3] for k in range(count)]

@@ -17,6 +17,7 @@ from ..core.paths import atomic
 from ..outputs.ventilation import Ventilation
 from .html import embedded, html_table
 from .pictures import _shades, lung_planes, png
+from .tables import plain
 
 _MAPS = {
     "jacobian": "ventilation by Jacobian: volume gained / volume at expiration",
@@ -104,7 +105,8 @@ def write(found: Ventilation, fixed: Volume, lungs: Volume, folder: Path) -> lis
         "regions": found.regions,
     }
     paths += [folder / "ventilation.json", folder / "ventilation.png"]
-    contents = json.dumps(about, indent=1).encode(), png(picture(found, fixed, lungs))
+    text = json.dumps(plain(about), indent=1, allow_nan=False)
+    contents = text.encode(), png(picture(found, fixed, lungs))
     for path, content in zip(paths[-2:], contents, strict=True):
         with atomic(path) as temporary:
             temporary.write_bytes(content)

@@ -284,6 +284,30 @@ def test_surfaces_keep_their_faces(name, text, tmp_path):
     assert (tmp_path / ("b" + name)).read_text("utf-8").splitlines()[-1] == text.splitlines()[-1]
 
 
+def test_an_obj_of_several_objects_keeps_each_point_in_its_own(tmp_path):
+    text = "o a\nv 1 2 3\nvn 0 0 1\nv 4 5 6\nv 7 8 9\nf 1 2 3\no b\nv 1 1 1\nf 1 2 4\n"
+    (tmp_path / "a.obj").write_text(text)
+    found, write = surfaces.read_surface(tmp_path / "a.obj")
+    assert len(found) == 4
+    write(found + 1, tmp_path / "b.obj")
+    words = [line.split()[0] for line in (tmp_path / "b.obj").read_text("utf-8").splitlines()]
+    assert words == ["o", "v", "v", "v", "f", "o", "v", "f"]
+    assert np.array_equal(surfaces.read_surface(tmp_path / "b.obj")[0], found + 1)
+
+
+def test_normals_of_a_vtk_surface_do_not_stay_behind(tmp_path):
+    head = "# vtk DataFile Version 3.0\nSPACE=LPS\nASCII\nDATASET POLYDATA\n"
+    body = "POINTS 2 float\n1 2 3 4 5 6\nLINES 1 3\n2 0 1\nPOINT_DATA 2\n"
+    arrays = "NORMALS n float\n0 0 1 0\n0 1\nSCALARS s float\nLOOKUP_TABLE default\n5 6\n"
+    (tmp_path / "a.vtk").write_text(head + body + arrays)
+    points, write = surfaces.read_surface(tmp_path / "a.vtk")
+    write(points, tmp_path / "b.vtk")
+    left = (tmp_path / "b.vtk").read_text("utf-8")
+    assert "NORMALS" not in left and left.endswith(
+        "2\nSCALARS s float\nLOOKUP_TABLE default\n5 6\n"
+    )
+
+
 def dose_file(path, ct, grid, array):
     data = dicom._new(images.DOSE_SOP, "RTDOSE", dicom.slices_of(ct)[0])
     data.DoseUnits, data.DoseType, data.DoseSummationType = "GY", "PHYSICAL", "PLAN"
