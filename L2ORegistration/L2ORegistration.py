@@ -309,14 +309,18 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, node):
-        """An output transform takes its iterations with it."""
+        """An output transform takes its iterations with it; without iterations nothing is shown."""
         scene = slicer.mrmlScene
-        if scene.IsClosing() or scene.IsBatchProcessing() or not node.IsA("vtkMRMLTransformNode"):
+        if scene.IsClosing():
             return
-        if self._session is not None and self._session.history.transform is node:
-            if self._registration.running:
-                return  # which looks after its own
-            self._setSession(None)
+        if self._session is not None and not self._registration.running:
+            history = self._session.history
+            if any(node is one for one in (history.browser, history.sequence, history.transform)):
+                self._setSession(None)
+        elif self._session is not None and node is self._session.history.transform:
+            return  # a run looks after its own
+        if scene.IsBatchProcessing() or not node.IsA("vtkMRMLTransformNode"):
+            return
         forget(node)
 
     def initializeParameterNode(self):
@@ -430,6 +434,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         volumes = inputs.pick_volumes(
             node.fixedVolume, node.movingVolume, (node.outputVolume, node.outputJacobian)
         )
+        if volumes == (node.fixedVolume, node.movingVolume):
+            return  # whoever chose no landmarks for them wants none
         with slicer.util.NodeModify(node.parameterNode):
             node.fixedVolume, node.movingVolume = volumes
             lists = inputs.pick_landmarks(*volumes)
@@ -463,6 +469,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._setSession(self.logic.restore(transform) if transform else None)
             self._evaluation.set_session(self._session)
         else:
+            self._iterations.refresh()  # a volume may be gone
             self._evaluation.update_soon()
 
     def _setSession(self, session):

@@ -7,6 +7,7 @@ from slicer.i18n import tr as _
 
 from ..scene import correction, transforms
 from . import widgets
+from .clicks import Clicks
 from .messages import errors_shown
 
 
@@ -54,9 +55,12 @@ class CorrectionPanel:
             _("Undo the correction"), _("Take back the iterations of the last correction")
         )
         form.addRow(self.undoButton)
-        self.addButton.clicked.connect(lambda *_: self.add())
-        self.continueButton.clicked.connect(lambda *_: self.go_on())
-        self.undoButton.clicked.connect(lambda *_: self.undo())
+        for button, action in (
+            (self.addButton, Clicks(self.add)),
+            (self.continueButton, Clicks(self.go_on)),
+            (self.undoButton, Clicks(self.undo)),
+        ):
+            button.clicked.connect(lambda *_, action=action: action())
         for selector in (self.fixedSelector, self.movingSelector):
             selector.currentNodeChanged.connect(lambda *_: self.refresh())
         self.refresh()

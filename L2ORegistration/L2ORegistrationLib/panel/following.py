@@ -19,6 +19,7 @@ class FollowingPanel:
         none; lungs(fixed): what outputs.lungs_of() gives for the fixed volume node."""
         self._session, self._lungs = session, lungs
         self._background = Background(torch, lender, self.refresh)
+        self._computing = []  # labels that say so
         self.widget, form = widgets.section(_("Confidence, inverse and volume change"))
         self.confidenceButton = widgets.button(
             _("Show how sure it is"),
@@ -87,16 +88,17 @@ class FollowingPanel:
         """Make the inverse of the iteration shown."""
         transform = self._session().history.transform
         fixed, _moving = transforms.roles(transform)
-        lungs = self._lungs(fixed) if fixed else None
-        widgets.say(self.inverseLabel, _("Computing the inverse..."))
+        self._say_computing(self.inverseLabel, _("Computing the inverse..."))
         self._background.start(
-            lambda: outputs.inverse_task(transform, lungs), self._inverted, self._failed
+            lambda: outputs.inverse_task(transform, self._lungs(fixed) if fixed else None),
+            self._inverted,
+            self._failed,
         )
 
     def map(self):
         """Map the ventilation between the two volumes, over the fixed one."""
         transform = self._session().history.transform
-        widgets.say(self.ventilationLabel, _("Computing the volume change..."))
+        self._say_computing(self.ventilationLabel, _("Computing the volume change..."))
         self._background.start(
             lambda: self._mapping(transform),
             lambda found: self._mapped(transform, *found),
@@ -106,6 +108,7 @@ class FollowingPanel:
     def abandon(self):
         """The scene goes away."""
         self._background.abandon()
+        self._computing.clear()
         self.regionsTable.setMRMLTableNode(None)
         self.regionsTable.setVisible(False)
         for label in (self.confidenceLabel, self.inverseLabel, self.ventilationLabel):
@@ -119,6 +122,10 @@ class FollowingPanel:
         self.inverseButton.setEnabled(possible)
         self.ventilationButton.setEnabled(possible)
 
+    def _say_computing(self, label, text):
+        widgets.say(label, text)
+        self._computing.append(label)
+
     def _mapping(self, transform):
         images = images_of(transform)
         node = self.regionsSelector.currentNode()
@@ -126,11 +133,13 @@ class FollowingPanel:
         return outputs.ventilation_task(transform, *images, self._lungs(images[0]), regions)
 
     def _inverted(self, found):
+        self._computing.remove(self.inverseLabel)
         node, inverse = found
         text = _("'{name}' leads back.").format(name=node.GetName())
         widgets.say(self.inverseLabel, f"{text} {inverse.sentence()}")
 
     def _mapped(self, transform, maps, table, ventilation):
+        self._computing.remove(self.ventilationLabel)
         widgets.say(self.ventilationLabel, ventilation.sentence())
         self.regionsTable.setMRMLTableNode(table)
         header = self.regionsTable.horizontalHeader()
@@ -139,7 +148,7 @@ class FollowingPanel:
         display.showBlend(transforms.roles(transform)[0], maps["jacobian"], 0.6)
 
     def _failed(self, sentence, details):
-        for label in (self.inverseLabel, self.ventilationLabel):
-            if label.text.endswith("..."):
-                widgets.say(label, "")
+        for label in self._computing:
+            widgets.say(label, "")
+        self._computing.clear()
         show_error(sentence, details)

@@ -2,13 +2,16 @@
 
 import slicer
 
+from ..scene.nodes import MADE
+
 _WORDS = {"fixed": ("fixed", "expir", "exhal"), "moving": ("moving", "inspir", "inhal")}
 
 
 def pick_volumes(fixed, moving, not_these=()):
     """(fixed, moving) volume nodes: those given where they are, else by name, else in scene order.
 
-    Label maps, hidden volumes and volumes without voxels do not count; None where none is left.
+    Label maps, hidden volumes, previews, maps and volumes without voxels do not count; None where
+    none is left.
     """
     found = [
         volume
@@ -16,6 +19,7 @@ def pick_volumes(fixed, moving, not_these=()):
         if volume.GetClassName() == "vtkMRMLScalarVolumeNode"
         and volume.GetImageData()
         and not volume.GetHideFromEditors()
+        and not volume.GetAttribute(MADE)
         and volume not in not_these
     ]
     chosen = {"fixed": fixed, "moving": moving}

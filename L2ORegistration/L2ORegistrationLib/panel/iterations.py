@@ -12,6 +12,7 @@ from ..scene import display, transforms
 from ..scene.lung_grid import lung_grid_task
 from ..scene.products import checkerboard_task, products_task
 from .background import Background
+from .clicks import Clicks
 from .messages import errors_shown, show_error
 
 _FLICKER_MS = 400
@@ -61,7 +62,8 @@ class IterationsPanel:
         ui.gridButton.toggled.connect(lambda on: self._on_show("grid", on))
         ui.arrowsButton.toggled.connect(lambda on: self._on_show("arrows", on))
         ui.curveButton.clicked.connect(lambda *_: self._show_curve())
-        ui.keepButton.clicked.connect(lambda *_: self._keep())
+        keep = Clicks(self._keep)
+        ui.keepButton.clicked.connect(lambda *_: keep())
         ui.applyToButton.clicked.connect(lambda *_: self._apply())
         self.refresh()
 
@@ -98,7 +100,8 @@ class IterationsPanel:
             *("arrowsButton", "curveButton", "keepButton", "applyToButton", "applyToSelector"),
         ):
             getattr(ui, name).setEnabled(count > 0)
-        comparable = count > 0 and session.preview is not None and self.fixed is not None
+        previewed = session is not None and session.preview and session.preview.volume.GetScene()
+        comparable = bool(count > 0 and previewed and self.fixed is not None)
         for name in (
             *("blendButton", "sideBySideButton", "flickerButton", "checkerboardButton"),
             *("revealButton", "strengthSlider"),

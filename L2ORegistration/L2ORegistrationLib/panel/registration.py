@@ -1,5 +1,6 @@
 """The Register button, which says why it is disabled and becomes Cancel, and the progress below."""
 
+from dataclasses import replace
 from html import escape
 
 import qt
@@ -8,6 +9,8 @@ from slicer.i18n import tr as _
 
 from ..job import Failed, Finished
 from ..reporting.certainty import sentence
+from ..scene import transforms
+from ..scene.history import History
 from .clicks import Clicks
 from .messages import errors_shown, show_error
 
@@ -45,7 +48,7 @@ class RegistrationPanel:
         if self.running or not self._torch.ensure():
             return
         with errors_shown(_("The registration could not be started.")):
-            self._run = make() if make is not None else self.logic.start(self._settings())
+            self._run = make() if make is not None else self.logic.start(self._settings_to_run())
             self._timer.start()
             self._lender.start()
         self.refresh()
@@ -55,7 +58,10 @@ class RegistrationPanel:
 
         Its best is kept, unless that would replace an earlier result, which then comes back.
         """
-        if self._run is not None:
+        if self._run is not None and not self._run.progress.done:
+            self.abandon()  # it may wait behind another one's work: nothing is lost
+            self._say(_("Cancelled: nothing was changed."))
+        elif self._run is not None:
             self._run.cancel(restore=True)
             self.ui.registerButton.setEnabled(False)
             self.ui.registerButton.setText(_("Cancelling..."))
@@ -89,6 +95,16 @@ class RegistrationPanel:
         button.setToolTip(problem or _("Align the moving volume with the fixed one"))
         button.setEnabled(settings is not None and not problem)
         self._say(problem)
+
+    def _settings_to_run(self):
+        """The Settings; an output with another pair's result is left alone, a new one made."""
+        settings = self._settings()
+        output = settings.outputTransform
+        pair = settings.fixed, settings.moving
+        if output is not None and History.of(output) is not None:
+            if transforms.roles(output) != pair:
+                return replace(settings, outputTransform=None)
+        return settings
 
     def _start_or_cancel(self):
         if self._run is not None:
@@ -176,10 +192,10 @@ def _summary(outcome):
     else:
         text = _("Done in {time}. Iteration {best} is the result.")
     text = text.format(time=_duration(outcome.result.seconds), best=outcome.best)
-    errors = [metrics["error"] for metrics in outcome.metrics if "error" in metrics]
-    if errors:
+    before, after = (outcome.metrics[k].get("error") for k in (0, outcome.best))
+    if before is not None and after is not None:
         text += " " + _("Mean landmark error: {before:.2f} mm before, {after:.2f} mm now.").format(
-            before=errors[0], after=errors[outcome.best]
+            before=before, after=after
         )
     return f"{text} {_(outcome.note)}" if outcome.note else text
 

@@ -32,7 +32,7 @@ class SequencePanel:
         self._make_timer = qt.QTimer()
         self._make_timer.setSingleShot(True)  # a wait cursor lets other timers in
         self._make_timer.timeout.connect(self._make_on)
-        self.outcome = None
+        self._told = ""  # what the last run said
 
         self.widget, form = widgets.section(_("4DCT: all phases of a sequence"))
         self.phasesSelector = widgets.selector(
@@ -68,7 +68,7 @@ class SequencePanel:
         self._clicks = Clicks(self.start_or_cancel)
         self.button.clicked.connect(lambda *_: self._clicks())
         self.makeButton.clicked.connect(lambda *_: self.make())
-        self.browserSelector.currentNodeChanged.connect(lambda *_: self.refresh())
+        self.browserSelector.currentNodeChanged.connect(lambda *_: self._chosen())
         self.meanBox.toggled.connect(lambda *_: self.refresh())
         self.refresh()
 
@@ -104,6 +104,7 @@ class SequencePanel:
                 reference = "mean" if self.meanBox.checked else self.referenceBox.value
                 settings = SequenceSettings(browser, reference)
                 self._run = SequenceRun(settings, factory=self._factory)
+                self._told = ""
                 self._timer.start()
                 self._lender.start()
             self.refresh()
@@ -119,6 +120,7 @@ class SequencePanel:
         """End it at once and without a result, because the scene goes away."""
         if self._making is not None:
             self._end_making()
+        self._told = ""
         if self._run is not None:
             self._run.abandon()
             self._end()
@@ -143,7 +145,12 @@ class SequencePanel:
             hint = _(
                 "Choose a sequence browser with at least three phases, or make one of loose ones."
             )
-            self._say("" if usable else hint)
+            self._say(self._told if usable else hint)
+
+    def _chosen(self):
+        """Another browser: what was said is of the one before."""
+        self._told = ""
+        self.refresh()
 
     def _poll(self):
         run = self._run
@@ -155,16 +162,16 @@ class SequencePanel:
             left = "" if progress.remaining is None else f", {round(progress.remaining)} s left"
             self._say(_("Phase {n} of {all}").format(n=progress.done, all=progress.total) + left)
             return
-        self.outcome = run.outcome
-        self._end()
         failed = next((event for event in events if isinstance(event, Failed)), None)
         if failed is not None:
-            self._say(_("The registration failed; the scene is as it was before."))
-            show_error(failed.message, failed.details)
-        elif self.outcome is None:
-            self._say(_("Cancelled: nothing was changed."))
+            self._told = _("The registration failed; the scene is as it was before.")
+        elif run.outcome is None:
+            self._told = _("Cancelled: nothing was changed.")
         else:
-            self._say(_summary(self.outcome))
+            self._told = _summary(run.outcome)
+        self._end()
+        if failed is not None:
+            show_error(failed.message, failed.details)
 
     def _make_on(self):
         if self._making is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import slicer
 
+from .. import job
 from ..phantom.breathing import make_breathing
 from . import nodes, transforms, volumes
 from .browsers import make_sequence
@@ -23,6 +24,7 @@ def addBreathingSequence(
     the landmarks are in each phase.
     """
     scene = scene or slicer.mrmlScene
+    job.loaded(job.LOADING_SECONDS)
     breath = make_breathing(seed, phases=phases, spacing=spacing, amplitude_mm=_AMPLITUDE)
     loose = []
     for number, volume in enumerate(breath.phases):

@@ -16,6 +16,7 @@ from . import nodes, transforms, volumes
 ROLE = "L2ORegistration.Sequence"  # of the browser, to the sequence of transforms
 REGISTERED = "L2ORegistration.registered"  # of an item of it: "1", or "0" where cancelled before
 BETWEEN = "L2ORegistration.between"  # of a linear transform that was put in between: whose copy
+MADE = "L2ORegistration.MadeTransform"  # of the browser, to a proxy that is not the user's own
 LEAST = 3  # phases
 
 

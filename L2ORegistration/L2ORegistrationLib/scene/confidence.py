@@ -31,6 +31,7 @@ def keep(transform, confidence: Volume, iteration: int):
         name = f"{transform.GetName()} confidence (mm)"
         node = nodes.unique(scene, "vtkMRMLScalarVolumeNode", name)
         transform.SetNodeReferenceID(_ROLE, node.GetID())
+    node.SetAttribute(nodes.MADE, "confidence")
     low, high = _RANGE_MM
     volumes.set_volume(node, confidence, window=(high - low, (high + low) / 2))
     node.SetAttribute(_ITERATION, str(iteration))

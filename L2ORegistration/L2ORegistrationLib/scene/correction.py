@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField
 from ..outputs.correction import corrected
-from . import landmarks, nodes, transforms
+from . import landmarks, nodes, transforms, unchanged
 from .curve import Curve
 from .history import History
 from .run import Run
@@ -45,6 +45,7 @@ class Continuation(Run):
             raise InputError("There is no result to go on from: run Register first.")
         if fixed_points is None or moving_points is None:
             raise InputError("Choose fixed and moving points, or add a pair of them.")
+        unchanged.check(transform)
         self._pairs = [
             one.points for one in landmarks.pairs(fixed_points, moving_points, below=transform)
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..core.errors import InputError
 from ..outputs.followup import VolumeChange
 from ..outputs.quality import Row
-from . import outputs, transforms
+from . import outputs, transforms, unchanged
 from .quality import quality_task
 
 
@@ -62,10 +62,14 @@ class FollowingLogic:
 
 
 def images_of(transform) -> tuple:
-    """The (fixed, moving) volume nodes that the transform registered."""
+    """The (fixed, moving) volume nodes that the transform registered.
+
+    Raises InputError where one is gone, or the moving one was hardened or edited meanwhile.
+    """
     images = transforms.roles(transform)
     if None in images:
         raise InputError(
             f"The volumes that '{transform.GetName()}' registered are no longer in the scene."
         )
+    unchanged.check(transform)
     return images

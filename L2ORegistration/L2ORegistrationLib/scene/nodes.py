@@ -6,6 +6,8 @@ import numpy as np
 import vtk
 from vtk.util import numpy_support
 
+MADE = "L2ORegistration.Made"  # of volumes that go with a registration and are no scans
+
 
 def of_class(scene, name: str) -> list:
     """All nodes of a class (and its subclasses) in the scene."""

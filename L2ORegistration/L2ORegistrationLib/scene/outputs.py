@@ -123,6 +123,7 @@ def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None)
         made = {}
         for name, title in _MAPS.items():
             made[name] = nodes.unique(scene, "vtkMRMLScalarVolumeNode", f"{title} ({_UNIT})")
+            made[name].SetAttribute(nodes.MADE, name)
             _show_map(made[name], getattr(found, name), title)
             made[name].SetAttribute(PREFIX + "FixedIs", found.fixed_is)
             made[name].SetAttribute(PREFIX + "ScaleMm", f"{found.scale_mm:g}")

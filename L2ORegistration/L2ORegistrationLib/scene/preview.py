@@ -18,6 +18,7 @@ class Preview:
         """moving: scalar volume node; transform: the output transform. Raises InputError."""
         self.transform = transform
         self.volume = volumes.shared_copy(moving, f"{moving.GetName()} warped", below=transform)
+        self.volume.SetAttribute(nodes.MADE, "preview")
         self.volume.SetAndObserveTransformNodeID(transform.GetID())
         self._scaled = None
         self._strength = 1.0

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import InputError
 from ..job import Failed, Finished, Progress, RegistrationJob
 from ..outputs.registry import OUTPUTS
 from ..reporting import measures
-from . import confidence, display, nodes, transforms, volumes
+from . import confidence, display, nodes, transforms, unchanged, volumes
+from .before import Before
 from .curve import Curve
 from .history import History
 from .session import Session
@@ -48,17 +49,6 @@ class Outcome:
     note: str = ""
 
 
-@dataclass
-class _Before:
-    """What the run may have to put back: the slice views' layers and a given output transform."""
-
-    transform: Any = None
-    from_parent: Any = None
-    attributes: dict = field(default_factory=dict)
-    roles: tuple = (None, None)
-    layers: list = field(default_factory=list)
-
-
 class Run:
     """Starts at once; call poll() from a timer until `active` is False."""
 
@@ -78,7 +68,7 @@ class Run:
         self._landmarks = settings.landmark_pairs()
         self._must_stay = settings.inputs()
         self._made: list = []
-        self._before = _Before()
+        self._before = Before()
         self._earlier: History | None = None  # the iterations of a run that this one replaces
         self._restores = False
         self._pending: list = []
@@ -179,7 +169,7 @@ class Run:
             name = f"{settings.moving.GetName()} to {settings.fixed.GetName()}"
             transform = nodes.unique(scene, "vtkMRMLTransformNode", name)
         else:
-            self._before = _remember(transform, self._before.layers)
+            self._before = Before.of(transform, self._before.layers)
         try:
             self._earlier = History.of(transform)
             if self._earlier is not None:
@@ -188,6 +178,7 @@ class Run:
             history.append(first, **metrics)
             transforms.set_role(transform, "fixed", settings.fixed)
             transforms.set_role(transform, "moving", settings.moving)
+            unchanged.remember(history, settings.moving)
             self.session = Session(history, settings.moving if self._preview else None)
             if self._preview:
                 display.showBlend(settings.fixed, self.session.preview.volume)
@@ -197,9 +188,10 @@ class Run:
 
     def _finish(self, event: Finished) -> None:
         self._finish_from(event, 0, event.result.best)
-        if self._earlier is not None:
-            Curve(self._earlier).remove()
-            self._earlier.remove()
+        earlier = self._earlier
+        if earlier is not None and earlier.browser.GetScene() and earlier.sequence is not None:
+            Curve(earlier).remove()  # else the user has taken them out already
+            earlier.remove()
 
     def _finish_from(self, event: Finished, base: int, best: int, note: str = "") -> None:
         """Step n of the engine is iteration base + n; of the engine's steps `best` is shown."""
@@ -236,7 +228,7 @@ class Run:
         )
 
     def _undo(self) -> None:
-        self.active = False
+        self.active, self.outcome = False, None
         self.job.cancel()
         if self.session is not None:
             self.session.close()
@@ -250,7 +242,7 @@ class Run:
         self._made = []
         if self._earlier is not None and self._earlier.browser.GetScene() is not None:
             self._earlier.set_leading(True)
-        _put_back(self._before, self._scene)
+        self._before.put_back(self._scene)
 
 
 def _products(result, wanted: list[str]) -> dict:
@@ -277,27 +269,3 @@ def _sentence(error: Exception) -> str:
 
 def _all_nodes(scene) -> list:
     return [scene.GetNthNode(i) for i in range(scene.GetNumberOfNodes())]
-
-
-def _remember(transform, layers: list) -> _Before:
-    return _Before(
-        transform=transform,
-        from_parent=transform.GetTransformFromParent(),
-        attributes={name: transform.GetAttribute(name) for name in transform.GetAttributeNames()},
-        roles=transforms.roles(transform),
-        layers=layers,
-    )
-
-
-def _put_back(before: _Before, scene) -> None:
-    transform = before.transform
-    if transform is not None and transform.GetScene() is scene:
-        transform.SetAndObserveTransformFromParent(before.from_parent)
-        for name in transform.GetAttributeNames():
-            if name not in before.attributes:
-                transform.RemoveAttribute(name)
-        for name, value in before.attributes.items():
-            transform.SetAttribute(name, value)
-        for role, node in zip(("fixed", "moving"), before.roles, strict=True):
-            transforms.set_role(transform, role, node)
-    display.set_layers(before.layers, scene)

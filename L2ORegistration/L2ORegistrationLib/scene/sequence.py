@@ -20,6 +20,7 @@ from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
 from ..job import Failed, Finished, Progress, RegistrationJob
 from . import browsers, nodes, transforms, volumes
+from .before import Before
 
 PREFIX = "L2ORegistration."
 
@@ -102,9 +103,12 @@ class SequenceRun:
         arguments = settings.engine_arguments()
         self._count = len(arguments["phases"])
         self._images = settings.browser.GetMasterSequenceNode()
+        self._shown = browsers.proxy_of(settings.browser)
         self._scene = settings.browser.GetScene()
         self._sequence = self._transform = None
         self._made: list = []
+        given = settings.outputTransform
+        self._before = None if given is None else Before.of(given)
         self._parent = browsers.proxy_of(settings.browser).GetTransformNodeID()
         self._earlier = browsers.motion_of(settings.browser)  # of a run that this one replaces
         self._registered: set[int] = set()
@@ -162,9 +166,13 @@ class SequenceRun:
             earlier = None if self._earlier is None else self._earlier.GetID()
             self.settings.browser.SetNodeReferenceID(browsers.ROLE, earlier)
         nodes.remove(*reversed(self._made))
+        if self._before is not None:
+            self._before.put_back(self._scene)
 
     def _needed(self) -> list:
-        return [n for n in (self.settings.browser, self._images, self._sequence) if n is not None]
+        found = [self.settings.browser, self._images, self._sequence, self._transform]
+        found += [self._shown, self.settings.outputVolume]
+        return [node for node in found if node is not None]
 
     def _take(self, event) -> None:
         if isinstance(event, Failed):
@@ -249,9 +257,16 @@ class SequenceRun:
             browser.RemoveSynchronizedSequenceNode(self._earlier.GetID())
             between = self._scene.GetNodeByID(self._parent) if self._parent else None
             ours = between is not None and between.GetAttribute(browsers.BETWEEN)
-            nodes.remove(self._earlier, None if shown is self._transform else shown)
+            if shown is not None and shown is not self._transform:
+                _move_below(shown, self._transform)
+            own = shown is not browser.GetNodeReference(browsers.MADE)  # the user's, which stays
+            nodes.remove(self._earlier, None if own or shown is self._transform else shown)
             if ours and not _is_used(between):
                 nodes.remove(between)
+        made = self._transform in self._made
+        self.settings.browser.SetNodeReferenceID(
+            browsers.MADE, self._transform.GetID() if made else None
+        )
         self.active = False
         self.outcome = SequenceOutcome(
             browser=self.settings.browser,
@@ -313,6 +328,13 @@ class SequenceLogic:
             run.abandon()
             raise
         return run.outcome
+
+
+def _move_below(earlier, transform) -> None:
+    """What the user put under the earlier transform follows the new one: points, contours, dose."""
+    for node in nodes.of_class(transform.GetScene(), "vtkMRMLTransformableNode"):
+        if node.GetParentTransformNode() is earlier and node is not transform:
+            node.SetAndObserveTransformNodeID(transform.GetID())
 
 
 def _is_used(transform) -> bool:

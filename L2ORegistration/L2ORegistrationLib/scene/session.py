@@ -5,7 +5,7 @@ from __future__ import annotations
 import vtk
 
 from ..core.errors import InputError
-from . import nodes, transforms
+from . import nodes, transforms, unchanged
 from .curve import Curve
 from .history import PREFIX, History
 from .preview import Preview
@@ -35,6 +35,7 @@ class Session:
             grid.SetInterpolationModeToLinear()  # reading a file leaves it cubic
         moving = transforms.roles(transform)[1]
         try:
+            unchanged.check(transform)
             return cls(history, moving)
         except InputError:  # the moving volume has meanwhile become one that cannot be shown
             return cls(history)

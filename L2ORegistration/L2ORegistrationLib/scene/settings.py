@@ -11,7 +11,7 @@ from ..core.errors import InputError
 from ..core.geometry import Grid
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..engine.packaged import checked_weights
-from . import landmarks, transforms, volumes
+from . import landmarks, nodes, transforms, volumes
 
 _INITIAL_SPACING = 4.0  # mm, of a non-linear initial transform
 _INITIAL_MARGIN = 20.0
@@ -61,6 +61,12 @@ class Settings:
             raise InputError("Choose a moving volume.")
         if self.fixed is self.moving:
             raise InputError("Fixed and moving volume are the same: choose two different volumes.")
+        for volume in (self.fixed, self.moving, self.outputVolume, self.outputJacobian):
+            if volume is not None and volume.GetAttribute(nodes.MADE):
+                raise InputError(
+                    f"'{volume.GetName()}' shows a registration and goes with it: choose another "
+                    "volume."
+                )
         self._check_outputs()
         volumes.grid_of(self.fixed)
         volumes.grid_of(self.moving, self.outputTransform)
@@ -113,13 +119,11 @@ class Settings:
 
     def inputs(self) -> list:
         """The nodes that must stay in the scene while the registration runs."""
-        masks = [
-            m[0] if isinstance(m, tuple | list) else m for m in (self.fixedMask, self.movingMask)
-        ]
-        nodes = [self.fixed, self.moving, *masks, self.fixedLandmarks, self.movingLandmarks]
-        nodes += [self.initialTransform, self.outputTransform]
-        nodes += [self.outputVolume, self.outputJacobian]
-        return [node for node in nodes if node is not None]
+        found = [self.fixed, self.moving, *self._mask_nodes()]
+        found += [self.fixedLandmarks, self.movingLandmarks]
+        found += [self.initialTransform, self.outputTransform]
+        found += [self.outputVolume, self.outputJacobian]
+        return [node for node in found if node is not None]
 
     def as_python(self) -> str:
         """The console's call of register() with these settings, without those at their default."""
@@ -130,6 +134,10 @@ class Settings:
                 lines.append(f"{field.name}={_expression(value)}")
         arguments = "".join(f"    {line},\n" for line in lines)
         return f'slicer.util.getModuleLogic("L2ORegistration").register(\n{arguments})\n'
+
+    def _mask_nodes(self) -> list:
+        masks = self.fixedMask, self.movingMask
+        return [mask[0] if isinstance(mask, tuple | list) else mask for mask in masks]
 
     def _check_outputs(self) -> None:
         transform = self.outputTransform
@@ -154,7 +162,7 @@ class Settings:
                 "take it out, or choose no initial transform."
             )
         for what, node in (("volume", self.outputVolume), ("Jacobian", self.outputJacobian)):
-            if node is not None and node in (self.fixed, self.moving):
+            if node is not None and node in (self.fixed, self.moving, *self._mask_nodes()):
                 raise InputError(f"The output {what} would overwrite an input: choose another.")
         if self.outputVolume is not None and self.outputVolume is self.outputJacobian:
             raise InputError("The warped volume and the Jacobian need two different outputs.")
