@@ -311,7 +311,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onNodeAboutToBeRemoved(self, caller, event, node):
         """An output transform takes its iterations with it; without iterations nothing is shown."""
         scene = slicer.mrmlScene
-        if scene.IsClosing():
+        if scene.IsClosing() or scene.IsImporting() or scene.IsRestoring():
             return
         if self._session is not None and not self._registration.running:
             history = self._session.history
@@ -319,9 +319,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._setSession(None)
         elif self._session is not None and node is self._session.history.transform:
             return  # a run looks after its own
-        if scene.IsBatchProcessing() or not node.IsA("vtkMRMLTransformNode"):
-            return
-        forget(node)
+        if node.IsA("vtkMRMLTransformNode"):
+            forget(node)
 
     def initializeParameterNode(self):
         """Show the scene's parameter node, with inputs picked where there are none."""

@@ -369,6 +369,24 @@ class TestRun:
         assert not one.active
         assert set(listing(scene)) < set(before)
 
+    @pytest.mark.parametrize("which", ["browser", "sequence"])
+    def test_iterations_of_before_that_are_deleted_meanwhile_cost_no_result(
+        self, logic, nodes, kit, scene, which
+    ):
+        first = logic.register(*nodes)
+        gate = threading.Semaphore(1)
+        settings = Settings(*nodes, outputTransform=first.transform)
+        one = Run(settings, factory=partial(kit.Trial, gate=gate))
+        while one.session is None:
+            one.poll()
+        earlier = first.browser
+        scene.RemoveNode(earlier if which == "browser" else earlier.GetMasterSequenceNode())
+        gate.release(9)
+        events = finish(one)
+        assert isinstance(events[-1], Finished) and one.outcome.transform is first.transform
+        assert History.of(first.transform).browser is one.outcome.browser
+        assert len(History.of(first.transform)) == 5
+
     def test_closing_the_scene_ends_it_cleanly(self, nodes, kit, scene):
         gate = threading.Semaphore(2)
         one = Run(Settings(*nodes), factory=partial(kit.Trial, gate=gate))
@@ -388,6 +406,22 @@ class TestRun:
         gate.release(9)
         finish(one)
         assert listing(scene) == before and one.outcome is None
+
+    @pytest.mark.parametrize("role", ["outputVolume", "moving", "fixed"])
+    def test_what_shows_a_registration_is_no_input_and_no_output(self, logic, nodes, scene, role):
+        outcome = logic.register(*nodes)
+        session = logic.restore(outcome.transform)
+        shown = session.preview.volume, confidence.of(outcome.transform)
+        for node in shown:
+            settings = Settings(*nodes)
+            setattr(settings, role, node)
+            assert "shows a registration" in settings.problem()
+        session.close()
+
+    def test_a_mask_is_not_written_over(self, nodes, add_volume, kit):
+        mask = add_volume(kit.image_on(kit.GRIDS["oblique"]), "mask")
+        settings = Settings(*nodes, fixedMask=mask, outputVolume=mask)
+        assert "would overwrite an input" in settings.problem()
 
 
 class TestIterations:

@@ -185,6 +185,52 @@ def test_a_chosen_transform_is_the_proxy(breath, kit, scene):
     assert scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 1
 
 
+def test_what_lies_under_the_motion_stays_there_in_the_next_run(breath, kit, scene, add_points):
+    """Also where the first run used a transform of the user's, which is not deleted."""
+    mine = scene.AddNewNodeByClass("vtkMRMLTransformNode", "mine")
+    finished(SequenceRun(SequenceSettings(breath, outputTransform=mine), factory=trial(kit)))
+    points = add_points([(0, 0, 0)])
+    points.SetAndObserveTransformNodeID(mine.GetID())
+    for _ in range(2):
+        run = SequenceRun(SequenceSettings(breath), factory=trial(kit))
+        finished(run)
+        assert points.GetParentTransformNode() is run.outcome.transform is not mine
+    assert mine.GetScene() is scene
+    assert scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 2
+
+
+def test_a_given_transform_comes_back_as_it_was_where_the_run_fails(breath, kit, scene, add_linear):
+    given = scene.AddNewNodeByClass("vtkMRMLTransformNode", "mine")
+    given.SetMatrixTransformToParent(transforms.matrix_to_vtk(np.diag([1.0, 1, 1, 1])))
+    given.SetAttribute("note", "kept")
+    before = given.GetTransformFromParent().GetClassName()
+    settings = SequenceSettings(breath, outputTransform=given)
+    finished(SequenceRun(settings, factory=trial(kit, fail_at=3)))
+    assert given.GetScene() is scene and given.GetAttribute("note") == "kept"
+    assert given.GetTransformFromParent().GetClassName() == before
+    assert transforms.roles(given) == (None, None)
+
+
+@pytest.mark.parametrize("which", ["transform", "image", "output"])
+def test_a_node_that_the_result_needs_and_that_is_taken_away_ends_the_run(
+    breath, kit, scene, which
+):
+    import threading
+
+    gate = threading.Semaphore(1)
+    output = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "mean")
+    settings = SequenceSettings(breath, outputVolume=output)
+    run = SequenceRun(settings, factory=trial(kit, gate=gate))
+    while not run.poll():
+        pass
+    node = {"transform": run._transform, "image": browsers.proxy_of(breath), "output": output}
+    name = node[which].GetName()
+    scene.RemoveNode(node[which])
+    (event,) = run.poll()
+    gate.release(10)
+    assert f"'{name}' was taken from the scene" in event.message and run.outcome is None
+
+
 def test_a_browser_that_is_taken_away_ends_the_run(breath, kit, scene):
     import threading
 

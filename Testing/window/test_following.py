@@ -54,6 +54,15 @@ def test_the_inverse_is_made_beside_the_window_and_says_what_it_misses(registere
     assert dialogs == [] and section.inverseButton.enabled
 
 
+def test_a_mask_that_cannot_be_read_is_said(registered, dialogs):
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "no segments")
+    registered._parameterNode.fixedMask = empty
+    registered._following.inverseButton.click()
+    process_events(0.1)
+    assert len(dialogs) == 1 and "has no segments" in dialogs[0]
+    assert registered._following.inverseLabel.text == ""
+
+
 def test_the_volume_change_is_a_map_with_a_scale_and_a_table(registered, dialogs, phantom):
     section = registered._following
     section.ventilationButton.click()
@@ -139,6 +148,19 @@ def test_continue_from_here_adds_iterations_and_undo_takes_them_back(
     assert registered._session.curve.table.GetTable().GetNumberOfRows() == 6
     assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
     assert not section.undoButton.enabled and section.continueButton.enabled and dialogs == []
+
+
+def test_two_quick_clicks_take_one_correction_back(registered, monkeypatch, pair):
+    history = registered._session.history
+    for _ in range(2):
+        history.remember()
+        history.append(history.field(0), dissimilarity=0.5)
+    registered._correction.refresh()
+    assert len(history) == 8
+    registered._correction.undoButton.click()
+    registered._correction.undoButton.click()
+    process_events()
+    assert len(history) == 7 and history.can_undo
 
 
 def test_a_correction_that_fails_leaves_the_result(registered, monkeypatch, pair, dialogs):

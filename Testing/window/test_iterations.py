@@ -207,6 +207,27 @@ def test_comparing_without_the_moving_volume_is_refused(registered, phantom, dia
     assert len(dialogs) == 1 and "no longer in the scene" in dialogs[0]
 
 
+@pytest.mark.parametrize("what", ["fixed", "preview"])
+def test_what_needs_a_volume_that_is_gone_is_disabled(registered, phantom, what):
+    gone = phantom["fixed"] if what == "fixed" else registered._session.preview.volume
+    slicer.mrmlScene.RemoveNode(gone)
+    registered.exit()
+    registered.enter()
+    for name in ("blend", "sideBySide", "flicker", "checkerboard"):
+        assert not getattr(registered.ui, name + "Button").enabled
+    assert registered.ui.iterationSlider.enabled
+
+
+@pytest.mark.parametrize("what", ["browser", "sequence"])
+def test_without_its_iterations_nothing_is_offered(registered, dialogs, what):
+    slicer.mrmlScene.RemoveNode(getattr(registered._session.history, what))
+    process_events(0.2)
+    assert registered._session is None and not registered.ui.iterationSlider.enabled
+    assert not registered._following.inverseButton.enabled
+    registered._evaluation.update()
+    assert dialogs == []
+
+
 def test_another_output_transform_shows_its_own_iterations(registered, engine):
     first = registered._parameterNode.outputTransform
     registered.ui.outputTransformSelector.setCurrentNode(None)

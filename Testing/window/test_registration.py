@@ -1,12 +1,16 @@
 """From the click on Register to the result: progress, live iterations, cancelling, failing."""
 
+import threading
 import time
 
 import pytest
 import slicer
 from fixtures import SteeredEngine, grid_magnitude, pause_between_clicks, process_events, wait_for
+from L2ORegistrationLib import job
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import run as scene_run
+from L2ORegistrationLib.scene import transforms, volumes
+from L2ORegistrationLib.scene.history import History
 
 
 def node_ids():
@@ -263,6 +267,18 @@ def test_a_deleted_output_takes_its_iterations_with_it(registered):
     assert registered.ui.registerButton.enabled
 
 
+def test_an_output_deleted_with_others_takes_its_iterations_with_it(registered):
+    """As a folder in the Data module is deleted, in one batch."""
+    scene = slicer.mrmlScene
+    scene.StartState(scene.BatchProcessState)
+    scene.RemoveNode(registered._parameterNode.outputTransform)
+    scene.EndState(scene.BatchProcessState)
+    process_events()
+    for kind in ("vtkMRMLTransformNode", "vtkMRMLSequenceNode", "vtkMRMLSequenceBrowserNode"):
+        assert slicer.util.getNodesByClass(kind) == []
+    assert registered._session is None and registered.ui.registerButton.enabled
+
+
 def test_an_output_deleted_while_another_is_made_takes_its_iterations_with_it(
     registered, engine, dialogs
 ):
@@ -279,6 +295,57 @@ def test_an_output_deleted_while_another_is_made_takes_its_iterations_with_it(
     made = registered._parameterNode.outputTransform
     assert slicer.util.getNodesByClass("vtkMRMLTransformNode") == [made] and dialogs == []
     assert len(slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")) == 1
+
+
+def test_a_second_pair_leaves_the_first_result_alone(registered, phantom, pair, engine):
+    first = registered._parameterNode.outputTransform
+    phantom["movingLandmarks"].SetAndObserveTransformNodeID(first.GetID())
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT later")
+    volumes.set_volume(other, pair.moving)
+    registered._parameterNode.movingVolume = other
+    registered._parameterNode.movingLandmarks = registered._parameterNode.fixedLandmarks = None
+    before = grid_magnitude(first)
+    engine(steps=4)
+    pause_between_clicks()
+    registered.ui.registerButton.click()
+    finish(registered)
+    second = registered._parameterNode.outputTransform
+    assert second is not first and second.GetName() == "CT later to CT fixed"
+    assert transforms.roles(first) == (phantom["fixed"], phantom["moving"])
+    assert len(History.of(first)) == 6 and grid_magnitude(first) == before
+    assert len(History.of(second)) == 4
+
+
+def test_cancel_does_not_wait_for_the_work_of_another(panel, phantom, engine, monkeypatch):
+    """As for a 4DCT that is registered: the run has not begun, and is taken back at once."""
+    gate = threading.Event()
+    job.Call(gate.wait)  # keeps the worker
+    engine(free=False)
+    panel.ui.registerButton.click()
+    process_events(0.1)
+    pause_between_clicks()
+    panel.ui.registerButton.click()
+    assert not panel._registration.running and panel.ui.registerButton.text == "Register"
+    assert panel.ui.hintLabel.text == "Cancelled: nothing was changed."
+    gate.set()
+
+
+def test_the_preview_is_not_picked_where_a_volume_goes(registered, phantom):
+    slicer.mrmlScene.RemoveNode(phantom["moving"])
+    registered._pickInputs()
+    assert registered._parameterNode.movingVolume is None
+
+
+def test_landmarks_that_the_user_took_out_stay_out(panel, phantom):
+    process_events()
+    node = panel._parameterNode
+    assert node.fixedLandmarks and node.movingLandmarks
+    node.fixedLandmarks = node.movingLandmarks = None
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "something else")
+    process_events(0.05)
+    panel.exit()
+    panel.enter()
+    assert node.fixedLandmarks is None is node.movingLandmarks
 
 
 def test_landmarks_are_followed_while_they_are_placed_and_moved(registered):

@@ -124,6 +124,10 @@ def test_all_phases_with_one_progress_bar(section, breath):
     assert "Verdict: check.\nPhase 2: check. Look at it.\n" in section.hint.text
     assert browsers.registered_phases(breath) == [0, 1, 2, 3]
     assert section.button.text == "Register all phases"
+    section.meanBox.setChecked(True)  # what is said stays until there is something else to say
+    assert "Verdict: check." in section.hint.text
+    section.browserSelector.setCurrentNode(None)
+    assert "Verdict" not in section.hint.text
 
 
 def test_cancel_keeps_the_finished_phases(section, breath):

@@ -1,0 +1,80 @@
+"""A moving volume that was hardened, moved or edited since its registration is not warped again."""
+
+import pytest
+import slicer
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.scene import run, transforms
+from L2ORegistrationLib.scene.correction import Continuation
+from L2ORegistrationLib.scene.following import images_of
+from L2ORegistrationLib.scene.logic import SceneLogic
+from L2ORegistrationLib.scene.products import products_task
+from L2ORegistrationLib.scene.session import Session
+from L2ORegistrationLib.scene.settings import Settings
+
+
+@pytest.fixture
+def outcome(kit, add_volume, add_linear, askew, monkeypatch):
+    """A registration whose moving volume lies under a linear transform."""
+    from L2ORegistrationLib.job import RegistrationJob
+
+    def job(factory, **arguments):
+        return RegistrationJob(factory or kit.Trial, **arguments)
+
+    monkeypatch.setattr(run, "RegistrationJob", job)
+    fixed = add_volume(kit.image_on(kit.GRIDS["oblique"]), "fixed")
+    moving = add_volume(kit.image_on(kit.GRIDS["anisotropic"]), "moving", add_linear(askew))
+    return SceneLogic().register(fixed, moving)
+
+
+def hardened(outcome, scene):
+    """As 'Apply to' and Harden leave it: resampled through the transform."""
+    moving = transforms.roles(outcome.transform)[1]
+    moving.SetAndObserveTransformNodeID(outcome.transform.GetID())
+    moving.HardenTransform()
+
+
+def edited(outcome, scene):
+    moving = transforms.roles(outcome.transform)[1]
+    array = slicer.util.arrayFromVolume(moving)
+    array[array.shape[0] // 2 :] += 50
+    slicer.util.arrayFromVolumeModified(moving)
+
+
+def moved(outcome, scene):
+    parent = transforms.roles(outcome.transform)[1].GetParentTransformNode()
+    matrix = transforms.matrix_of(parent.GetMatrixTransformToParent())
+    parent.SetMatrixTransformToParent(transforms.matrix_to_vtk(matrix @ matrix))
+
+
+@pytest.mark.parametrize("change", [hardened, edited, moved])
+def test_nothing_is_made_of_a_moving_volume_that_changed(
+    outcome, scene, add_volume, add_points, kit, change
+):
+    assert images_of(outcome.transform)
+    output = add_volume(kit.image_on(kit.GRIDS["oblique"]), "output")
+    change(outcome, scene)
+    with pytest.raises(InputError, match="'moving' was hardened, moved or edited"):
+        products_task(outcome.transform, output)
+    settings = Settings(*transforms.roles(outcome.transform), outputTransform=outcome.transform)
+    points = add_points([(0, 0, 0)]), add_points([(1, 1, 1)])
+    with pytest.raises(InputError, match="load it anew"):
+        Continuation(settings, *points)
+    session = Session.of(outcome.transform)
+    assert session.preview is None and len(session.history) == 5
+    session.close()
+
+
+def test_where_it_only_lies_under_the_transform_it_is_the_same(outcome, scene):
+    moving = transforms.roles(outcome.transform)[1]
+    parent = moving.GetParentTransformNode()
+    parent.SetAndObserveTransformNodeID(outcome.transform.GetID())
+    assert images_of(outcome.transform)[1] is moving
+    parent.SetAndObserveTransformNodeID(None)
+    moving.HardenTransform()  # of the linear one alone: it lies where it lay
+    assert images_of(outcome.transform)[1] is moving
+
+
+def test_a_scene_of_a_version_that_did_not_note_it_is_taken_as_it_is(outcome, scene):
+    outcome.browser.RemoveAttribute("L2ORegistration.Moving")
+    edited(outcome, scene)
+    assert images_of(outcome.transform)
