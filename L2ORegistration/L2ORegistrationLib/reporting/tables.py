@@ -88,7 +88,9 @@ def write_history(result: Result, folder: Path, pairs: LandmarkPairs | None = No
     Returns the paths in this order. Raises InputError when the folder cannot be written to.
     """
     rows = by_step(result, pairs)
-    paths = []
+    paths, earlier = [], []
+    if (folder / "steps.json").exists():  # of an earlier run, which may have made more of them
+        earlier = [path for path in folder.glob("step-*.nrrd") if path.stem[5:].isdigit()]
     for row, step in zip(rows, result.steps, strict=True):
         paths.append(folder / f"step-{step.index:03d}.nrrd")
         write_transform(step.field, paths[-1])
@@ -101,6 +103,8 @@ def write_history(result: Result, folder: Path, pairs: LandmarkPairs | None = No
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)
+    for path in set(earlier) - set(paths):
+        path.unlink(missing_ok=True)
     return paths
 
 

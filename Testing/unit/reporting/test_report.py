@@ -119,7 +119,11 @@ def test_planes_are_seen_as_radiologists_do():
 
 def test_history_can_be_read_again(tmp_path):
     result = made_result()
+    for name in ("steps.json", "step-077.nrrd", "step-notes.nrrd"):  # of a longer run before
+        (tmp_path / name).touch()
     paths = tables.write_history(result, tmp_path, (POINTS, POINTS + SHIFT))
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {path.name for path in paths} | {"step-notes.nrrd"}
     assert all(path.exists() for path in paths)
     rows = json.loads((tmp_path / "steps.json").read_text("utf-8"))
     table = list(csv.DictReader((tmp_path / "steps.csv").open(encoding="utf-8")))
