@@ -108,6 +108,26 @@ def test_a_phase_that_lies_elsewhere_fails_and_does_not_spoil_the_others(breath,
     assert np.linalg.norm(there - made.trajectories[6], axis=1).mean() < 0.8
 
 
+def test_a_phase_that_cannot_be_registered_is_named_and_the_others_are_kept(
+    breath, tmp_path, monkeypatch
+):
+    _, path = breath
+    original = SequenceRegistration._registered
+
+    def failing(self, fixed, moving, start):
+        if moving == 2:
+            far = replace(self._phases[moving].grid, origin=(0.0, 0.0, 9e3))
+            self._phases[moving] = replace(self._phases[moving], grid=far)
+            self._masks[moving] = replace(self._masks[moving], grid=far)
+        return original(self, fixed, moving, start)
+
+    monkeypatch.setattr(SequenceRegistration, "_registered", failing)
+    code, _, err = run("sequence", path, "-o", tmp_path / "out", *FAST, "--no-images")
+    assert code == 130 and "Phase 2: " in err and "Stopped: the phases" in err
+    assert (tmp_path / "out" / "transform-01.h5").exists()
+    assert not (tmp_path / "out" / "transform-03.h5").exists()
+
+
 def test_wrong_phases_and_references_are_sentences(breath, tmp_path):
     made, path = breath
     out = tmp_path / "out"

@@ -124,7 +124,7 @@ def sequence(
 
 
 def _followed(registration, names: list[str], *, shown: bool) -> bool:
-    """Run it with a line for each phase; False where Ctrl-C ended it after the first phase."""
+    """Run it with a line for each phase; False where it ended after the first one, before all."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -147,5 +147,10 @@ def _followed(registration, names: list[str], *, shown: bool) -> bool:
             if not done:
                 messages.print("Stopped before the first phase: there is nothing to keep.")
                 raise
+            return False
+        except InputError as error:  # of one phase: those before it are kept
+            if not done:
+                raise
+            messages.print(str(error), style="red", markup=False, soft_wrap=True)
             return False
     return True

@@ -246,9 +246,12 @@ class SequenceRegistration:
             cancelled=self._cancelled,
             **options,
         )
-        for _ in registration:
-            if self._cancelled():
-                return None
+        try:
+            for _ in registration:
+                if self._cancelled():
+                    return None
+        except InputError as error:
+            raise InputError(f"Phase {moving}: {error}") from error
         if self._cancelled() or not registration.steps:
             return None
         return registration.field, registration.judgement
