@@ -40,7 +40,7 @@ def measure(scan: Scan, name: str, options: dict[str, Any], born: float) -> dict
     result: dict[str, Any] = {
         "seconds": time.perf_counter() - begin,
         "seconds_process": time.time() - born,
-        "peak_gb": _memory_gb("VmHWM"),
+        "peak_gb": max(_memory_gb("VmHWM") or 0.0, _children_gb()) or None,
         "gpu_gb": _gpu_gb(),
         "provenance": outcome.provenance,
     }
@@ -72,14 +72,20 @@ def near_pleura(points: np.ndarray, lungs: Volume, limit: float = PLEURA_MM) -> 
 
 
 def label_dice(fixed: Volume, moving: Volume, field: DisplacementField) -> dict[str, float]:
-    """The Dice coefficient of each label after the moving ones are brought to the fixed grid."""
+    """The Dice coefficient of each label that both have, the moving ones brought to the fixed grid.
+
+    What only one scan has no registration can find.
+    """
     from ..outputs.labels import warp_labels
 
-    here = np.rint(fixed.array).astype(np.int16)
-    there = Volume(np.rint(moving.array).astype(np.int16), moving.grid)
-    moved = sitk.GetArrayFromImage(warp_labels(there.to_image(), field, fixed.grid))
+    here = np.rint(fixed.array).astype(np.int32)
+    there = Volume(np.rint(moving.array).astype(np.int32), moving.grid)
     found = {}
-    for value in np.union1d(here, there.array):
+    try:
+        moved = sitk.GetArrayFromImage(warp_labels(there.to_image(), field, fixed.grid))
+    except InputError:  # none of them arrives
+        moved = np.zeros_like(here)
+    for value in np.intersect1d(here, there.array):
         if value > 0:
             size = (here == value).sum() + (moved == value).sum()
             both = ((here == value) & (moved == value)).sum()
@@ -99,6 +105,16 @@ def _step(scan: Scan, step) -> dict[str, Any]:
         errors = target_registration_error(step.field, scan.fixed_points, scan.moving_points)
         row |= {key: summarise(errors)[key] for key in ("mean", "median", "p95")}
     return row
+
+
+def _children_gb() -> float:
+    """The most memory that a program has taken which a method has started; 0 without any."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return most / 1024**2 / (1024 if sys.platform == "darwin" else 1)
 
 
 def _memory_gb(key: str) -> float | None:

@@ -20,6 +20,8 @@ from .console import checked_file, measures_table, note, print_json, read_pairs,
 from .console import output as out
 from .options import FixedLandmarks, Json, MovingLandmarks
 
+_WHOLE = 0.99  # of a mask that a field covers: the rest are voxels at its rim
+
 
 def evaluate(
     transform: Annotated[
@@ -77,6 +79,10 @@ def evaluate(
         quality = assess(field, pairs, structures, masks, other)
     if field is not None:
         rows["Transform"]["jacobian"] = jacobian_summary(field, mask)
+        points = mask.marked_points(most=20_000) if mask else np.empty((0, 3))
+        covered = field.grid.contains(points).mean() if len(points) else 1.0
+        if covered < _WHOLE:
+            note(f"The field covers only {covered:.0%} of the mask: nothing is known of the rest.")
     if not any(rows.values()):
         raise InputError(
             "There is nothing to measure a transform without a grid at: "

@@ -172,15 +172,15 @@ class Volume:
         return tuple(found)
 
     def marked_points(self, most: int | None = None) -> np.ndarray:
-        """Where voxels are not zero, (N, 3) in LPS mm; evenly chosen ones if more than `most`."""
+        """Where voxels are not zero, (N, 3) in LPS mm; at most about `most`, chosen by chance."""
         box = self.box()
         part, step = self.array[box], 1
         if most is not None:  # thin out a fine image first, but no layer of four voxels is lost
             step = min(4, max(1, int((np.count_nonzero(part) / most / 10) ** (1 / 3))))
         part = part[::step, ::step, ::step]
         flat = np.flatnonzero(part)
-        if most is not None:
-            flat = flat[:: -(-len(flat) // most) or 1]
+        if most is not None and len(flat) > most:  # by chance: a stride could meet the rows'
+            flat = np.sort(np.random.default_rng(0).choice(flat, most, replace=False))
         index = np.transpose(np.unravel_index(flat, part.shape)) * step + [s.start for s in box]
         return self.grid.to_world(index[:, ::-1])
 

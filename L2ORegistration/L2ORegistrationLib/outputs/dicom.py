@@ -20,6 +20,8 @@ _STUDY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
+# Of a dose: what another anatomy made of it.
+_OF_THE_OLD_DOSE = ("DVHSequence", "DVHNormalizationPoint", "DVHNormalizationDoseValue")
 
 
 def slices_of(folder: str | Path) -> list:
@@ -103,10 +105,14 @@ def structures_dataset(structures: list[Structure], source, reference: str | Pat
 
 def dose_dataset(dose: Volume, source, reference: str | Path):
     """An RT dose in the reference's frame, Gy in 32 bits; the plan that it names stays named."""
-    from pydicom.uid import generate_uid
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     first = slices_of(reference)[0]
     data = copy.deepcopy(source)
+    for name in _OF_THE_OLD_DOSE:
+        if name in data:
+            del data[name]
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # it may have been compressed
     for name in _STUDY:
         if name in first:
             setattr(data, name, first[name].value)

@@ -63,7 +63,7 @@ def warp_label_file(
         array = sitk.GetArrayViewFromImage(labels)
         if not np.array_equal(array, np.rint(array)):
             raise InputError(f"{source} holds values between whole numbers: is it a label map?")
-        labels = sitk.Cast(labels, sitk.sitkInt16)
+        labels = _whole(labels, array)
     moved = warp_labels(labels, motion, target)
     about = {key: labels.GetMetaData(key) for key in labels.GetMetaDataKeys()}
     whole = " ".join(f"0 {n - 1}" for n in target.size)
@@ -98,13 +98,13 @@ def read_regions(path: str | Path) -> dict[str, Volume]:
         raise InputError(f"{path} holds values between whole numbers: is it a label map?")
     layers = array if array.ndim == 4 else array[..., None]
     grid = Volume.of_image(labels if array.ndim == 3 else _first(labels)).grid
-    names = [k for k in range(len(about)) if f"Segment{k}_LabelValue" in about]
+    names = _names(about)
     found = {}
     if names:
-        for k in names:
+        for k, name in names.items():
             layer = layers[..., int(about.get(f"Segment{k}_Layer", 0))]
             mask = layer == int(about[f"Segment{k}_LabelValue"])
-            found[about.get(f"Segment{k}_Name", f"segment {k + 1}")] = Volume(mask, grid)
+            found[name] = Volume(mask, grid)
     else:
         values = [v for v in np.unique(layers) if v > 0]
         if len(values) > _MOST_REGIONS:
@@ -116,6 +116,33 @@ def read_regions(path: str | Path) -> dict[str, Volume]:
     return found
 
 
+def _whole(labels: sitk.Image, array: np.ndarray) -> sitk.Image:
+    """The same in 16-bit numbers, or 32-bit ones where they need it."""
+    fits = np.abs(array).max(initial=0) < 2**15
+    several = labels.GetNumberOfComponentsPerPixel() > 1
+    kinds = {
+        (True, False): sitk.sitkInt16,
+        (False, False): sitk.sitkInt32,
+        (True, True): sitk.sitkVectorInt16,
+        (False, True): sitk.sitkVectorInt32,
+    }
+    return sitk.Cast(labels, kinds[bool(fits), several])
+
+
+def _names(about: dict[str, str]) -> dict[int, str]:
+    """The segments' names by their numbers; of several with one name the later ones with a number.
+
+    None where it is a plain label map.
+    """
+    found: dict[int, str] = {}
+    for k in range(len(about)):
+        if f"Segment{k}_LabelValue" in about:
+            name = about.get(f"Segment{k}_Name", f"segment {k + 1}")
+            same = sum(one == name or one.startswith(f"{name} (") for one in found.values())
+            found[k] = f"{name} ({same + 1})" if same else name
+    return found
+
+
 def _first(labels: sitk.Image) -> sitk.Image:
     return sitk.VectorIndexSelectionCast(labels, 0)
 
@@ -124,14 +151,14 @@ def _volumes(labels: sitk.Image, about: dict[str, str]) -> dict[str, float]:
     """ml of each segment by its name, or of each label by its number."""
     array = sitk.GetArrayViewFromImage(labels)
     ml = float(np.prod(labels.GetSpacing())) / 1000
-    names = [k for k in range(len(about)) if f"Segment{k}_LabelValue" in about]
+    names = _names(about)
     if names:
         found = {}
-        for k in names:
+        for k, name in names.items():
             layer = int(about.get(f"Segment{k}_Layer", 0))
             values = array[..., layer] if array.ndim == 4 else array
             marked = values == int(about[f"Segment{k}_LabelValue"])
-            found[about.get(f"Segment{k}_Name", str(k))] = float(marked.sum()) * ml
+            found[name] = float(marked.sum()) * ml
         return found
     values, counts = np.unique(array, return_counts=True)
     return {str(v): float(n) * ml for v, n in zip(values, counts, strict=True) if v}

@@ -108,6 +108,8 @@ def _structures(field: DisplacementField, structures: dict) -> list[Row]:
 def _agreement(here: np.ndarray, moved: np.ndarray, like: Volume) -> tuple[float, float]:
     """Mean and largest distance, mm, from each surface to the other one."""
     images = [Volume(a.astype(np.uint8), like.grid).to_image() for a in (here, moved)]
+    rim = [1] * 3  # because what fills the grid has no surface within it
+    images = [sitk.ConstantPad(image, rim, rim, 0) for image in images]
     # Squared distances are the filter's default.
     distances = (sitk.SignedMaurerDistanceMap(i, False, False, True) for i in images)
     maps = [np.abs(sitk.GetArrayFromImage(distance)) for distance in distances]
@@ -123,9 +125,18 @@ def _jacobians(field: DisplacementField, masks: dict) -> list[Row]:
     jacobian = jacobian_determinant(field)
     rows = []
     for where, mask in masks.items():
-        # At the structure's voxels, not at the field's nodes, of which a small one holds none.
-        values = jacobian.sample(mask.marked_points(most=300_000))
-        folded = float((values <= 0).mean())
+        points = mask.marked_points(most=300_000)
+        points = points[field.grid.contains(points)]
+        if not len(points):
+            need = "not measured: the field does not reach it"
+            rows.append(Row(name, where, tolerance, need, None, {}))
+            continue
+        # At the structure's voxels, as a small one holds no node of the field, and at its nodes,
+        # where a fold is that lies between voxels.
+        at_nodes = jacobian.array[mask.sample(jacobian.grid.points(), order=0, outside=0.0) > 0]
+        parts = [jacobian.sample(points), *([at_nodes] if at_nodes.size else [])]
+        folded = max(float((part <= 0).mean()) for part in parts)
+        values = np.concatenate(parts)
         found = {"min": float(values.min()), "max": float(values.max()), "folded": folded}
         value = f"{found['min']:.2f} to {found['max']:.2f}, {100 * folded:.2g} % not positive"
         rows.append(Row(name, where, tolerance, value, folded == 0, found))

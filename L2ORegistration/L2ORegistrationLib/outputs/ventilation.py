@@ -1,13 +1,15 @@
 """Ventilation: how much each part of the lungs fills from expiration to inspiration.
 
-Two independent answers, both as volume gained per volume at expiration (0.2: a fifth more), so
-that air entering is positive:
+Two answers, both as volume gained per volume at expiration (0.2: a fifth more), so that air
+entering is positive:
 - jacobian: J - 1, from the field alone;
 - hu: from the densities, rho_ex / rho_in - 1 with rho = 1 + HU / 1000, which is J - 1 where no
   mass comes or goes. Per volume of air instead of lung it is 1000 (HU_in - HU_ex) /
   (HU_ex (1000 + HU_in)), which Simon (2000) and Guerrero et al. (2005) define: `specific`.
 Blood that enters with the breath is corrected for: rho_in / (1 + f) with f = (mass_in - mass_ex)
-/ mass_ex over both lungs, to first order the correction of Guerrero et al. (2006).
+/ mass_ex over both lungs, to first order the correction of Guerrero et al. (2006). f needs the
+volumes, and so the field: what `hu` says of how the gain is distributed is independent of it, how
+large it is in all is not. So of both lungs `hu` is without the correction, and f stands beside it.
 Local values of both kinds disagree widely between methods; means over regions are what to use.
 """
 
@@ -21,14 +23,17 @@ from scipy import ndimage
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
-from ..core.hounsfield import stored_offset
+from ..core.hounsfield import PADDING, stored_offset
 from ..engine.images.lungs import split_lungs
 from ..reporting.measures import jacobian_determinant
 
 SCALE_MM = 10.0  # sd of the Gaussian that values are averaged with
+BOTH = "both lungs"
 LOW = 0.5  # of the lungs' mean: what ventilates less than this share of it is called low
 _NODE_MM = 2.5
-_HU_RANGE = -1000.0, -250.0  # at expiration: above it there is no air to speak of
+_AIRLESS_HU = -250.0  # at expiration: above it there is no air to speak of
+_MOST_BLOOD = 0.15  # of the lungs' mass, that a breath can bring; with a margin
+_LEAST_SHARE = 0.01  # of what a value is averaged over, that must be usable
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +43,9 @@ class Ventilation:
     jacobian, hu: volume gained per volume at expiration, averaged over scale_mm; specific: the
     gain of `hu` per volume of air at expiration; fixed_is: "expiration" or "inspiration"; mass: f,
     the share by which the lungs' mass grows with the breath; regions: by name, with "volume_ml"
-    (at expiration), "change_ml", "jacobian", "hu", and "low": the share of its volume that
-    ventilates less than half as much as the lungs do on average, by the Jacobian.
+    (at expiration), "change_ml", "jacobian", "hu" (of both lungs as if f were 0), and "low": the
+    share of its volume that ventilates less than half as much as the lungs do on average, by the
+    Jacobian. hu and specific are NaN where hardly anything is lung in both scans, too.
     """
 
     jacobian: Volume
@@ -52,13 +58,20 @@ class Ventilation:
 
     def sentence(self) -> str:
         """What was found, in a sentence or two."""
-        both = self.regions["both lungs"]
+        both = self.regions[BOTH]
         other = "inspiration" if self.fixed_is == "expiration" else "expiration"
-        return (
+        said = (
             f"Fixed is {self.fixed_is}, moving {other}: the lungs gain {both['change_ml']:.0f} ml "
             f"of {both['volume_ml']:.0f} ml at expiration ({100 * both['jacobian']:.0f} % by the "
-            f"Jacobian, {100 * both['hu']:.0f} % by HU). Values of single voxels are uncertain: "
-            f"they are averaged over {self.scale_mm:g} mm."
+            f"Jacobian; {100 * both['hu']:.0f} % by HU, if no blood came or went). "
+        )
+        if abs(self.mass) > _MOST_BLOOD:
+            said += (
+                f"The two disagree: the lungs' mass would change by {100 * self.mass:.0f} %, more "
+                "than a breath explains. Check the registration, and that both images are in HU. "
+            )
+        return said + (
+            f"Values of single voxels are uncertain: they are averaged over {self.scale_mm:g} mm."
         )
 
 
@@ -95,15 +108,15 @@ def ventilation(
     gain = jacobian if expiration else 1 / jacobian
     weight = inside * (1.0 if expiration else jacobian)  # volume at expiration of each voxel
 
-    density = [
-        np.maximum(1 + (v.sample(p) - stored_offset(v.array)) / 1000, 0.001)
-        for v, p in ((fixed, points), (moving, moved))
-    ]
-    rho_ex, rho_in = density if expiration else density[::-1]
     # At the pleura a voxel holds chest wall as well, whose mass is not the lung's.
     usable = ndimage.binary_erosion(inside, np.ones((3, 3, 3))) & seen
-    usable &= rho_ex > 0.001 * (1000 + _HU_RANGE[0])
-    usable &= rho_ex <= 0.001 * (1000 + _HU_RANGE[1])
+    density = []
+    for volume, where in ((fixed, points), (moving, moved)):
+        hu = volume.sample(where) - stored_offset(volume.array)
+        usable &= hu > PADDING  # what was not reconstructed
+        density.append(np.maximum(1 + hu / 1000, 0.001))
+    rho_ex, rho_in = density if expiration else density[::-1]
+    usable &= rho_ex <= 1 + _AIRLESS_HU / 1000
     if not usable.any():
         raise InputError("No voxel of the lungs holds air: are the images in Hounsfield units?")
     mass_ex = (weight * rho_ex)[usable].sum()
@@ -119,6 +132,7 @@ def ventilation(
     at_in = _blurred(share * gain * rho_in, sigma) / np.maximum(_blurred(share * gain, sigma), 1e-9)
     at_ex = at_ex / np.maximum(_blurred(share, sigma), 1e-9)
     by_hu = at_ex * (1 + mass) / np.maximum(at_in, 1e-3) - 1
+    by_hu[_blurred(share, sigma) < _LEAST_SHARE * volume] = np.nan
     specific = by_hu / np.maximum(1 - at_ex, 0.05)
 
     maps = [
@@ -139,7 +153,9 @@ def ventilation(
         hu = np.nan
         if used.any():
             rho = (used * rho_ex).sum() / used.sum()
-            hu = rho * (1 + mass) * (used * gain).sum() / (used * gain * rho_in).sum() - 1
+            hu = rho * (used * gain).sum() / (used * gain * rho_in).sum() - 1
+            if name != BOTH:
+                hu = (1 + hu) * (1 + mass) - 1
         found[name] = {
             "volume_ml": ml,
             "change_ml": ml * change,
@@ -167,7 +183,7 @@ def _regions(
 ) -> dict[str, np.ndarray]:
     """Masks (z, y, x) on the grid: both lungs, each, its thirds from top to bottom, and more."""
     points = grid.points()
-    found = {"both lungs": inside}
+    found = {BOTH: inside}
     mask = Volume(np.asarray(lungs.array) != 0, lungs.grid)
     for name, array in zip(("right", "left"), split_lungs(mask), strict=True):
         if not array.any():

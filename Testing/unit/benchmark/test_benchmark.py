@@ -5,6 +5,8 @@ import json
 import math
 import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -81,9 +83,17 @@ def test_labels_are_compared_on_the_fixed_grid_after_they_moved():
     moving[0, 0, 0] = 3  # in one scan only
     labels = Volume(fixed, grid), Volume(moving, grid)
     field = DisplacementField.zeros(grid)
-    assert measure.label_dice(*labels, field) == {"1": 0.5, "3": 0.0, "7": 1.0}
+    assert measure.label_dice(*labels, field) == {"1": 0.5, "7": 1.0}
     field.array[..., 0] = 4.0
-    assert measure.label_dice(*labels, field) == {"1": 1.0, "3": 0.0, "7": 0.5}
+    assert measure.label_dice(*labels, field) == {"1": 1.0, "7": 0.5}
+    field.array[..., 0] = 400.0  # none of them arrives
+    assert measure.label_dice(*labels, field) == {"1": 0.0, "7": 0.0}
+
+
+def test_memory_that_a_program_of_a_method_takes_is_counted():
+    before = measure._children_gb()
+    subprocess.run([sys.executable, "-c", "b'1' * (3 << 28)"], check=True)
+    assert measure._children_gb() > max(before, 0.7)
 
 
 def test_label_dice_is_a_column_where_there_are_labels():

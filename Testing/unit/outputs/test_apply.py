@@ -153,6 +153,35 @@ def test_back_and_forth_directions_are_opposite(ct, structures, transform, tmp_p
     assert np.allclose(np.concatenate(found.contours).mean(axis=0), CENTRE + SHIFT, atol=0.1)
 
 
+def test_large_numbers_and_layers_of_float_label_maps_survive(tmp_path):
+    array = np.zeros(GRID.shape, np.float32)
+    array[ball(CENTRE)] = 40000
+    array[ball(CENTRE + [15, 0, 0], 5.0)] = 1
+    write_volume(Volume(array, GRID), tmp_path / "a.nrrd")
+    ml = labels.warp_label_file(tmp_path / "a.nrrd", shift(), GRID, tmp_path / "b.nrrd")
+    assert sorted(ml) == ["1", "40000"]
+    moved = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nrrd")))
+    assert set(np.unique(moved)) == {0, 1, 40000}
+    layers = sitk.Compose(*2 * [Volume(array, GRID).to_image()])
+    sitk.WriteImage(layers, str(tmp_path / "c.nrrd"))
+    labels.warp_label_file(tmp_path / "c.nrrd", shift(), GRID, tmp_path / "d.nrrd")
+    assert sitk.ReadImage(str(tmp_path / "d.nrrd")).GetNumberOfComponentsPerPixel() == 2
+
+
+def test_segments_of_one_name_stay_apart(tmp_path):
+    array = np.zeros(GRID.shape, np.uint8)
+    array[ball(CENTRE)], array[ball(CENTRE + [15, 0, 0], 5.0)] = 1, 2
+    image = Volume(array, GRID).to_image()
+    for k in (0, 1):
+        image.SetMetaData(f"Segment{k}_Name", "Nodule")
+        image.SetMetaData(f"Segment{k}_LabelValue", str(k + 1))
+    sitk.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
+    ml = labels.warp_label_file(tmp_path / "a.seg.nrrd", shift(), GRID, tmp_path / "b.seg.nrrd")
+    found = labels.read_regions(tmp_path / "a.seg.nrrd")
+    assert list(ml) == list(found) == ["Nodule", "Nodule (2)"]
+    assert [mask.array.sum() for mask in found.values()] == [(array == k).sum() for k in (1, 2)]
+
+
 def test_labels_move_with_names_colours_and_order(transform, tmp_path):
     array = np.zeros(GRID.shape, np.uint8)
     array[ball(CENTRE)] = 2
@@ -331,6 +360,19 @@ def test_dose_moves_with_the_tissue_and_keeps_its_height(ct, transform, tmp_path
     assert np.abs(moved.array - exact)[inner].max() < 0.6
 
 
+def test_a_moved_dose_has_no_histograms_of_the_old_anatomy(ct, transform, tmp_path):
+    grid = Grid((24, 22, 20), (3.0, 3.0, 3.0), GRID.origin)
+    dose_file(tmp_path / "d.dcm", ct, grid, np.full(grid.shape, 20.0, np.float32))
+    data = pydicom.dcmread(tmp_path / "d.dcm")
+    data.DVHSequence, data.DVHNormalizationDoseValue = [dicom._item(DVHType="CUMULATIVE")], 50
+    data.save_as(tmp_path / "d.dcm")
+    given = [transform, tmp_path / "d.dcm", "-o", tmp_path / "m.dcm", "--reference", ct]
+    assert main(["apply", *map(str, given)]) == 0
+    moved = pydicom.dcmread(tmp_path / "m.dcm")
+    assert "DVHSequence" not in moved and "DVHNormalizationDoseValue" not in moved
+    assert moved.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+
+
 def test_a_registration_in_dicom_reads_back_to_the_bit(ct, tmp_path):
     other = series(tmp_path / "other", "1.2.3.5")
     rng = np.random.default_rng(0)
@@ -433,7 +475,7 @@ def test_a_transform_that_folds_is_named(tmp_path, capsys):
 
 def test_without_pydicom_the_user_is_told_how_to_get_it(structures, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(InputError, match=r"l2o-registration\[dicom\]"):
+    with pytest.raises(InputError, match=r"pip install -e '.\[dicom\]'"):
         contours.read_structures(structures)
 
 

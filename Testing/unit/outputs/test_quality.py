@@ -77,6 +77,30 @@ def test_a_fold_counts_in_the_structure_that_holds_it():
     assert rows["Jacobian", "in"].passed is False and rows["Jacobian", "away"].passed
 
 
+def test_a_fold_between_the_voxels_of_a_mask_counts():
+    """The nodes fold, the mask's thick slices lie between them."""
+    field = shift(0, 0, 0)
+    field.array[20, 20, 20, 0] = -9
+    thick = Grid((GRID.size[0], GRID.size[1], 8), (2.0, 2.0, 10.0), (0.0, 0.0, 5.0))
+    mask = Volume(np.ones(thick.shape, np.uint8), thick)
+    mask = Volume(mask.array * (np.abs(thick.points()[..., 2] - 45) < 6), thick)
+    (row,) = [r for r in assess(field, masks={"in": mask}) if r.name.startswith("Jacobian")]
+    assert row.measures["min"] < 0 and row.passed is False
+
+
+def test_what_the_field_does_not_reach_is_not_measured():
+    beyond = Grid(GRID.size, GRID.spacing, (900.0, 0.0, 0.0))
+    rows = assess(shift(0, 0, 0), masks={"beyond": Volume(CUBE, beyond)})
+    (row,) = [r for r in rows if r.name.startswith("Jacobian")]
+    assert row.passed is None and "does not reach" in row.value
+
+
+def test_a_structure_that_fills_the_grid_has_a_surface():
+    whole = Volume(np.ones_like(CUBE), GRID)
+    rows = by_name(assess(shift(0, 0, 0), structures={"all": (whole, whole)}))
+    assert rows["Mean", "all"].measures["mean"] == 0 and rows["Dice", "all"].passed
+
+
 def test_an_empty_structure_is_refused():
     empty = Volume(np.zeros(GRID.shape, np.uint8), GRID)
     with pytest.raises(InputError, match="tumour is empty"):
