@@ -56,8 +56,9 @@ class FollowingPanel:
         self.regionsTable.setToolTip(
             _(
                 "ml: at expiration; gain: ml from expiration to inspiration; J: gain per volume at "
-                "expiration by the Jacobian; HU: the same by the densities; low: share of the "
-                "region that fills less than half as much as the lungs do on average"
+                "expiration by the Jacobian; HU: the same by the densities, of both lungs as if no "
+                "blood came or went; low: share of the region that fills less than half as much as "
+                "the lungs do on average"
             )
         )
         form.addRow(self.regionsTable)
