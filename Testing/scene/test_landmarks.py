@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import vtk
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import landmarks, transforms
 from vtk.util import numpy_support
@@ -95,19 +96,48 @@ def test_tables_have_two_decimals(evaluated):
 
 
 def test_lines_are_as_long_as_the_errors_and_coloured_by_them(evaluated):
+    """Errors of 0, 3, 4 and 1 mm: three tubes, from their landmarks."""
     found = evaluated[0]()
-    data = found.lines.GetPolyData()
-    points = numpy_support.vtk_to_numpy(data.GetPoints().GetData()).reshape(-1, 2, 3)
-    np.testing.assert_allclose(transforms.ras_lps(points[:, 0]), POINTS, atol=1e-5)
-    np.testing.assert_allclose(
-        np.linalg.norm(points[:, 1] - points[:, 0], axis=1), found.after, atol=1e-4
-    )
-    assert data.GetNumberOfLines() == 4
+    merged = vtk.vtkCleanPolyData()  # caps with their tubes
+    merged.SetInputData(found.lines.GetPolyData())
+    merged.Update()
+    data = merged.GetOutput()
+    apart = vtk.vtkConnectivityFilter()
+    apart.SetInputData(data)
+    apart.SetExtractionModeToAllRegions()
+    apart.ColorRegionsOn()
+    apart.Update()
+    tubes = apart.GetOutput()
+    points = transforms.ras_lps(numpy_support.vtk_to_numpy(tubes.GetPoints().GetData()))
+    which = numpy_support.vtk_to_numpy(tubes.GetPointData().GetArray("RegionId"))
+    errors = numpy_support.vtk_to_numpy(data.GetPointData().GetArray("Error (mm)"))
+    assert sorted(set(errors.round(3))) == [1, 3, 4]
+    for k in range(which.max() + 1):
+        start = POINTS[np.linalg.norm(POINTS - points[which == k].mean(axis=0), axis=1).argmin()]
+        far = np.linalg.norm(points[which == k] - start, axis=1).max()
+        assert far == pytest.approx(np.hypot(errors[which == k][0], 0.7), abs=0.05)
     display = found.lines.GetDisplayNode()
     assert display.GetActiveScalarName() == "Error (mm)" and display.GetScalarVisibility()
     table = display.GetColorNode().GetLookupTable()
     red, green, _ = table.GetTableValue(255)[:3]
     assert red > green
+
+
+def test_a_slice_through_a_landmark_shows_its_line(evaluated):
+    """As a slice view cuts a model: of a line without a width a single point would be left."""
+    data = evaluated[0]().lines.GetPolyData()
+    for axis in range(3):
+        plane, cutter = vtk.vtkPlane(), vtk.vtkPlaneCutter()
+        plane.SetNormal(*np.eye(3)[axis])
+        plane.SetOrigin(*transforms.ras_lps(POINTS[1]))
+        cutter.SetInputData(data)
+        cutter.SetPlane(plane)
+        cutter.Update()
+        geometry = vtk.vtkGeometryFilter()
+        geometry.SetInputDataObject(cutter.GetOutputDataObject(0))
+        geometry.Update()
+        cut = geometry.GetOutputDataObject(0)
+        assert cut.GetNumberOfLines() > 3
 
 
 def test_evaluating_again_updates_the_same_nodes(evaluated):

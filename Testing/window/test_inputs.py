@@ -88,6 +88,20 @@ def test_weights_in_a_scene_of_an_earlier_version_are_shown_under_their_new_name
     assert panel.ui.modelComboBox.currentText == "l2o"
 
 
+@pytest.mark.parametrize(
+    "method, start, shown",
+    [("trust", "search", ("l2o", "search")), ("of somebody", "elsewhere", ("l2o", "search"))],
+)
+def test_a_scene_with_a_method_that_is_unknown_here_opens(panel, method, start, shown):
+    raw = panel._parameterNode.parameterNode
+    panel.exit()
+    raw.SetParameter("method", method)
+    raw.SetParameter("start", start)
+    panel.enter()
+    assert (panel._parameterNode.method.name, panel._parameterNode.start.name) == shown
+    assert reason(panel) == "Choose a fixed volume."
+
+
 def test_volumes_and_landmarks_are_picked_by_name(panel, phantom):
     assert reason(panel) == ""
     node = panel._parameterNode

@@ -17,6 +17,8 @@ from ..reporting import measures
 from . import nodes, transforms
 
 _GREEN_TO_RED = [(0.1, 0.7, 0.2), (0.95, 0.85, 0.1), (0.85, 0.1, 0.1)]
+_TUBE_MM = 0.7  # radius of the lines
+_SHORTEST_MM = 0.05  # that is drawn
 _ROWS = {"Mean": "mean", "SD": "sd", "Median": "median", "95 %": "p95", "Maximum": "max"}
 
 
@@ -129,25 +131,34 @@ def evaluate(
 def show_lines(
     model, starts: np.ndarray, ends: np.ndarray, errors: np.ndarray, most: float
 ) -> None:
-    """Lines from starts to ends (N, 3 LPS mm), coloured by error: green at 0, red at `most` mm."""
-    count = len(starts)
+    """Lines from starts to ends (N, 3 LPS mm), coloured by error: green at 0, red at `most` mm.
+
+    They are thin tubes: a slice view cuts models, and of a line it would show a single point.
+    """
+    long = np.linalg.norm(ends - starts, axis=1) > _SHORTEST_MM
     points = vtk.vtkPoints()
-    ras = transforms.ras_lps(np.stack([starts, ends], 1).reshape(-1, 3)).astype(float)
+    ras = transforms.ras_lps(np.stack([starts[long], ends[long]], 1).reshape(-1, 3)).astype(float)
     points.SetData(numpy_support.numpy_to_vtk(ras, deep=True))
     lines = vtk.vtkCellArray()
-    for i in range(count):
+    for i in range(np.count_nonzero(long)):
         lines.InsertNextCell(2, (2 * i, 2 * i + 1))
     data = vtk.vtkPolyData()
     data.SetPoints(points)
     data.SetLines(lines)
-    scalars = numpy_support.numpy_to_vtk(np.repeat(errors, 2).astype(np.float32), deep=True)
+    scalars = numpy_support.numpy_to_vtk(np.repeat(errors[long], 2).astype(np.float32), deep=True)
     scalars.SetName("Error (mm)")
     data.GetPointData().SetScalars(scalars)
-    model.SetAndObservePolyData(data)
+    tubes = vtk.vtkTubeFilter()
+    tubes.SetInputData(data)
+    tubes.SetRadius(_TUBE_MM)
+    tubes.SetNumberOfSides(8)
+    tubes.CappingOn()
+    tubes.Update()
+    model.SetAndObservePolyData(tubes.GetOutput())
     if model.GetDisplayNode() is None:
         model.CreateDefaultDisplayNodes()
-        model.GetDisplayNode().SetLineWidth(4)
         model.GetDisplayNode().SetVisibility2D(True)
+        model.GetDisplayNode().SetSliceIntersectionThickness(2)
     display = model.GetDisplayNode()
     colour = nodes.colours(model.GetScene(), "Landmark error", _GREEN_TO_RED)
     display.SetAndObserveColorNodeID(colour.GetID())
