@@ -195,11 +195,6 @@ def _seen(
     return close
 
 
-def measured(errors: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
-    """Of errors (N,), mm, the mean, and a mean in which a few large ones do not count most.
-
-    counts: (N,), how much each counts; alike where not given.
-    """
-    counts = torch.ones_like(errors) if counts is None else counts
-    both = torch.stack((errors, errors / (FAR_MM + errors)))
-    return (counts * both).sum(dim=1) / counts.sum()
+def measured(errors: torch.Tensor) -> torch.Tensor:
+    """Of errors (N,), mm, the mean, and a mean in which a few large ones do not count most."""
+    return torch.stack((errors.mean(), (errors / (FAR_MM + errors)).mean()))

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from ..engine.field.levels import Level
-from ..engine.field.operations import sample_points
 from ..engine.optimise.gauss_newton import SOLVER_ITERATIONS, evidence_times, gauss_newton_step
 from ..engine.optimise.l2o import observed, weighed
 from ..engine.optimise.networks import L2ONetwork
@@ -30,7 +29,6 @@ METHOD = "l2o"
 HARMLESS = 1e-3  # of the squared outputs: what changes nothing stays as it is
 UNDER_WAY = 16  # close-ups at a time
 REPEATED = 3  # times that an iteration is learned from
-SURFACE_MM, SURFACE_COUNTS = 3.0, 2.0  # places so near to the surface count more: lungs slide there
 
 
 @dataclass
@@ -62,7 +60,7 @@ class Lesson:
             said, level, field, system, close.stiffness, close.changing, SOLVER_ITERATIONS
         )
         before, errors = close.errors(field), close.errors(field + step)
-        relative = (measured(errors, self._counts) / close.usual.to(field)).mean()
+        relative = (measured(errors) / close.usual.to(field)).mean()
         share = 2 * (self.done + 1) / (close.iterations + 1)  # 1 on average
         loss = share * (relative + HARMLESS * said.square().mean())
         self.used += 1
@@ -83,13 +81,6 @@ class Lesson:
     @cached_property
     def _close(self) -> CloseUp:
         return load_one(self.path, self.number)
-
-    @cached_property
-    def _counts(self) -> torch.Tensor:
-        """How much each of the points counts, (N,)."""
-        distance = sample_points(self._close.distance, self._close.points)[:, 0]
-        near = distance > -SURFACE_MM
-        return torch.where(near, SURFACE_COUNTS, 1.0).to(self.device)
 
     @cached_property
     def _told(self) -> tuple[Level, torch.Tensor, torch.Tensor]:
