@@ -218,11 +218,12 @@ class _Worker:
         with self._lock:
             self._open.append(task)
             self.rest.clear()
-        self._tasks.put(task)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="L2ORegistration", daemon=True)
-            self._thread.start()
-            atexit.register(stop)
+            self._tasks.put(task)
+            if self._thread is None:
+                loop = threading.Thread(target=self._loop, name="L2ORegistration", daemon=True)
+                self._thread = loop
+                self._thread.start()
+                atexit.register(stop)
 
     def cancel(self) -> None:
         with self._lock:

@@ -139,6 +139,17 @@ def check_thickness(distance: Volume, spacing: float, name: str) -> None:
         )
 
 
+def as_points(points) -> np.ndarray:
+    """Points (N, 3), LPS mm."""
+    try:
+        found = np.asarray(points, dtype=float)
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if found.ndim != 2 or found.shape[1] != 3 or not np.isfinite(found).all():
+        raise InputError("Pinned points must be a list of positions (x, y, z): check them.")
+    return found
+
+
 def as_landmarks(landmarks) -> tuple[np.ndarray, np.ndarray]:
     """Corresponding fixed and moving points, both (N, 3) with N >= 4, LPS mm."""
     if landmarks is None:

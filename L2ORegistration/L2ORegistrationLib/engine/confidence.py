@@ -84,7 +84,9 @@ def evidence(
     dense = system.new_zeros((7, level.distance.numel()))
     dense[:6, nodes] = (system[:, :6] * lungs[:, None]).T
     dense[6, nodes] = lungs.to(system)
-    around = F.avg_pool3d(dense.view(1, 7, *level.shape), _BLOCK, 1, _BLOCK // 2)[0]
+    # Padded here, because torch refuses lattices that are thinner than a block.
+    dense = F.pad(dense.view(1, 7, *level.shape), 6 * (_BLOCK // 2,))
+    around = F.avg_pool3d(dense, _BLOCK, 1)[0]
     known = around[6] > 1e-6
     around = around[:, known]
     xx, yy, zz, xy, xz, yz = around[:6] / around[6]

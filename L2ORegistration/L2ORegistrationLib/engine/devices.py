@@ -53,7 +53,10 @@ def _free_mb(name: str) -> int | None:
     if not name.startswith("cuda"):
         return free_memory_mb()
     try:
-        return torch.cuda.mem_get_info(torch.device(name))[0] >> 20
+        free = torch.cuda.mem_get_info(torch.device(name))[0]
+        # What torch holds from an earlier registration, and will use again, counts as free.
+        held = torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
+        return (free + held) >> 20
     except RuntimeError:  # it is full, or lent to one process that is not this
         return None
 

@@ -18,6 +18,7 @@ from .field.sampling import dissimilarity
 
 BESIDE_MM = 9.0
 CLEARLY = 0.8  # of the dissimilarity beside it: below that a block has found its match
+NOTHING = 1e-6  # of dissimilarity: less has no structure
 BLOCKS = 6000  # that are looked at
 FEWEST = 200  # blocks of a lung of which something can be said
 MIDDLE = 1  # nodes on either side of the middle, where there is little lung between two
@@ -59,8 +60,9 @@ def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
         found = dissimilarity(own, level.moving, shifted, voxels)
         return found.view(len(chosen), -1).mean(dim=1)
 
-    here = costs((0, 0, 0))
-    ratio = here / (sum(costs(way) for way in _WAYS) / len(_WAYS)).clamp(min=1e-9)
+    here, beside = costs((0, 0, 0)), sum(costs(way) for way in _WAYS) / len(_WAYS)
+    # Where the images show nothing, every place looks alike: that is no match.
+    ratio = torch.where(beside > NOTHING, here / beside.clamp(min=NOTHING), 1.0)
     ratio = ratio.cpu().numpy()  # on the CPU, because Apple's GPUs have no double precision
     found = ratio < CLEARLY
     across = (level.active_nodes[chosen] % level.shape[2]).cpu().numpy()

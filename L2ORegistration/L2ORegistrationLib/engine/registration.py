@@ -22,6 +22,7 @@ from .appraisal import appraised, judgement, warning
 from .arguments import (
     as_landmarks,
     as_mask,
+    as_points,
     as_transform,
     as_volume,
     check_thickness,
@@ -39,7 +40,7 @@ from .catalogue import (
     of_variant,
 )
 from .devices import check_memory, choose_device
-from .field.levels import FeaturePyramid
+from .field.levels import FeaturePyramid, Level
 from .field.monitor import Monitor
 from .field.whole import WholeField, continued, start_grid
 from .images.lungs import lung_mask
@@ -47,6 +48,7 @@ from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pai
 from .match import match
 from .models import load_model
 from .packaged import checked_weights
+from .resources import borrowed
 from .result import Result, Step
 from .start.alignment import (
     box_alignment,
@@ -161,7 +163,7 @@ class Registration:
                 "Pinned points hold an initial transform where it is right: give one, and the "
                 "method gauss-newton."
             )
-        self._pinned = None if pinned is None else np.asarray(pinned, dtype=float)
+        self._pinned = None if pinned is None else as_points(pinned)
         self.plan = self._planned(refine)
         self.total = 1 + sum(stage.iterations for stage in self.plan)
         self.steps: list[Step] = []
@@ -171,23 +173,18 @@ class Registration:
     def __iter__(self) -> Iterator[Step]:
         """Run from the beginning; yields a Step after the start and after every iteration."""
         self.steps, self.starts, self._finished = [], [], False
-        threads = torch.get_num_threads()
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
+        run = self._run()
         try:
-            for step in self._run():
+            while True:
+                with borrowed(self._threads):
+                    step = next(run, None)
+                if step is None:
+                    break
                 self.steps.append(step)
                 yield step
             self._finished = True
         except _Cancelled:
             pass
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise InputError(
-                "The GPU ran out of memory: choose the CPU, or a coarser working spacing."
-            ) from error
-        finally:
-            torch.set_num_threads(threads)
 
     @property
     def field(self) -> DisplacementField:
@@ -203,7 +200,8 @@ class Registration:
         """The best field so far and what to think of it; valid any time after the first step."""
         if not self.steps:
             raise RuntimeError("The registration has not made a step yet.")
-        return appraised(self, self._best(), cancelled=not self._finished)
+        with borrowed(self._threads):
+            return appraised(self, self._best(), cancelled=not self._finished)
 
     @property
     def warning(self) -> str:
@@ -241,8 +239,8 @@ class Registration:
 
         self.pyramid, self.finest, self.fields, self.turned = pyramid, finest, [], ""
         if pair.repeated > MOST_REPEATED:
-            learned, self.plan = self.plan, [stage.unweighed for stage in self.plan]
-            self.too_coarse = learned != self.plan
+            self.too_coarse |= any(stage.unweighed != stage for stage in self.plan)
+            self.plan = [stage.unweighed for stage in self.plan]
         yield step(0, "initial", 0, None)
         self._check_cancelled()
         field = torch.zeros((3, *finest.shape), device=self.device)
@@ -266,7 +264,9 @@ class Registration:
         # Only where nothing matches: the question costs as much as a registration.
         if self.searching and match(finest, self.fields[-1], 1.0).matched < MATCHED[CHECK]:
             images = [averaged(image, self.spacing) for image in (self.fixed, self.moving)]
-            self.turned = lost_orientation(*images, *self._distances, pair.grid, self.device)
+            self.turned = lost_orientation(
+                *images, *self._distances, pair.grid, self.device, self._check_cancelled
+            )
 
     def _loaded_start(self, start: str, model: str | Path | None):
         """The card and the network of a start that is one; None for any other."""
@@ -402,7 +402,14 @@ def register(
 
 
 def _level(descriptor: str, pyramid: FeaturePyramid, field: torch.Tensor | None):
-    return load(DESCRIPTORS[descriptor])(pyramid, field)
+    level = load(DESCRIPTORS[descriptor])(pyramid, field)
+    lungs = level.distance < 0 if isinstance(level, Level) else level.fixed
+    if not lungs.any():
+        raise InputError(
+            "The lungs are too thin for this working spacing: no voxel lies within them. Choose a "
+            "finer spacing."
+        )
+    return level
 
 
 class _Cancelled(Exception):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # imports torch, and who words a verdict for a window does without
@@ -79,6 +80,8 @@ def judge(
     if one or (not matched and known and min(halves.values()) < ONE_LUNG):
         side = min(halves, key=halves.get)
         said.append((CHECK, f"The {side} lung has hardly found its counterpart, the other has."))
+    if isnan(unsure):
+        said.append((CHECK, "Nothing can be said of how far off it may be."))
     if unsure > UNSURE:
         said.append((CHECK, unsure_sentence(unsure)))
     if level := _level(FOLDED, folded):

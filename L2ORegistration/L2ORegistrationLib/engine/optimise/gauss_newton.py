@@ -18,6 +18,7 @@ from .penalty import Penalty
 SOLVER_ITERATIONS = 25  # of a step that is corrected or repeated anyway
 STIFFENING = 0.7  # stiffness grows with this power of the noise
 CLEANEST = 0.25  # of the usual noise: what is cleaner still (a scan and itself) is as stiff
+NOTHING = 1e-9  # of the residual's power
 PIN = 3.0  # of the images' strongest evidence: a landmark is stiff
 
 
@@ -55,7 +56,9 @@ def gauss_newton_step(
             for row, entries in zip(applied, matrix):
                 for entry, component in zip(entries, direction):
                     row.addcmul_(entry, component)
-            length = power / _product(direction, applied).clamp(min=1e-30)
+            along = _product(direction, applied)
+            # Nothing in the images and no bend speaks for a step along it: none is made.
+            length = torch.where(along > NOTHING * power.abs(), power / along, 0.0)
             step.addcmul_(direction, length)
             residual.addcmul_(applied, length, value=-1)
             preconditioned = precondition(residual)

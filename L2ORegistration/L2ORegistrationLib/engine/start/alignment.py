@@ -27,6 +27,7 @@ ROUGH_POINTS, ROUGH_STEPS = 1000, 8  # enough to see which turn is the right one
 TURNS = [(0, 0, 0), *(np.eye(3) * 25).tolist(), *(np.eye(3) * -25).tolist()]  # degrees, x, y, z
 TURNED_DEGREES, MOVED_MM = 12.0, 50.0  # of the lungs as a whole: more is another position
 ROUNDS = 5  # of fitting a rigid motion to the half of the points that agrees
+LARGEST_MM = 1000.0  # no lungs are so long
 SMALLEST = 100  # voxels of the distance map, 2.7 ml: less is no lung
 EDGE_MM = 8.0  # a mask that ends this close to the image's edge is cut off there, not a surface
 
@@ -42,6 +43,11 @@ def distance_map(mask: Volume, spacing: float = SURFACE_SPACING_MM, margin: floa
     if not mask.array.any():
         raise InputError("The lung mask is empty: give a mask that marks the lungs.")
     tight = mask.part(*mask.box())
+    extent = np.ptp(tight.grid.corners(), axis=0).max()
+    if extent > LARGEST_MM:
+        raise InputError(
+            f"The lungs would be {extent / 1000:.1f} m large: is the image's spacing in mm?"
+        )
     grid = Grid.covering(tight.grid.corners(), spacing, margin)
     # A layer of nothing around it, so that nothing is what continues beyond.
     around = replace(
@@ -115,7 +121,10 @@ def rigid_part(fitted: sitk.AffineTransform, fixed: Volume) -> sitk.AffineTransf
 
 
 def rigid_fit(points: np.ndarray, ends: np.ndarray) -> sitk.AffineTransform:
-    """The rigid motion of points (N, 3) to ends (N, 3), LPS mm, that suits half of them best."""
+    """The rigid motion of points (N, 3) to ends (N, 3), LPS mm, that suits half of them best.
+
+    N: at least three.
+    """
     agree = np.ones(len(points), bool)
     for _ in range(ROUNDS):
         centre, image = points[agree].mean(axis=0), ends[agree].mean(axis=0)

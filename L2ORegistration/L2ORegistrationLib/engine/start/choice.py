@@ -23,6 +23,7 @@ from .search import discrete_search, first_pass
 
 ALIKE = 1.02  # mismatches closer than this say nothing
 CONVINCING = 0.045  # mismatches below this, as even noisy lungs reach them, need no further start
+FEWEST = 3  # blocks of lung that tell a rigid motion
 SEARCHES, SETTLED_MM = 4, 3.0  # for a rigid motion: at most, and when it is found
 COARSER = 2  # the images' spacing against the working grid's: the coarsest level needs no finer
 
@@ -88,6 +89,8 @@ class Comparison:
         for _ in range(SEARCHES):
             level, field = (start := self.searched("rigid", transform)).level, start.field
             nodes = level.active_nodes[level.distance.flatten()[level.active_nodes] < 0]
+            if len(nodes) < FEWEST:
+                return transform
             points = level.grid.points().reshape(-1, 3)[nodes.cpu()]
             searched = points + field.flatten(1)[:, nodes].T.cpu().numpy()
             before, ends = (moved(transform, where) for where in (points, searched))

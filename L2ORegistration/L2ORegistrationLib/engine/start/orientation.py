@@ -6,6 +6,8 @@ It happens where an image went through an array and back. Nothing then matches, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import permutations, product
 
 import numpy as np
@@ -27,19 +29,27 @@ def lost_orientation(
     moving_distance: Volume,
     grid: Grid,
     device: torch.device | str = "cpu",
+    between: Callable[[], None] = lambda: None,
 ) -> str:
     """A sentence that says how the moving image seems to be turned or mirrored; else empty.
 
     fixed, moving: images; fixed_distance, moving_distance: signed distance maps of the lungs; grid:
     the working grid. All 48 orientations are laid onto the fixed lungs by their boxes and compared
-    on coarse features; the best of them are searched from.
+    on coarse features; the best of them are searched from. between: called before each of these,
+    to end it by an exception.
     """
+
+    def asked(question: Callable, of):
+        between()
+        return question(of)
+
     comparison = Comparison(fixed, moving, fixed_distance, grid, device)
     turns = [_matrix(order, signs) for order in permutations(range(3)) for signs in _SIGNS]
     laid = [box_alignment(fixed_distance, moving_distance, turn) for turn in turns]
-    rough = [comparison.rough(transform) for transform in laid]
+    rough = [asked(comparison.rough, transform) for transform in laid]
     ranked = [int(i) for i in np.argsort(rough, kind="stable") if i != 0][: SEARCHED - 1]
-    found = {i: comparison.searched("", laid[i]).mismatch for i in (0, *ranked)}
+    search = partial(comparison.searched, "")
+    found = {i: asked(search, laid[i]).mismatch for i in (0, *ranked)}
     best = min(found, key=found.get)
     if best == 0 or found[best] > CLEARLY * found[0]:
         return ""
