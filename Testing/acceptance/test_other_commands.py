@@ -127,7 +127,7 @@ def test_devices_lists_the_cpu():
 
 
 @pytest.mark.slow
-def test_demo_shows_that_gauss_newton_beats_adam(tmp_path):
+def test_demo_shows_that_l2o_beats_adam(tmp_path):
     process = started("demo", "--out", tmp_path / "demo", "--json")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from command_line import landmarks, register, run
+from command_line import FAST, landmarks, register, run
 
 
 def test_register_brings_the_lungs_together(registered):
@@ -91,3 +91,21 @@ def test_progress_tells_each_step(data, tmp_path):
     lines = [line for line in err.splitlines() if re.match(r" +\d+ +(initial|start|adam)", line)]
     assert len(lines) == 6  # the initial state, the start and twice two iterations
     assert "TRE mm" in err
+
+
+def test_what_fails_has_a_transform_and_an_exit_code_of_its_own(data, tmp_path):
+    """Upside down: no motion brings it to the fixed scan."""
+    for name in ("moving", "moving_mask"):
+        image = sitk.ReadImage(str(data / f"{name}.nii.gz"))
+        turned = sitk.GetImageFromArray(np.ascontiguousarray(sitk.GetArrayFromImage(image)[::-1]))
+        turned.CopyInformation(image)
+        sitk.WriteImage(turned, str(tmp_path / f"{name}.nii.gz"))
+    given = ("--fixed-mask", data / "fixed_mask.nii.gz")
+    given += ("--moving-mask", tmp_path / "moving_mask.nii.gz", *FAST, "--json")
+    images = data / "fixed.nii.gz", tmp_path / "moving.nii.gz"
+    code, out, err = run("register", *images, "-o", tmp_path / "t.h5", *given)
+    assert code == 3, err
+    document = json.loads(out)
+    assert document["verdict"] == "failed" and document["reasons"]
+    assert document["confidence"] == {"median": 16.0, "p95": 16.0, "unsure": 1.0}  # none at all
+    assert sitk.ReadTransform(str(tmp_path / "t.h5")).GetDimension() == 3

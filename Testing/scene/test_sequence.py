@@ -106,9 +106,12 @@ def test_images_under_a_linear_transform_are_registered_where_they_are(
     parent = add_linear(askew)
     proxy.SetAndObserveTransformNodeID(parent.GetID())
     before = volumes.grid_of(proxy)
-    run = SequenceRun(SequenceSettings(breath), factory=trial(kit))
-    assert run.job._arguments == {} or run.job._arguments["phases"][0].grid.matches(before)
+    seen = []
+    run = SequenceRun(
+        SequenceSettings(breath), factory=lambda **a: seen.append(a) or trial(kit)(**a)
+    )
     finished(run)
+    assert seen[0]["phases"][0].grid.matches(before)
     assert transforms.is_under(proxy, run.outcome.transform)
     assert volumes.grid_of(proxy, below=run.outcome.transform).matches(before)
 

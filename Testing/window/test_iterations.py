@@ -155,10 +155,10 @@ def test_grid_and_arrows_exclude_each_other(registered):
 
 
 def test_the_curve_opens_in_a_plot_view(registered):
+    view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode")
     registered.ui.curveButton.click()
-    (view,) = slicer.util.getNodesByClass("vtkMRMLPlotViewNode") or [None]
     chart = registered._session.curve.chart
-    assert view is None or view.GetPlotChartNodeID() == chart.GetID()
+    assert view.GetPlotChartNodeID() == chart.GetID()
     assert chart.GetNumberOfPlotSeriesNodes() == 4
 
 

@@ -107,9 +107,11 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 def _check_device(settings: dict[str, Any]) -> None:
     """Raise InputError where this computer has no such device: that is no fault of the pair."""
-    from ..engine.devices import choose_device
+    device = settings.get("device", "auto")
+    if device not in ("auto", "cpu"):  # which are there: no need to load torch for them
+        from ..engine.devices import choose_device
 
-    choose_device(settings.get("device", "auto"))
+        choose_device(device)
 
 
 def finished(

@@ -23,12 +23,12 @@ from ..core.files import (
 )
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, checked_suffix, existing, suffix_of
+from ..outputs.surfaces import SURFACES, read_surface
 from ..reporting.measures import jacobian_determinant
 from .console import check_apart, checked_file, messages, print_json, tell_written
 from .console import output as out
 from .options import Json
 
-_SURFACES = (".obj", ".ply", ".vtk")
 _LABELS = (".nrrd", ".nii.gz", ".nii", ".mha")
 
 
@@ -93,7 +93,7 @@ def apply(
         )
     suffixes = {
         "points": points_of.WRITABLE,
-        "surface": _SURFACES,
+        "surface": SURFACES,
         "structures": (".dcm",),
         "dose": (".dcm", *WRITABLE_IMAGES),
         "labels": (".seg.nrrd", *_LABELS) if suffix_of(thing) == ".seg.nrrd" else _LABELS,
@@ -162,7 +162,7 @@ def _kind(thing: Path, labels: bool) -> str:
     suffix = suffix_of(thing)
     if suffix in points_of.READABLE:
         return "points"
-    if suffix in _SURFACES:
+    if suffix in SURFACES:
         return "surface"
     if labels or suffix == ".seg.nrrd":
         return "labels"
@@ -229,12 +229,17 @@ def _moved_points(
     return answer
 
 
+def _centre(structure) -> np.ndarray:
+    """The middle of the box round a structure's contours, LPS mm."""
+    points = np.concatenate(structure.contours)
+    return (points.min(axis=0) + points.max(axis=0)) / 2
+
+
 def _surface(path: Path):
     """The points (N, 3), LPS mm, of a surface and a function that writes it with others.
 
     Surfaces are taken to be in LPS, as Slicer writes them.
     """
-    from ..outputs.surfaces import read_surface
 
     return read_surface(path)
 
@@ -324,5 +329,10 @@ def _moved_structures(
     return {
         "how": "resliced on the reference's slices",
         "contours": {one.name: len(one.contours) for one in moved},
+        "centre_moved_mm": {
+            one.name: float(np.linalg.norm(_centre(there) - _centre(one)))
+            for one, there in zip(structures, moved, strict=True)
+            if there.contours
+        },
         "warnings": warnings,
     }

@@ -16,6 +16,7 @@ from .options import Device, Iterations, Json, Quiet, Spacing
 from .register import Method
 
 _DEFAULT = Method(DEFAULT)
+_LEVELS = {"good": "good", "check": "to check", "failed": "failed"}  # of pairs with a transform
 _SPACING_MM = 1.5  # the engine's own, where none is given
 
 
@@ -89,8 +90,10 @@ def batch(
     if as_json:
         print_json({"pairs": lines, "written": [str(path) for path in written]})
         return
-    out_console.print(f"{len(lines) - len(failures)} pairs registered, {len(failures)} failed.")
-    for line in failures:
+    made = [line["verdict"] for line in lines if line["transform"]]
+    parts = [f"{made.count(level)} {said}" for level, said in _LEVELS.items()]
+    out_console.print(f"{', '.join(parts)}, {len(failures)} could not be registered.")
+    for line in (line for line in lines if not line["transform"] or line["verdict"] == "failed"):
         out_console.print(f"{line['name']}: {line['reasons']}", markup=False, soft_wrap=True)
     tell_written(*written)
 

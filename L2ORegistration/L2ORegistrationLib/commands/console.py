@@ -114,6 +114,8 @@ def follow(
             messages.print("[yellow]Stopped[/] before the first step: there is nothing to keep.")
             raise
         messages.print("[yellow]Stopped:[/] the best field so far is kept.")
+    if shown:
+        messages.print("Asking how sure it is ...")
     return registration.result()
 
 
@@ -152,11 +154,12 @@ def tell_verdict(verdict: str, reasons: Iterable[str]) -> None:
         output.print(f"  {reason}", markup=False, soft_wrap=True)
 
 
-def tell_certainty(result: Result) -> None:
-    """The verdict with its reasons, and how far off the result may be."""
+def tell_certainty(result: Result, pairs: LandmarkPairs | None = None) -> None:
+    """The verdict with its reasons, how far off the result may be, and whether landmarks agree."""
     tell_verdict(result.verdict, result.reasons)
     said = certainty.sentence(result.provenance)
-    output.print(f"Confidence: {said}", markup=False, soft_wrap=True)
+    more = certainty.of_landmarks(result, pairs) if pairs is not None else ""
+    output.print(f"Confidence: {said} {more}".rstrip(), markup=False, soft_wrap=True)
 
 
 def tell_written(*paths: Path) -> None:

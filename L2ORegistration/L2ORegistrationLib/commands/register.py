@@ -180,7 +180,11 @@ def register(
     }
     from ..engine.registration import Registration  # imports torch, which takes seconds
 
+    if not quiet:
+        messages.print("Finding the lungs and where to start ...")
     result = follow(Registration(*images, **options), pairs, shown=not quiet)
+    if not quiet and (report or ventilation or inverse or history):
+        messages.print("Writing what was asked for ...")
     name = METHODS[result.provenance["method"]].title
     warnings = _warnings(result, start, pairs, pull)
     written = files.write(
@@ -200,7 +204,7 @@ def register(
         print_json({"output": str(files.transform), **_document(result, rows, pairs, more)})
     else:
         out.print(measures_table(rows))
-        tell_certainty(result)
+        tell_certainty(result, pairs)
         for sentence in more.sentences:
             out.print(sentence, markup=False, soft_wrap=True)
         tell_written(*more.paths)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
-from ..core.paths import made
+from ..core.paths import counted, made
 from ..reporting.measures import check_landmarks_inside
 from .console import checked_folder, messages, note, print_json, tell_written
 from .console import output as out_console
@@ -62,6 +62,10 @@ def sequence(
             raise InputError(
                 f"--reference {reference}: give the number of a phase, from 0, or mean."
             ) from error
+    names = [phase.name for phase in found]
+    if names != sorted(names, key=counted):
+        order = ", ".join(names)
+        note(f"The phases are taken in the order {order}: is that the order of the breath?")
     grid = found[0].volume.grid
     if chosen == "mean" and (landmarks or contour):
         note(

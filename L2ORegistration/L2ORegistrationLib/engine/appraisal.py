@@ -12,12 +12,12 @@ from ..core.at_once import at_once
 from ..core.geometry import Volume
 from ..core.jacobian import jacobian_determinant
 from .catalogue import CALIBRATED_ON, DESCRIPTORS, load
-from .confidence import confidence, summary
+from .confidence import OUTSIDE_MM, confidence, summary
 from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM
 from .match import match, share_inside
 from .result import Result
-from .verdict import Verdict, judge
+from .verdict import FAILED, Verdict, judge
 
 FINEST_MM = 1.25  # of the working spacing: at 1 mm the confidence holds for 64 % instead of 90
 
@@ -27,6 +27,9 @@ def appraised(run, best: int, cancelled: bool) -> Result:
     told = _confidence(run, best)
     sure = summary(told, run.fixed_mask)
     verdict = judgement(run, best, sure["unsure"])
+    if verdict.level == FAILED:  # the estimate is one for registrations that are about right
+        told.array[np.isfinite(told.array)] = OUTSIDE_MM
+        sure = summary(told, run.fixed_mask)
     return Result(
         field=run.steps[best].field,
         steps=list(run.steps),

@@ -4,7 +4,6 @@ Built here rather than in the .ui file, because it stands apart from what two vo
 """
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from ..engine.verdict import GOOD
@@ -76,11 +75,6 @@ class SequencePanel:
     def running(self):
         """Whether a registration is in progress."""
         return self._run is not None
-
-    def follow_scene(self):
-        """Show the nodes of the present scene."""
-        self.browserSelector.setMRMLScene(slicer.mrmlScene)
-        self.refresh()
 
     def make(self):
         """Begin to make a sequence of the ticked volumes, a phase at each turn of the window."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..engine.verdict import UNSURE, unsure_sentence
+from ..engine.verdict import FAILED, UNSURE, unsure_sentence
 from .tables import LandmarkPairs
 
 if TYPE_CHECKING:
     from ..engine.result import Result
 
+_HOLDS, _ENOUGH = 0.7, 10  # less of so many landmarks contradicts the estimate
 _WORTH_SAYING = 0.01  # of the lungs: less is not told apart
 
 
@@ -32,6 +33,8 @@ def sentence(provenance: Mapping) -> str:
     found = told(provenance)
     if len(found) < 3:
         return ""
+    if provenance.get("verdict") == FAILED:
+        return "No estimate of the error: the registration failed."
     said = (
         f"Estimated error (9 of 10 places are below it): at most {found['median']:.1f} mm in half "
         f"of the lungs, at most {found['p95']:.1f} mm in 95 % of them."
@@ -47,17 +50,27 @@ def at_landmarks(result: Result, pairs: LandmarkPairs) -> dict[str, list[float]]
     return {"error_mm": errors.tolist(), "confidence_mm": result.confidence_at(pairs[0]).tolist()}
 
 
+def of_landmarks(result: Result, pairs: LandmarkPairs) -> str:
+    """How many of the landmarks keep to what is told of them, in a sentence; "" where none can."""
+    found = {name: np.array(values) for name, values in at_landmarks(result, pairs).items()}
+    known = np.isfinite(found["confidence_mm"])
+    if not known.any() or result.verdict == FAILED:
+        return ""
+    within = (found["error_mm"] <= found["confidence_mm"])[known].mean()
+    said = f"Of {known.sum()} landmarks {within:.0%} are off by less than that (90 % should be)."
+    if within < _HOLDS and known.sum() >= _ENOUGH:
+        said += " The estimate is too small for this pair, or the landmarks are not exact: believe "
+        said += "neither blindly."
+    return said
+
+
 def section(result: Result, pairs: LandmarkPairs | None = None) -> str:
     """HTML: the sentence, the map, and how many of the landmarks keep to what they are told."""
     from . import html, pictures  # matplotlib takes a second to import
 
     said = [sentence(result.provenance)]
     if pairs is not None:
-        found = {name: np.array(values) for name, values in at_landmarks(result, pairs).items()}
-        known = np.isfinite(found["confidence_mm"])
-        if known.any():
-            within = (found["error_mm"] <= found["confidence_mm"])[known].mean()
-            said.append(f"Of {known.sum()} landmarks {within:.0%} are off by less than told.")
+        said.append(of_landmarks(result, pairs))
     picture = html.embedded(pictures.png(pictures.confidence(result)))
     text = escape(" ".join(said))
     return f'<p>{text}</p><img alt="Confidence in the lungs, in mm" src="{picture}">'

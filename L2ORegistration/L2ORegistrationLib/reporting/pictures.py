@@ -249,11 +249,9 @@ def _shades(volume: Volume, points: np.ndarray) -> np.ndarray:
 def _overlay(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """Orange where only fixed is bright, blue where only moving is, grey where both agree.
 
-    Also grey where one of them ends (NaN): there is nothing to compare.
+    Where one of them ends (NaN) there is nothing that agrees, and the other has its own colour.
     """
-    fixed, moving = (
-        np.where(np.isnan(one), other, one) for one, other in ((fixed, moving), (moving, fixed))
-    )
+    fixed, moving = np.nan_to_num(fixed), np.nan_to_num(moving)
     return fixed[..., None] * _FIXED + moving[..., None] * _MOVING
 
 

@@ -22,6 +22,7 @@ from ..engine.catalogue import METHODS, Stage
 from ..engine.images.lungs import lung_mask
 from ..engine.registration import Registration
 from ..engine.verdict import CHECK, FAILED, Verdict, worst
+from ..outputs.inverse import invert
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
 ITERATIONS = (1, 1, 2)
@@ -29,7 +30,6 @@ STIFFER = 1.5  # in the last level: phases are noisier than scans of a held brea
 CLOSELY = 1  # of the last level's iterations look closely
 MOST_MASKS = 4  # that are sought at a time: each needs a copy of its phase
 SMOOTHNESS = 0.02  # see smooth_in_time
-INVERSE_STEPS = 30
 LOOP_POINTS = 20_000
 
 
@@ -324,15 +324,8 @@ def to_mean_position(
 
 
 def inverse(field: DisplacementField) -> DisplacementField:
-    """The field v with v(y) = -u(y + v(y)) on the same grid, by fixed-point iteration."""
-    nodes = field.grid.points()
-    found = -field.array
-    for _ in range(INVERSE_STEPS):
-        newer = -field.sample(nodes + found).astype(np.float32)
-        change = np.abs(newer - found).max()
-        found = newer
-        if change < 0.01:  # mm
-            break
+    """The field v with v(y) = -u(y + v(y)), mm LPS, on the same grid."""
+    found = invert(field).field.sample(field.grid.points()).astype(np.float32)
     return replace(field, array=found)
 
 

@@ -87,6 +87,21 @@ def test_what_nobody_knows_is_to_be_checked(pair):
     assert judge(found, 0.0, 1.0, unsure=np.nan).level == CHECK
 
 
+def test_folds_and_volumes_of_the_field_are_in_its_verdict(pair):
+    images, options = given(pair, spacing=4.0, iterations=1)
+    run = Registration(*images, **options)
+    list(run)
+    last = run.steps[-1]
+    axis = last.field.grid.points()[..., 0]
+    for slope, told in ((-2.0, "folds in 100.00%"), (2.0, "factor of 3.00"), (0.0, "")):
+        field = replace(last.field, array=np.zeros_like(last.field.array))
+        field.array[..., 0] = slope * (axis - axis.mean())
+        run.steps[-1] = replace(last, field=field)
+        reasons = " ".join(run.judgement.reasons)
+        assert told in reasons
+        assert bool(told) == any(word in reasons for word in ("folds", "factor"))
+
+
 @pytest.mark.parametrize("pinned", [[(0, 0, np.nan)], (0, 0, 0), "here", [(1, 2)]])
 def test_pinned_points_that_are_none_are_refused(pair, pinned):
     images, options = given(pair, initial_transform=np.eye(4), method="gauss-newton")

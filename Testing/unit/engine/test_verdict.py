@@ -26,7 +26,8 @@ def test_lungs_that_may_be_far_off_are_doubtful():
     verdict = judge(SURE, 0.0, 1.0, unsure=0.2)
     assert verdict.level == "check" and "20% of the lungs may be off by" in verdict.reasons[0]
     assert judge(SURE, 0.0, 1.0, unsure=1.0).level == "check"
-    assert judge(SURE, 0.0, 1.0, unsure=np.nan).level == "good"  # nothing is known of it
+    unknown = judge(SURE, 0.0, 1.0, unsure=np.nan)
+    assert unknown.level == "check" and unknown.reasons[0].startswith("Nothing can be said")
 
 
 def test_what_matches_surely_and_folds_nowhere_is_good():
@@ -53,6 +54,28 @@ def test_what_matches_surely_and_folds_nowhere_is_good():
 def test_every_reason_is_said(found, folded, expansion, level, word):
     verdict = judge(found, folded, expansion)
     assert verdict.level == level and len(verdict.reasons) == 1 and word in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "changes, good, check, failed",
+    [
+        ("matched", 0.67, 0.65, 0.53),
+        ("ratio", 0.65, 0.67, 0.81),
+        ("inside", 0.76, 0.74, 0.29),
+        ("folded", 0.0009, 0.0011, 0.021),
+        ("expansion", 0.41, 0.39, 0.19),
+        ("expansion", 2.4, 2.6, 5.1),
+    ],
+)
+def test_the_limits_are_where_they_were_calibrated(changes, good, check, failed):
+    for value, level in ((good, "good"), (check, "check"), (failed, "failed")):
+        measured = {"folded": 0.0, "expansion": 1.0}
+        found = SURE
+        if changes in measured:
+            measured[changes] = value
+        else:
+            found = with_(**{changes: value})
+        assert judge(found, **measured).level == level, value
 
 
 def test_a_lung_that_matches_beside_one_full_of_fluid_is_not_failed():

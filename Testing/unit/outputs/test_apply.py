@@ -100,6 +100,13 @@ def test_a_shape_is_its_contours_and_half_a_slice_more():
     assert shape.at(CENTRE + [6, 0, 10.4]) < 0 < shape.at(CENTRE + [6, 0, 10.6])
 
 
+def test_how_far_each_structure_moved_is_told(ct, structures, transform, tmp_path, capsys):
+    arguments = [transform, structures, "-o", tmp_path / "m.dcm", "--reference", ct, "--json"]
+    assert main(["apply", *map(str, arguments)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["centre_moved_mm"]["Tumour"] == pytest.approx(np.linalg.norm(SHIFT), abs=0.6)
+
+
 def test_two_regions_of_one_name_stay_two(ct, structures, transform, tmp_path):
     data = pydicom.dcmread(structures)
     for sequence, key in (

@@ -56,6 +56,18 @@ def test_every_row_has_the_value_known_by_hand():
     assert rows["Consistency", "cube"].measures["mean"] == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    "errors, passed",
+    [((1, 1, 4.9), False), ((1, 1, 1), True), ((0, 0, 6), False), ((2, 0, 2), True)],
+)
+def test_the_error_at_landmarks_must_be_small_on_average_and_at_most(errors, passed):
+    """At most 2 mm on average and 5 mm at each."""
+    fixed = np.array([[20.0, 30, 40], [30, 30, 40], [40, 40, 40]])
+    moving = fixed + np.array(errors)[:, None] * [1, 0, 0]
+    (row,) = [r for r in assess(shift(0, 0, 0), (fixed, moving)) if r.name.startswith("Target")]
+    assert row.passed is passed
+
+
 def test_the_highest_dice_is_that_of_the_volumes():
     small = CUBE.copy()
     small[:, :, 20:] = 0

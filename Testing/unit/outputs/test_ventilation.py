@@ -152,6 +152,20 @@ def test_densities_that_no_breath_explains_are_said():
     assert "mass would change by 30 %, more than a breath explains" in found.sentence()
 
 
+def test_hounsfield_units_that_are_stored_plus_1024_are_known():
+    """In one scan only; with enough of soft tissue around the lungs to tell."""
+    grid, lungs = boxes()
+    images = [np.where(lungs, 1000 * (rho - 1), 0.0).astype(np.float32) for rho in (0.2, 0.16)]
+    field = DisplacementField.zeros(grid)
+    usual = ventilation(field, *(Volume(a, grid) for a in (*images, lungs)))
+    for which in (0, 1):
+        stored = [image + 1024 * (k == which) for k, image in enumerate(images)]
+        found = ventilation(field, *(Volume(a, grid) for a in (*stored, lungs)))
+        assert found.mass == pytest.approx(usual.mass, abs=1e-3)
+        for name, region in usual.regions.items():
+            assert found.regions[name] == pytest.approx(region, abs=2e-3), name
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_what_the_scanner_did_not_reconstruct_counts_in_neither_scan(which):
     grid, lungs = boxes()

@@ -106,10 +106,11 @@ def test_registration_error_is_the_distance_after_the_transform():
 def test_snapped_error_rounds_the_found_point_to_a_voxel_of_moving():
     moving_grid = Grid((9, 9, 9), (2.0, 2.0, 2.0), (1.0, 0.0, 0.0))
     still = DisplacementField.zeros(Grid((2, 2, 2), (20.0, 20.0, 20.0)))
-    fixed = np.array([[3.9, 4.2, 6.0]])
-    moving = np.array([[3.0, 4.0, 9.0]])
-    snapped = target_registration_error(still, fixed, moving, snap_to=moving_grid)
-    np.testing.assert_allclose(snapped, [3.0])
+    fixed = np.array([[3.9, 4.2, 6.0], [4.1, 5.2, 6.9], [1.0, 0.0, 15.9]])
+    voxels = np.array([[3.0, 4.0, 6.0], [5.0, 6.0, 6.0], [1.0, 0.0, 16.0]])
+    for off in ((0, 0, 3), (0, 0, 0), (2, -1, 4)):
+        snapped = target_registration_error(still, fixed, voxels + off, snap_to=moving_grid)
+        np.testing.assert_allclose(snapped, np.linalg.norm(off) * np.ones(3))
 
 
 def test_summary_of_ten_errors():
