@@ -40,7 +40,7 @@ $warnings
 <h2>Before and after</h2>
 <p class="note">In the two columns on the right the fixed image is
 <span class="orange">orange</span> and the moving one <span class="blue">blue</span>; where both
-agree the sum is grey.</p>
+agree the sum is grey. Where one scan shows nothing, the other has its own colour.</p>
 <img alt="Fixed, moving and registered image on three planes" src="$overview">
 <h2>Step by step</h2>
 <p class="note">Dotted lines: the next level of the pyramid; the circle: the step that was kept.</p>
