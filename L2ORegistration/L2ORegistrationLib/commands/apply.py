@@ -133,10 +133,13 @@ def apply(
         return
     out.print(f"{_NAMES[kind]}: {answer.pop('how')}", markup=False, soft_wrap=True)
     for key, value in answer.items():
-        out.print(f"{key.replace('_', ' ')}: {_said(value)}", markup=False, soft_wrap=True)
+        many = isinstance(value, dict) and len(value) > _MOST_SAID
+        said = f"{len(value)} of them, told by --json" if many else _said(value)
+        out.print(f"{key.replace('_', ' ')}: {said}", markup=False, soft_wrap=True)
     tell_written(output)
 
 
+_MOST_SAID = 12  # points or structures whose numbers are told one by one
 _FEW_VALUES = 64  # of a CT there are thousands
 
 _NAMES = {
@@ -222,8 +225,10 @@ def _moved_points(
         }
         ends = (moved.points, given) if to is To.fixed else (given, moved.points)
         sure = points.uncertainty(*ends, field, told, backward)
+        if told is not None and np.isnan(points.told_at(told, ends[0])).all():
+            warnings.append("No point lies in the lungs of the confidence map: is it of this pair?")
         if sure is not None:
-            answer["confidence_mm"] = {
+            answer["confidence_mm" if told is not None else "disagreement_mm"] = {
                 label: round(float(mm), 2) for label, mm in zip(read.labels, sure, strict=True)
             }
     return answer

@@ -273,7 +273,8 @@ def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
     ]  # fmt: skip
     assert main(["apply", *map(str, arguments)]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["confidence_mm"] == {"nodule": 1.5}
+    # How far two registrations disagree is no bound that most errors keep to.
+    assert said["disagreement_mm"] == {"nodule": 1.5} and "confidence_mm" not in said
     assert said["how"].startswith("fixed to moving")
     # What the registration itself says counts where it is more, and only where it says something.
     for told, expected in ((2.5, 2.5), (1.0, 1.5), (0.0, 1.5)):
@@ -282,7 +283,19 @@ def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
         write_volume(Volume(image, GRID), tmp_path / "c.nrrd")
         more = [*arguments, "--confidence", tmp_path / "c.nrrd"]
         assert main(["apply", *map(str, more)]) == 0
-        assert json.loads(capsys.readouterr().out)["confidence_mm"] == {"nodule": expected}
+        found = json.loads(capsys.readouterr().out)
+        assert found["confidence_mm"] == {"nodule": expected}
+        assert any("is it of this pair" in text for text in found["warnings"]) is (told == 0)
+
+
+def test_of_many_points_the_numbers_are_in_the_file(transform, tmp_path, capsys):
+    points = CENTRE + np.random.default_rng(0).normal(size=(30, 3))
+    write_landmarks(Landmarks(points), tmp_path / "p.csv")
+    assert (
+        main(["apply", str(transform), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv")]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "found: 30 of them" in said and len(said) < 600
 
 
 def test_how_sure_an_image_is_cannot_be_asked(transform, ct, tmp_path, capsys):
