@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ..engine.registration import Registration
     from ..engine.result import Result
 
+_WHAT_TO_TRY = (
+    "What to try: are both scans of one patient, fixed first? Look at the lung masks in the report "
+    "and give your own (--fixed-mask, --moving-mask), or begin from landmarks (--start landmarks)."
+)
 _LINES = 30  # of progress, about, that one run prints at most
 
 output = Console(highlight=False)
@@ -152,6 +156,8 @@ def tell_verdict(verdict: str, reasons: Iterable[str]) -> None:
     output.print(f"Verdict: [bold {colour}]{verdict}[/]")
     for reason in reasons:
         output.print(f"  {reason}", markup=False, soft_wrap=True)
+    if verdict == "failed":
+        output.print(f"  {_WHAT_TO_TRY}", markup=False, soft_wrap=True)
 
 
 def tell_certainty(result: Result, pairs: LandmarkPairs | None = None) -> None:

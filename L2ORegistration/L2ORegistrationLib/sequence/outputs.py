@@ -14,6 +14,7 @@ from string import Template
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .. import __version__
 from ..core.files import write_transform, write_volume
@@ -28,6 +29,7 @@ from . import motion
 from .registration import SequenceResult
 
 _MOVIE_PIXELS = 260
+_MOVIE_WIDTH = 760  # pixels at least, of both together: coarse phases are enlarged
 _MOVIE_MS = 180  # of a frame
 _DRAWN = 12  # trajectories in the plot, at most
 _WINDOW = -1000.0, 200.0  # HU shown as black and white
@@ -250,7 +252,7 @@ def _report(result, names, title, rows, followed, plain, mean, amplitude) -> str
         title=escape(title),
         summary=escape(", ".join(summary)) + ".",
         warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in warnings),
-        movie=_embedded(_movie(result, plane), "gif"),
+        movie=_embedded(_movie(result, names, plane), "gif"),
         means=_embedded(pictures.png(_means_figure(plain, mean, amplitude, mask, plane)), "png"),
         plain=f"{motion.sharpness(plain, mask):.2f}",
         compensated=f"{motion.sharpness(mean, mask):.2f}",
@@ -262,9 +264,9 @@ def _report(result, names, title, rows, followed, plain, mean, amplitude) -> str
     )
 
 
-def _movie(result: SequenceResult, plane: pictures.Plane) -> bytes:
-    """A .gif of the phases on a plane, as they are and brought to the reference."""
-    from PIL import Image  # comes with matplotlib
+def _movie(result: SequenceResult, names: Sequence[str], plane: pictures.Plane) -> bytes:
+    """A .gif of the phases on a plane, named: as they are, and brought to the reference."""
+    from PIL import Image, ImageDraw  # come with matplotlib
 
     stride = max(1, -(-max(plane.points.shape[:2]) // _MOVIE_PIXELS))
     points = plane.points[::stride, ::stride]
@@ -274,7 +276,12 @@ def _movie(result: SequenceResult, plane: pictures.Plane) -> bytes:
         pair = [_shades(phase, where) for where in (points, field.transform_points(points))]
         gap = np.ones((points.shape[0], 4))
         row = np.concatenate([pair[0], gap, pair[1]], axis=1)
-        frames.append(Image.fromarray(np.uint8(255 * row)))
+        frame = Image.fromarray(np.uint8(255 * row))
+        larger = max(1, -(-_MOVIE_WIDTH // frame.width))
+        size = frame.width * larger, frame.height * larger
+        frame = frame.resize(size, Image.Resampling.BICUBIC)
+        ImageDraw.Draw(frame).text((6, 4), f"phase {names[index]}", fill=255)
+        frames.append(frame)
     buffer = io.BytesIO()
     frames[0].save(
         buffer, "GIF", save_all=True, append_images=frames[1:], duration=_MOVIE_MS, loop=0
@@ -327,6 +334,8 @@ def _trajectory_figure(followed: dict[str, np.ndarray]) -> Figure:
     axes[3].set_ylabel(labels[2])
     axes[3].set_aspect("equal", "datalim")
     axes[0].legend(fontsize=7, frameon=False)
+    for axis in axes[:3]:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         axis.grid(alpha=0.25)
     return figure
