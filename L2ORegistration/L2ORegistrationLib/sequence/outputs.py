@@ -280,7 +280,8 @@ def _movie(result: SequenceResult, names: Sequence[str], plane: pictures.Plane) 
         larger = max(1, -(-_MOVIE_WIDTH // frame.width))
         size = frame.width * larger, frame.height * larger
         frame = frame.resize(size, Image.Resampling.BICUBIC)
-        ImageDraw.Draw(frame).text((6, 4), f"phase {names[index]}", fill=255)
+        label = {"fill": 255, "stroke_width": 2, "stroke_fill": 0}
+        ImageDraw.Draw(frame).text((8, 6), names[index], **label)
         frames.append(frame)
     buffer = io.BytesIO()
     frames[0].save(
