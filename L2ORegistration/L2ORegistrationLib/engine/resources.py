@@ -26,6 +26,8 @@ def borrowed(threads: int | None) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
         place = "GPU" if isinstance(error, torch.cuda.OutOfMemoryError) else "computer"
         raise InputError(
             f"The {place} ran out of memory: choose a coarser working spacing, close other "
@@ -33,5 +35,3 @@ def borrowed(threads: int | None) -> Iterator[None]:
         ) from error
     finally:
         torch.set_num_threads(before)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
