@@ -196,7 +196,7 @@ def _moved_points(
     from ..outputs import points
 
     if kind == "surface":
-        given, write = _surface(thing)
+        given, write = read_surface(thing)
     else:
         read = read_landmarks(thing)
         given = read.points
@@ -238,15 +238,6 @@ def _centre(structure) -> np.ndarray:
     """The middle of the box round a structure's contours, LPS mm."""
     points = np.concatenate(structure.contours)
     return (points.min(axis=0) + points.max(axis=0)) / 2
-
-
-def _surface(path: Path):
-    """The points (N, 3), LPS mm, of a surface and a function that writes it with others.
-
-    Surfaces are taken to be in LPS, as Slicer writes them.
-    """
-
-    return read_surface(path)
 
 
 def _doubts(field: DisplacementField, motion: DisplacementField, target: Grid) -> list[str]:
