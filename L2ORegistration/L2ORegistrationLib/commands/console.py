@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from ..engine.result import Result
 
 _WHAT_TO_TRY = (
-    "What to try: are both scans of one patient, fixed first? Look at the lung masks in the report "
-    "and give your own (--fixed-mask, --moving-mask), or begin from landmarks (--start landmarks)."
+    "What to try: are both scans of one patient, and in the right order? Give lung masks of your "
+    "own (--fixed-mask, --moving-mask), or begin from landmarks (--start landmarks)."
 )
 _LINES = 30  # of progress, about, that one run prints at most
 

@@ -56,9 +56,7 @@ if TYPE_CHECKING:
 
 Method = Enum("Method", {name: name for name in METHODS}, type=str)
 Start = Enum("Start", {name: name for name in STARTS}, type=str)
-_PULLED_MM = (
-    3.0  # between the nodes of a field that landmarks pull: it is registered on 6 mm anyway
-)
+_PULLED_MM = 3.0  # between the nodes of a field that landmarks pull: it has 6 mm in the end
 _Mask = Annotated[Path | None, typer.Option(help="Lungs; automatic if left out.")]
 
 

@@ -172,7 +172,7 @@ class Volume:
         return tuple(found)
 
     def marked_points(self, most: int | None = None) -> np.ndarray:
-        """Where voxels are not zero, (N, 3) in LPS mm; at most about `most`, chosen by chance."""
+        """Where voxels are not zero, (N, 3) in LPS mm; at most `most` of them, always the same."""
         box = self.box()
         part, step = self.array[box], 1
         if most is not None:  # thin out a fine image first, but no layer of four voxels is lost

@@ -64,9 +64,7 @@ from .verdict import CHECK, MATCHED, Verdict
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 BASE_MB = 500
 MIN_OVERLAP = 0.3
-MOST_REPEATED = (
-    6.0  # voxels of the grid that show one of the images' own: packaged weights saw no more
-)
+MOST_REPEATED = 6.0  # voxels of the grid show one of the images' own: packaged weights saw no more
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
 
 
@@ -185,6 +183,8 @@ class Registration:
             self._finished = True
         except _Cancelled:
             pass
+        finally:
+            run.close()  # what it holds on the device is free at once
 
     @property
     def field(self) -> DisplacementField:

@@ -132,7 +132,7 @@ def _whole(labels: sitk.Image, array: np.ndarray) -> sitk.Image:
 def _names(about: dict[str, str]) -> dict[int, str]:
     """The segments' names by their numbers; of several with one name the later ones with a number.
 
-    None where it is a plain label map.
+    Empty for a plain label map.
     """
     found: dict[int, str] = {}
     for k in range(len(about)):

@@ -12,6 +12,7 @@ from .history import PREFIX, History
 _SAMPLES = 200
 _TOLERANCE = 0.51  # of a value; a file may round it
 _FAR_MM = 0.01
+_PLACE = 3 + 12  # numbers: voxels along each axis, and the matrix from them to the world
 _NAME = PREFIX + "Moving"  # of the browser: what the moving volume was like
 
 
@@ -41,9 +42,6 @@ def check(transform) -> None:
             f"'{moving.GetName()}' was hardened, moved or edited since it was registered, and "
             "would be warped again: load it anew and register that."
         )
-
-
-_PLACE = 3 + 12  # numbers: voxels along each axis, and the matrix from them to the world
 
 
 def _described(moving, transform) -> np.ndarray:

@@ -24,6 +24,7 @@ from ..core.landmarks import Landmarks
 from ..core.paths import atomic, check_writable
 from ..engine.verdict import GOOD
 from ..reporting import pictures
+from ..reporting.html import html_table
 from ..reporting.style import STYLE
 from . import motion
 from .registration import SequenceResult
@@ -343,15 +344,12 @@ def _trajectory_figure(followed: dict[str, np.ndarray]) -> Figure:
 
 
 def _html_table(rows: list[dict]) -> str:
+    """A table with the columns that any row has."""
     if not rows:
         return "<p>None.</p>"
-    columns = dict.fromkeys(key for row in rows for key in row)  # those that any row has
-    head = "".join(f"<th>{escape(key)}</th>" for key in columns)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(row.get(key, '')))}</td>" for key in columns) + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [[escape(str(row.get(key, ""))) for key in columns] for row in rows]
+    return html_table([escape(key) for key in columns], lines)
 
 
 def _embedded(content: bytes, kind: str) -> str:

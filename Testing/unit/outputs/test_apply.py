@@ -1,4 +1,4 @@
-"""Contours, labels, points, surfaces and dose arrive where the transform leads, and say how."""
+"""Contours, points, images and dose arrive where the transform leads, and say how."""
 
 import copy
 import json
@@ -17,26 +17,12 @@ from L2ORegistrationLib.core.files import (
     write_volume,
 )
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.outputs import contours, dicom, images, labels, points, surfaces
+from L2ORegistrationLib.outputs import contours, dicom, images, labels, points
 from L2ORegistrationLib.outputs.quality import _consistency
+from moved import CENTRE, GRID, SHIFT, ball, shift
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("contourpy")
-
-GRID = Grid((48, 44, 20), (1.5, 1.5, 3.0), (-30.0, -40.0, 100.0))
-SHIFT = np.array([3.0, -4.5, 6.0])  # two voxels right, three to the front, two slices up
-
-
-def shift(grid=GRID, by=SHIFT):
-    lattice = Grid.covering(grid.corners(), 6.0, margin=6.0)
-    return DisplacementField(np.full((*lattice.shape, 3), by, np.float32), lattice)
-
-
-def ball(centre, radius=9.0, grid=GRID):
-    return np.linalg.norm(grid.points() - centre, axis=-1) < radius
-
-
-CENTRE = GRID.to_world((24, 22, 10))
 
 
 @pytest.fixture
@@ -160,93 +146,6 @@ def test_back_and_forth_directions_are_opposite(ct, structures, transform, tmp_p
     assert np.allclose(np.concatenate(found.contours).mean(axis=0), CENTRE + SHIFT, atol=0.1)
 
 
-def test_large_numbers_and_layers_of_float_label_maps_survive(tmp_path):
-    array = np.zeros(GRID.shape, np.float32)
-    array[ball(CENTRE)] = 40000
-    array[ball(CENTRE + [15, 0, 0], 5.0)] = 1
-    write_volume(Volume(array, GRID), tmp_path / "a.nrrd")
-    ml = labels.warp_label_file(tmp_path / "a.nrrd", shift(), GRID, tmp_path / "b.nrrd")
-    assert sorted(ml) == ["1", "40000"]
-    moved = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nrrd")))
-    assert set(np.unique(moved)) == {0, 1, 40000}
-    layers = sitk.Compose(*2 * [Volume(array, GRID).to_image()])
-    sitk.WriteImage(layers, str(tmp_path / "c.nrrd"))
-    labels.warp_label_file(tmp_path / "c.nrrd", shift(), GRID, tmp_path / "d.nrrd")
-    assert sitk.ReadImage(str(tmp_path / "d.nrrd")).GetNumberOfComponentsPerPixel() == 2
-
-
-def test_segments_of_one_name_stay_apart(tmp_path):
-    array = np.zeros(GRID.shape, np.uint8)
-    array[ball(CENTRE)], array[ball(CENTRE + [15, 0, 0], 5.0)] = 1, 2
-    image = Volume(array, GRID).to_image()
-    for k in (0, 1):
-        image.SetMetaData(f"Segment{k}_Name", "Nodule")
-        image.SetMetaData(f"Segment{k}_LabelValue", str(k + 1))
-    sitk.WriteImage(image, str(tmp_path / "a.seg.nrrd"))
-    ml = labels.warp_label_file(tmp_path / "a.seg.nrrd", shift(), GRID, tmp_path / "b.seg.nrrd")
-    found = labels.read_regions(tmp_path / "a.seg.nrrd")
-    assert list(ml) == list(found) == ["Nodule", "Nodule (2)"]
-    assert [mask.array.sum() for mask in found.values()] == [(array == k).sum() for k in (1, 2)]
-
-
-def test_labels_move_with_names_colours_and_order(transform, tmp_path):
-    array = np.zeros(GRID.shape, np.uint8)
-    array[ball(CENTRE)] = 2
-    array[ball(CENTRE + [15, 0, 0], 5.0)] = 1
-    image = Volume(array, GRID).to_image()
-    about = {
-        "Segment0_Name": "Second", "Segment0_LabelValue": "2", "Segment0_Color": "0.1 0.2 0.3",
-        "Segment1_Name": "First", "Segment1_LabelValue": "1", "Segment1_Extent": "0 1 0 1 0 1",
-        "Segmentation_ReferenceImageExtentOffset": "5 5 5",
-    }  # fmt: skip
-    for key, value in about.items():
-        image.SetMetaData(key, value)
-    source, out = tmp_path / "a.seg.nrrd", tmp_path / "b.seg.nrrd"
-    sitk.WriteImage(image, str(source))
-    ml = labels.warp_label_file(source, shift(), GRID, out)
-    assert list(ml) == ["Second", "First"]
-    voxels = [(array == value).sum() * 6.75 / 1000 for value in (2, 1)]
-    assert np.allclose(list(ml.values()), [(n, n) for n in voxels])
-    moved = sitk.ReadImage(str(out))
-    assert moved.GetMetaData("Segment0_Color") == "0.1 0.2 0.3"
-    assert moved.GetMetaData("Segment1_Extent") == "0 47 0 43 0 19"
-    assert moved.GetMetaData("Segmentation_ReferenceImageExtentOffset") == "0 0 0"
-    # Whole voxels: nothing is lost.
-    expected = np.roll(array, (-2, 3, -2), axis=(0, 1, 2))
-    assert np.array_equal(sitk.GetArrayFromImage(moved), expected)
-
-
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
-def test_labels_cut_short_are_refused(tmp_path, suffix):
-    rng = np.random.default_rng(3)
-    source = tmp_path / f"labels{suffix}"
-    write_volume(Volume(rng.integers(0, 3, GRID.shape).astype(np.uint8), GRID), source)
-    content = source.read_bytes()
-    source.write_bytes(content[: len(content) * 9 // 10])
-    with pytest.raises(InputError, match="labels.*damaged or incomplete"):
-        labels.read_regions(source)
-    with pytest.raises(InputError, match="labels.*damaged or incomplete"):
-        labels.warp_label_file(source, shift(), GRID, tmp_path / "out.nrrd")
-    assert not (tmp_path / "out.nrrd").exists()
-
-
-def test_what_is_no_file_of_labels_is_refused(tmp_path):
-    (tmp_path / "text.nrrd").write_text("no labels")
-    (tmp_path / "folder.nrrd").mkdir()
-    for name in ("text.nrrd", "folder.nrrd"):
-        with pytest.raises(InputError, match=f"{name} cannot be read as labels"):
-            labels.read_regions(tmp_path / name)
-        with pytest.raises(InputError, match=f"{name} cannot be read as labels"):
-            labels.warp_label_file(tmp_path / name, shift(), GRID, tmp_path / "out.nrrd")
-
-
-def test_layers_of_overlapping_segments_move_each_by_itself(tmp_path):
-    layers = [Volume(ball(CENTRE, r).astype(np.uint8), GRID).to_image() for r in (9.0, 5.0)]
-    moved = sitk.GetArrayFromImage(labels.warp_labels(sitk.Compose(layers), shift(), GRID))
-    expected = [np.roll(ball(CENTRE, r), (-2, 3, -2), axis=(0, 1, 2)) for r in (9.0, 5.0)]
-    assert np.array_equal(moved, np.stack(expected, axis=-1))
-
-
 def test_points_go_either_way():
     field = shift()
     there = points.to_moving(CENTRE[None], field)
@@ -305,56 +204,6 @@ def test_how_sure_an_image_is_cannot_be_asked(transform, ct, tmp_path, capsys):
     assert main(list(map(str, arguments))) == 2
     assert "say how sure points are" in capsys.readouterr().err
     assert not (tmp_path / "d.nrrd").exists()
-
-
-@pytest.mark.parametrize(
-    "name, text",
-    [
-        ("a.obj", "v 1 2 3\nv 4 5 6\nv 7 8 9\nf 1 2 3\n"),
-        (
-            "a.ply",
-            "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nend_header\n"
-            "1 2 3\n4 5 6\n7 8 9\n3 0 1 2\n",
-        ),
-        (
-            "a.vtk",
-            "# vtk DataFile Version 3.0\nSPACE=LPS\nASCII\nDATASET POLYDATA\n"
-            "POINTS 3 float\n1 2 3 4 5 6\n7 8 9\nPOLYGONS 1 4\n3 0 1 2\n",
-        ),
-    ],
-)
-def test_surfaces_keep_their_faces(name, text, tmp_path):
-    (tmp_path / name).write_text(text)
-    found, write = surfaces.read_surface(tmp_path / name)
-    assert np.array_equal(found, np.arange(1, 10).reshape(3, 3))
-    write(found + 1, tmp_path / ("b" + name))
-    again, _ = surfaces.read_surface(tmp_path / ("b" + name))
-    assert np.array_equal(again, found + 1)
-    assert (tmp_path / ("b" + name)).read_text("utf-8").splitlines()[-1] == text.splitlines()[-1]
-
-
-def test_an_obj_of_several_objects_keeps_each_point_in_its_own(tmp_path):
-    text = "o a\nv 1 2 3\nvn 0 0 1\nv 4 5 6\nv 7 8 9\nf 1 2 3\no b\nv 1 1 1\nf 1 2 4\n"
-    (tmp_path / "a.obj").write_text(text)
-    found, write = surfaces.read_surface(tmp_path / "a.obj")
-    assert len(found) == 4
-    write(found + 1, tmp_path / "b.obj")
-    words = [line.split()[0] for line in (tmp_path / "b.obj").read_text("utf-8").splitlines()]
-    assert words == ["o", "v", "v", "v", "f", "o", "v", "f"]
-    assert np.array_equal(surfaces.read_surface(tmp_path / "b.obj")[0], found + 1)
-
-
-def test_normals_of_a_vtk_surface_do_not_stay_behind(tmp_path):
-    head = "# vtk DataFile Version 3.0\nSPACE=LPS\nASCII\nDATASET POLYDATA\n"
-    body = "POINTS 2 float\n1 2 3 4 5 6\nLINES 1 3\n2 0 1\nPOINT_DATA 2\n"
-    arrays = "NORMALS n float\n0 0 1 0\n0 1\nSCALARS s float\nLOOKUP_TABLE default\n5 6\n"
-    (tmp_path / "a.vtk").write_text(head + body + arrays)
-    points, write = surfaces.read_surface(tmp_path / "a.vtk")
-    write(points, tmp_path / "b.vtk")
-    left = (tmp_path / "b.vtk").read_text("utf-8")
-    assert "NORMALS" not in left and left.endswith(
-        "2\nSCALARS s float\nLOOKUP_TABLE default\n5 6\n"
-    )
 
 
 def dose_file(path, ct, grid, array):

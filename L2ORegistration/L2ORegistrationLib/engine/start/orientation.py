@@ -6,8 +6,7 @@ It happens where an image went through an array and back. Nothing then matches, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from itertools import permutations, product
 
 import numpy as np
@@ -39,17 +38,17 @@ def lost_orientation(
     to end it by an exception.
     """
 
-    def asked(question: Callable, of):
-        between()
-        return question(of)
+    def one_by_one(items: Iterable) -> Iterator:
+        for item in items:
+            between()
+            yield item
 
     comparison = Comparison(fixed, moving, fixed_distance, grid, device)
     turns = [_matrix(order, signs) for order in permutations(range(3)) for signs in _SIGNS]
     laid = [box_alignment(fixed_distance, moving_distance, turn) for turn in turns]
-    rough = [asked(comparison.rough, transform) for transform in laid]
+    rough = [comparison.rough(transform) for transform in one_by_one(laid)]
     ranked = [int(i) for i in np.argsort(rough, kind="stable") if i != 0][: SEARCHED - 1]
-    search = partial(comparison.searched, "")
-    found = {i: asked(search, laid[i]).mismatch for i in (0, *ranked)}
+    found = {i: comparison.searched("", laid[i]).mismatch for i in one_by_one((0, *ranked))}
     best = min(found, key=found.get)
     if best == 0 or found[best] > CLEARLY * found[0]:
         return ""
