@@ -201,9 +201,6 @@ def _moved_points(
         read = read_landmarks(thing)
         given = read.points
 
-        def write(moved: np.ndarray) -> None:
-            write_landmarks(Landmarks(moved, read.labels), output)
-
     moved = points.to_fixed(given, field) if to is To.fixed else points.to_moving(given, field)
     warnings = moved.warnings()
     if target is not None and (outside := int((~target.contains(moved.points)).sum())):
@@ -211,8 +208,6 @@ def _moved_points(
     if kind == "surface":
         with atomic(output) as temporary:
             write(moved.points, temporary)
-    else:
-        write(moved.points)
     how = {
         To.fixed: "moving to fixed, by the inverse, solved at every point",
         To.moving: "fixed to moving, by the transform itself",
@@ -227,10 +222,13 @@ def _moved_points(
         sure = points.uncertainty(*ends, field, told, backward)
         if told is not None and np.isnan(points.told_at(told, ends[0])).all():
             warnings.append("No point lies in the lungs of the confidence map: is it of this pair?")
+        name = "confidence_mm" if told is not None else "disagreement_mm"
         if sure is not None:
-            answer["confidence_mm" if told is not None else "disagreement_mm"] = {
+            answer[name] = {
                 label: round(float(mm), 2) for label, mm in zip(read.labels, sure, strict=True)
             }
+        notes = {} if sure is None else {name: sure}
+        write_landmarks(Landmarks(moved.points, read.labels), output, notes)
     return answer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,21 +99,33 @@ def read_landmarks(path: str | Path, image: Grid | None = None) -> Landmarks:
         raise InputError(f"{path}: {error}") from None
 
 
-def write_landmarks(landmarks: Landmarks, path: str | Path) -> None:
-    """Write .csv (x, y, z, label; LPS mm) or .mrk.json (Slicer markups in LPS), all or nothing."""
+def write_landmarks(
+    landmarks: Landmarks, path: str | Path, notes: Mapping[str, Sequence[float]] | None = None
+) -> None:
+    """Write .csv (x, y, z, label; LPS mm) or .mrk.json (Slicer markups in LPS), all or nothing.
+
+    notes: numbers of each point, by a name with its unit: further columns, or points' descriptions;
+    what is not known (NaN) stays empty.
+    """
     suffix = checked_suffix(path, WRITABLE, "landmarks")
     rows = list(zip(landmarks.points.tolist(), landmarks.labels, strict=True))
+    notes = {k: ["" if np.isnan(v) else f"{v:.2f}" for v in vs] for k, vs in (notes or {}).items()}
+    noted = list(zip(*notes.values(), strict=True)) if notes else [()] * len(rows)
     with atomic(path) as temporary:
         if suffix == ".csv":
             with open(temporary, "w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
-                writer.writerow(("x", "y", "z", "label"))
-                writer.writerows((*point, label) for point, label in rows)
+                writer.writerow(("x", "y", "z", "label", *notes))
+                writer.writerows((*p, label, *note) for (p, label), note in zip(rows, noted))
         else:
             points = [
                 {"id": str(k), "label": label, "position": point, "positionStatus": "defined"}
                 for k, (point, label) in enumerate(rows, start=1)
             ]
+            for point, note in zip(points, noted):
+                if any(note):
+                    said = (f"{name} {value}" for name, value in zip(notes, note) if value)
+                    point["description"] = ", ".join(said)
             markups = {
                 "type": "Fiducial",
                 "coordinateSystem": "LPS",

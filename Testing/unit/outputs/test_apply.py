@@ -184,6 +184,15 @@ def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
         assert main(["apply", *map(str, more)]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["confidence_mm"] == {"nodule": expected}
+        head, line = (tmp_path / "q.csv").read_text("utf-8").splitlines()
+        assert head == "x,y,z,label,confidence_mm" and line.endswith(f"nodule,{expected:.2f}")
+        assert len(read_landmarks(tmp_path / "q.csv")) == 1
+        marked = [a if a != tmp_path / "q.csv" else tmp_path / "q.mrk.json" for a in more]
+        assert main(["apply", *map(str, marked)]) == 0
+        capsys.readouterr()
+        document = json.loads((tmp_path / "q.mrk.json").read_text("utf-8"))
+        (point,) = document["markups"][0]["controlPoints"]
+        assert point["description"] == f"confidence_mm {expected:.2f}"
         assert any("is it of this pair" in text for text in found["warnings"]) is (told == 0)
 
 
