@@ -39,6 +39,7 @@ _ERROR = "error.txt"
 # not done, and the record is the last sign that the files are this program's.
 _PRODUCTS = (
     "transform.h5",
+    "transform.h5.json",
     "warped.nii.gz",
     "report.html",
     "overview.png",
@@ -263,7 +264,9 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
     memory = _peak_mb()
     files = CaseFiles(home / "transform.h5", home / "warped.nii.gz", report=home)
     name = result.provenance["method"]
-    files.write({name: result}, landmarks, title=row.name, details=row.inputs)
+    files.write(
+        {name: result}, landmarks, (row.fixed, row.moving), title=row.name, details=row.inputs
+    )
     _thumbnails(home, result)
     return {
         "name": row.name,

@@ -15,6 +15,7 @@ from ..core.errors import InputError
 from ..core.files import (
     WRITABLE_IMAGES,
     Landmarks,
+    grid_of,
     read_landmarks,
     read_transform,
     read_volume,
@@ -23,6 +24,7 @@ from ..core.files import (
 )
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, checked_suffix, existing, suffix_of
+from ..outputs.record import Scan, read_record
 from ..outputs.surfaces import SURFACES, read_surface
 from ..reporting.measures import jacobian_determinant
 from .console import check_apart, checked_file, messages, print_json, tell_written
@@ -125,7 +127,10 @@ def apply(
         motion = field if to is To.fixed else invert(field, moving=target).field
         answer = _moved(kind, thing, output, motion, target, reference, source)
         answer["warnings"] = [*answer.get("warnings", []), *_doubts(field, motion, target)]
-    warnings = answer.pop("warnings", [])
+    warnings = [
+        *_of_record(transform, thing, kind, reference, target, to),
+        *answer.pop("warnings", []),
+    ]
     for warning in warnings:
         messages.print(f"Note: {warning}", style="yellow", markup=False, soft_wrap=True)
     if as_json:
@@ -150,6 +155,27 @@ _NAMES = {
     "labels": "labels",
     "image": "an image",
 }
+
+
+def _of_record(
+    transform: Path, thing: Path, kind: str, reference: Path | None, target: Grid | None, to: To
+) -> list[str]:
+    """What the registration that made the transform says against this use, a sentence each."""
+    record = read_record(transform)
+    if record is None:
+        return []
+    said = record.warnings(transform.name)
+    if target is not None:
+        said += record.misplaced(Scan.of(target, reference), to.value, reference.name)
+    here = To.moving if to is To.fixed else To.fixed
+    if kind == "structures":
+        from ..outputs.contours import frame_of_reference
+        from ..outputs.requires import pydicom
+
+        lies = Scan(None, frame=frame_of_reference(pydicom().dcmread(thing, force=True)))
+    else:
+        lies = Scan.of(grid_of(thing) if kind in ("labels", "image") else None, thing)
+    return said + record.misplaced(lies, here.value, thing.name)
 
 
 def _said(value: object) -> str:
@@ -323,6 +349,11 @@ def _moved_structures(
     return {
         "how": "resliced on the reference's slices",
         "contours": {one.name: len(one.contours) for one in moved},
+        "ml before and after": {
+            one.name: (one.shape().millilitres(), there.shape().millilitres())
+            for one, there in zip(structures, moved, strict=True)
+            if there.contours
+        },
         "centre_moved_mm": {
             one.name: float(np.linalg.norm(_centre(there) - _centre(one)))
             for one, there in zip(structures, moved, strict=True)

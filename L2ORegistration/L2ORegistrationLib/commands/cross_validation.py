@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.paths import atomic
+from ..core.paths import atomic, checksum
 from ..engine.catalogue import of_variant
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def _measure(experiment: Experiment, fold: Fold, options: dict[str, Any]) -> Non
     folder = _folder(experiment, fold)
     weights = (folder / f"{folder.name}.pt").resolve()
     measured, runs = _stored(folder)
-    if measured == _checksum(weights) and not any("error" in run.result for run in runs):
+    if measured == checksum(weights) and not any("error" in run.result for run in runs):
         return
     method, prediction = of_variant(experiment.config.variant), experiment.config.start_model
     own = {PREREGISTRATION: prediction} if prediction else {}
@@ -86,13 +85,9 @@ def _measure(experiment: Experiment, fold: Fold, options: dict[str, Any]) -> Non
         runs.append(done)
         if experiment.shown:
             tell(done)
-    content = {"weights": _checksum(weights), "runs": [asdict(run) for run in runs]}
+    content = {"weights": checksum(weights), "runs": [asdict(run) for run in runs]}
     with atomic(folder / "runs.json") as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _checksum(weights: Path) -> str:
-    return sha256(weights.read_bytes()).hexdigest()
 
 
 def _stored(folder: Path) -> tuple[str | None, list[Measurement]]:

@@ -14,6 +14,7 @@ from ..core.files import read_mask, read_transform, read_volume
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..outputs.fields import SAMPLED_MM, as_field, own_field
 from ..outputs.quality import assess
+from ..outputs.record import Scan, read_record
 from ..reporting.measures import check_landmarks_inside, jacobian_summary, opposite_direction
 from ..reporting.tables import landmark_measures
 from .console import checked_file, measures_table, note, print_json, read_pairs, tell_written
@@ -89,8 +90,13 @@ def evaluate(
             "give landmarks, --fixed-mask or --fixed."
         )
     warning = "" if pairs is None else opposite_direction(motion, *pairs)
-    if warning:
-        note(warning)
+    record = read_record(transform)
+    notes = record.warnings(transform.name) if record else []
+    for role, path, grid in zip(("fixed", "moving"), (fixed, moving), grids):
+        if record and grid:
+            notes += record.misplaced(Scan.of(grid, path), role, f"--{role} {path.name}")
+    for sentence in (*([warning] if warning else []), *notes):
+        note(sentence)
     if qa:
         from ..reporting.quality import write_page
 
@@ -103,6 +109,8 @@ def evaluate(
                 "initial": rows["Initial"],
                 "measures": rows["Transform"],
                 "warning": warning,
+                "notes": notes,
+                "verdict": record.verdict if record else None,
                 "quality": [{**vars(row), "verdict": row.verdict} for row in quality],
             }
         )

@@ -11,6 +11,7 @@ from ..core.errors import InputError
 from ..core.files import WRITABLE_TRANSFORMS, write_transform
 from ..core.geometry import Volume
 from ..core.paths import made
+from ..outputs.record import Record
 from .console import checked_file, checked_folder
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class Following:
             points = result.fixed_mask.marked_points(most=300_000)
             found = invert(result.field, points, result.moving.grid)
             write_transform(found.field, self._inverse)
+            Record.of(result, *self._images).inverted().write(self._inverse)
             done.paths.append(self._inverse)
             done.sentences.append(found.sentence())
             done.measures["inverse_round_trip_mm"] = found.summary()

@@ -14,7 +14,7 @@ from ..core.files import (
     read_volume,
     write_transform,
 )
-from .console import check_apart, checked_file, print_json, tell_written
+from .console import check_apart, checked_file, note, print_json, tell_written
 from .console import output as out
 from .options import Json
 
@@ -40,9 +40,10 @@ def invert(
     """Write the inverse of TRANSFORM, moving point -> fixed point, and measure its round trip."""
     from ..outputs import inverse
     from ..outputs.fields import as_field
+    from ..outputs.record import beside, read_record
 
     output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
-    check_apart([output], [transform, fixed_mask, reference, moving])
+    check_apart([output, beside(output)], [transform, fixed_mask, reference, moving])
     motion = read_transform(transform)
     mask = read_mask(fixed_mask) if fixed_mask else None
     grids = [read_volume(path).grid if path else None for path in (reference, moving)]
@@ -50,8 +51,14 @@ def invert(
     points = mask.marked_points(most=300_000) if mask else None
     found = inverse.invert(field, points, grids[1])
     write_transform(found.field, output)
+    warnings = []
+    if record := read_record(transform):
+        warnings = record.warnings(transform.name)
+        record.inverted().write(output)
+    for warning in warnings:
+        note(warning)
     if as_json:
-        print_json({"output": str(output), "round_trip_mm": found.summary()})
+        print_json({"output": str(output), "round_trip_mm": found.summary(), "warnings": warnings})
         return
     out.print(found.sentence(), markup=False, soft_wrap=True)
     tell_written(output)

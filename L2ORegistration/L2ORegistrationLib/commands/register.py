@@ -19,6 +19,7 @@ from ..core.files import (
 )
 from ..core.geometry import Grid, Volume
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
+from ..outputs.record import beside
 from ..outputs.registry import OUTPUTS, named
 from ..reporting import certainty, tables
 from ..reporting.case import CaseFiles
@@ -155,8 +156,10 @@ def register(
     if mask_labels and not (fixed_mask or moving_mask):
         raise InputError("--mask-labels needs --fixed-mask or --moving-mask.")
     scans = fixed, moving, fixed_mask, moving_mask, fixed_landmarks, moving_landmarks
+    transforms = [path for path in (files.transform, inverse) if path]
+    images_written = files.warped, *(path for _, path in files.images)
     check_apart(
-        (files.transform, files.warped, *(path for _, path in files.images), inverse, dicom),
+        (*transforms, *map(beside, transforms), *images_written, dicom),
         (*scans, initial_transform, regions),
     )
 
@@ -188,6 +191,7 @@ def register(
     written = files.write(
         {name: result},
         pairs,
+        (fixed, moving),
         title=f"{fixed.name} and {moving.name}",
         details={"fixed image": str(fixed), "moving image": str(moving)},
         warnings=warnings,

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from .errors import InputError
 
 _SAME_MM = 1e-3  # positions nearer than this along the stack are one
+_FRAME = "0020|0052"
 _ASIDE_MM = 1.0  # a slice may lie this far beside the others
 
 
@@ -32,6 +33,27 @@ def series_files(folder: Path) -> list[str]:
     if len(names) == 1:
         return list(names)
     return _stacked(folder, list(names), np.array([_slice_geometry(name) for name in names]))
+
+
+def frame_of_reference(path: str | Path) -> str:
+    """The frame of reference UID of a DICOM file or folder of one series; "" where there is none.
+
+    What lies in one frame shares its coordinates: a scan, and the structures drawn on it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path))
+    else:
+        names = [str(path)] if path.suffix.lower() in (".dcm", "") else []
+    if not names:
+        return ""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(names[0])
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return ""
+    return reader.GetMetaData(_FRAME).strip("\0 ") if reader.HasMetaDataKey(_FRAME) else ""
 
 
 def _slice_geometry(name: str) -> list[float]:

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from .dicom_series import series_files
 from .errors import InputError
 from .file_checks import check_before_reading, check_complete
-from .geometry import DisplacementField, Volume, leaves
+from .geometry import DisplacementField, Grid, Volume, leaves
 from .landmarks import Landmarks, read_landmarks, write_landmarks
 from .masks import marked
 from .paths import atomic, checked_suffix, existing, suffix_of
@@ -25,6 +25,7 @@ __all__ = [
     "atomic",
     "checked_transform",
     "checked_volume",
+    "grid_of",
     "read_image",
     "read_labels",
     "read_landmarks",
@@ -109,6 +110,18 @@ def read_image(
         image = sitk.ReadImage(str(path))
         check_complete(path, image)
     return image
+
+
+def grid_of(path: str | Path) -> Grid | None:
+    """The grid of a 3-D image, as the header of its file says; None for anything else."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with _plain_numbers():
+            reader.ReadImageInformation()
+        return Grid.of_image(reader)
+    except (RuntimeError, ValueError):
+        return None
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from ..core.errors import InputError
-from ..core.paths import atomic
+from ..core.paths import atomic, checksum
 from . import packaged
 from .catalogue import DESCRIPTORS, METHODS, OLD_NAMES, load, of_variant
 
@@ -59,7 +58,7 @@ def load_model(name: str | Path = "l2o") -> tuple[ModelCard, nn.Module]:
             f"There are no weights '{name}': packaged are {names}; or give a .pt file."
         )
     card = _card(path.with_suffix(".json"))
-    if _sha256(path) != card.sha256:
+    if checksum(path) != card.sha256:
         raise InputError(
             f"The weights {path.name} are damaged (their checksum is not the model card's): "
             "install the extension again."
@@ -87,7 +86,7 @@ def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
         temporary.write_bytes(content.getvalue())
     card = ModelCard(
         name=path.stem,
-        sha256=_sha256(path),
+        sha256=checksum(path),
         parameters=sum(p.numel() for p in network.parameters()),
         width=getattr(network, "width", None),
         variant=_variant(network),
@@ -123,7 +122,3 @@ def _card(path: Path) -> ModelCard:
         raise InputError(f"The model card {path.name} is missing beside the weights.") from error
     except (ValueError, TypeError, LookupError) as error:
         raise InputError(f"The model card {path.name} is damaged: {error}.") from error
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

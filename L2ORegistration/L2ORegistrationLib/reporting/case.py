@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.files import write_volume
 from ..core.paths import made
+from ..outputs.record import Record
 from ..outputs.registry import OUTPUTS
 from .tables import LandmarkPairs, write_history
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 class CaseFiles:
     """Where to write what; None: not at all.
 
-    transform: file of the field; warped: of the moving image in the fixed geometry; images: (key of
-    OUTPUTS, file) each; history: folder of every step's field and measures; report: folder of the
-    HTML report. Folders are made.
+    transform: file of the field, its record is written beside it; warped: of the moving image in
+    the fixed geometry; images: (key of OUTPUTS, file) each; history: folder of every step's field
+    and measures; report: folder of the HTML report. Folders are made.
     """
 
     transform: Path
@@ -32,16 +33,21 @@ class CaseFiles:
     report: Path | None = None
 
     def write(
-        self, results: Mapping[str, Result], pairs: LandmarkPairs | None = None, **page: Any
+        self,
+        results: Mapping[str, Result],
+        pairs: LandmarkPairs | None = None,
+        scans: tuple[str | Path, str | Path] | None = None,
+        **page: Any,
     ) -> list[Path]:
         """Write what follows from the first result and return the files that users look for.
 
         results: by the names of their methods; the report compares them. pairs: landmarks for
-        errors. page: further arguments of `html.write_report`. Raises InputError where something
-        cannot be written.
+        errors; scans: where fixed and moving came from; page: further arguments of
+        `html.write_report`. Raises InputError where something cannot be written.
         """
         result = next(iter(results.values()))
         result.save(self.transform)
+        Record.of(result, *(scans or ())).write(self.transform)
         written = [self.transform]
         warped = [("warped", self.warped)] if self.warped else []
         for name, path in (*warped, *self.images):

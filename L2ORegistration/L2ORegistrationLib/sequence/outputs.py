@@ -22,7 +22,8 @@ from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
 from ..core.landmarks import Landmarks
 from ..core.paths import atomic, check_writable
-from ..engine.verdict import GOOD
+from ..engine.verdict import GOOD, Verdict
+from ..outputs.record import Record, Scan
 from ..reporting import pictures
 from ..reporting.html import html_table
 from ..reporting.style import STYLE
@@ -88,9 +89,9 @@ def write_sequence(
 
     names: of the phases; landmarks: in the reference, LPS mm; contour: a mask in the reference,
     whose centre is followed; images: also each phase warped to the reference.
-    Files: transform-NAME.h5 (reference point -> point in the phase), fields.nrrd (x, y, z, phase;
-    vectors in LPS mm), warped-NAME.nii.gz, mean.nii.gz, plain-mean.nii.gz, amplitude.nii.gz (mm),
-    phases.csv, trajectories.csv, loops.json, report.html.
+    Files: transform-NAME.h5 (reference point -> point in the phase) and its record, fields.nrrd (x,
+    y, z, phase; vectors in LPS mm), warped-NAME.nii.gz, mean.nii.gz, plain-mean.nii.gz,
+    amplitude.nii.gz (mm), phases.csv, trajectories.csv, loops.json, report.html.
     Raises InputError when the folder cannot be written to.
     """
     folder = Path(folder).expanduser()
@@ -103,7 +104,12 @@ def write_sequence(
         return written[-1]
 
     for index, field in result.fields.items():
-        write_transform(field, path(f"transform-{names[index]}.h5"))
+        transform = path(f"transform-{names[index]}.h5")
+        write_transform(field, transform)
+        verdict = result.verdicts.get(index, Verdict(GOOD))
+        phase = Scan(result.grid)
+        record = Record(verdict.level, verdict.reasons, phase, phase, provenance=result.provenance)
+        record.write(transform)
     _write_fields(result, path("fields.nrrd"))
     if images:
         for index, volume in motion.warped(result):
@@ -135,7 +141,7 @@ def _of_earlier_run(folder: Path) -> list[Path]:
             names = [row["phase"] for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, csv.Error):
         return []
-    of_phases = [f"transform-{name}.h5" for name in names]
+    of_phases = [f"transform-{name}.h5{end}" for name in names for end in ("", ".json")]
     of_phases += [f"warped-{name}.nii.gz" for name in names]
     return [folder / name for name in ("trajectories.csv", *of_phases) if Path(name).name == name]
 

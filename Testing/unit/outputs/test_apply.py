@@ -19,6 +19,7 @@ from L2ORegistrationLib.core.files import (
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.outputs import contours, dicom, images, labels, points
 from L2ORegistrationLib.outputs.quality import _consistency
+from L2ORegistrationLib.outputs.record import Record, Scan
 from moved import CENTRE, GRID, SHIFT, ball, shift
 
 pydicom = pytest.importorskip("pydicom")
@@ -86,11 +87,29 @@ def test_a_shape_is_its_contours_and_half_a_slice_more():
     assert shape.at(CENTRE + [6, 0, 10.4]) < 0 < shape.at(CENTRE + [6, 0, 10.6])
 
 
+def test_the_volume_of_a_shape_is_known():
+    ring_ml = np.pi * (9**2 - 3**2) * 7 * 3 / 1000  # seven slices, 3 mm apart
+    assert cylinder().shape().millilitres() == pytest.approx(ring_ml, rel=0.01)
+
+
 def test_how_far_each_structure_moved_is_told(ct, structures, transform, tmp_path, capsys):
     arguments = [transform, structures, "-o", tmp_path / "m.dcm", "--reference", ct, "--json"]
     assert main(["apply", *map(str, arguments)]) == 0
     told = json.loads(capsys.readouterr().out)
+    before, after = told["ml before and after"]["Tumour"]
+    assert after == pytest.approx(before, rel=0.02)
     assert told["centre_moved_mm"]["Tumour"] == pytest.approx(np.linalg.norm(SHIFT), abs=0.6)
+
+
+def test_structures_of_another_scan_are_told(ct, structures, transform, tmp_path, capsys):
+    other = series(tmp_path / "other", "1.2.3.5")
+    reversed_roles = Record("good", (), Scan.of(GRID, ct), Scan.of(GRID, other))
+    reversed_roles.write(transform)
+    arguments = [transform, structures, "-o", tmp_path / "m.dcm", "--reference", ct, "--json"]
+    assert main(["apply", *map(str, arguments)]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "rs.dcm has another frame of reference than the moving scan" in told
+    assert "that of the fixed one" in told
 
 
 def test_two_regions_of_one_name_stay_two(ct, structures, transform, tmp_path):
