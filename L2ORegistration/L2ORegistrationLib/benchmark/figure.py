@@ -24,20 +24,23 @@ def _style(row: str) -> tuple[str, str]:
 def curves(runs: list[Measurement]) -> dict[str, dict[str, np.ndarray]]:
     """{data set: {method: mean TRE (mm) after each iteration, from the start on, (steps,)}}.
 
-    The average over the cases with points, up to the shortest of them.
+    The average over the cases with points that all of these methods registered, or a method would
+    look better by failing on a hard one; up to the shortest of them. Nothing where there are none.
     """
     found: dict = {}
     for run in runs:
         errors = [s["mean"] for s in run.result.get("steps", ()) if s["index"] and "mean" in s]
         if errors:
-            found.setdefault(run.dataset, {}).setdefault(run.method, []).append(errors)
-    return {
-        dataset: {
-            method: np.mean([row[: min(map(len, rows))] for row in rows], axis=0)
-            for method, rows in methods.items()
-        }
-        for dataset, methods in found.items()
-    }
+            found.setdefault(run.dataset, {}).setdefault(run.method, {})[run.case] = errors
+    curves = {}
+    for dataset, methods in found.items():
+        common = set.intersection(*(set(cases) for cases in methods.values()))
+        for method, cases in methods.items() if common else ():
+            rows = [cases[case] for case in cases if case in common]
+            shortest = min(map(len, rows))
+            mean = np.mean([row[:shortest] for row in rows], axis=0)
+            curves.setdefault(dataset, {})[method] = mean
+    return curves
 
 
 def draw(runs: list[Measurement], path: Path) -> bool:

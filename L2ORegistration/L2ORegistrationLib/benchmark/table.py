@@ -160,7 +160,8 @@ def markdown(runs: list[Measurement]) -> str:
         lines.append(f"| {METHODS[method].title} | " + " | ".join(row) + " |")
     for dataset, rows in found.items():
         count = max(measures["cases"] + measures["failed"] for measures in rows.values())
-        lines += ["", f"## {dataset} ({count} case{'s' if count > 1 else ''})", ""]
+        lines += ["", f"## {dataset} ({count} case{'s' if count > 1 else ''})"]
+        lines += [*_points([run for run in runs if run.dataset == dataset]), ""]
         columns = measured(rows)
         lines += ["| | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
         lines += [
@@ -196,9 +197,23 @@ def _lines(title: str, rows: dict[str, dict[str, float]]) -> list[str]:
 
 
 def _mean_sd(measures: dict[str, float]) -> str:
+    failed = f" ({measures['failed']} failed)" if measures.get("failed") else ""
     if "tre_mean" not in measures:
-        return ""
-    return f"{measures['tre_mean']:.2f} ± {measures['tre_sd']:.2f}"
+        return failed.strip()
+    return f"{measures['tre_mean']:.2f} ± {measures['tre_sd']:.2f}{failed}"
+
+
+def _points(runs: list[Measurement]) -> list[str]:
+    """A sentence where errors are not, or not all, those at landmarks; else nothing."""
+    kinds = {run.case: run.points for run in runs if run.points}
+    found = sum(kind == "keypoints" for kind in kinds.values())
+    if not found:
+        return []
+    cases = "all" if found == len(kinds) else f"{found} of {len(kinds)}"
+    return [
+        "",
+        f"Errors at keypoints that were found automatically, not by experts, in {cases} cases.",
+    ]
 
 
 def write(runs: list[Measurement], folder: Path) -> None:

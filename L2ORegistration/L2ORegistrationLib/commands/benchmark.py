@@ -78,12 +78,19 @@ def benchmark(
     from ..benchmark.peers import installed, missing
     from ..benchmark.run import run
     from ..datasets.registry import DATASETS
+    from ..engine.devices import choose_device
+    from ..engine.models import load_model
 
     own = papers.weights_in(weights)
     if table1:
         rows = papers.trained(own) + (installed() if peers else [])
     else:
         rows = chosen([m.strip() for m in methods.split(",") if m.strip()], peers)
+    if model is not None:
+        if not any(row.startswith(f"{DEFAULT}-") for row in rows):
+            raise InputError(f"--model is for rows of {DEFAULT} and there are none: leave it out.")
+        load_model(model)
+    choose_device(device)
     if peers and not installed():
         raise InputError(f"--peers needs some of {', '.join(missing())}: pip install them.")
     if peers and missing():

@@ -14,6 +14,7 @@ from ..core.files import Landmarks, read_volume, write_landmarks, write_volume
 from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
 from ..phantom.pair import make_pair
+from ..phantom.seeds import measured
 from ..reporting import certainty, tables
 from ..reporting.case import CaseFiles
 from .console import (
@@ -53,7 +54,9 @@ def demo(
     began = time.monotonic()
     if not quiet:
         messages.print("Drawing a breathing patient: expiration (fixed), inspiration (moving) ...")
-    pair = make_pair(seed, spacing=_SPACING, amplitude_mm=_AMPLITUDE, shift_mm=_SHIFT, swap=False)
+    pair = make_pair(
+        measured(seed), spacing=_SPACING, amplitude_mm=_AMPLITUDE, shift_mm=_SHIFT, swap=False
+    )
     for role in ("fixed", "moving"):
         write_volume(getattr(pair, role), folder / f"{role}.nii.gz")
         write_landmarks(Landmarks(getattr(pair, f"{role}_landmarks")), _points(folder, role))

@@ -55,7 +55,7 @@ class Experiment:
         from ..training.run import check, export
 
         workers = self.workers
-        check(folder, self.config)
+        check(folder, self.config, self.phantoms)
         pairs = workers.shared(lambda: self._prepared(datasets))
         made(folder)
         self._follow(folder, pairs)
@@ -63,7 +63,7 @@ class Experiment:
             return None
         count = f"{workers.count} processes on " if workers.count > 1 else ""
         kind = self.device.partition(":")[0]
-        mixed = self.config.mixed_precision and kind == "cuda"
+        mixed = self.config.mixed_precision and not self.config.close and kind == "cuda"
         device = f"{count}{kind}, {'bfloat16' if mixed else 'float32'}"
         return export(folder, name, pairs, self.config, device, self.licence)
 

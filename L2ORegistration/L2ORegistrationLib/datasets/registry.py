@@ -16,6 +16,7 @@ from ..core.errors import InputError
 from ..core.files import IMAGES, MASKS
 from ..core.paths import suffix_of
 from ..phantom.pair import PhantomPair, make_pair
+from ..phantom.seeds import measured
 from . import dirlab, empire10, learn2reg
 from .cases import Case, Entry, image_grid, image_of, labels_of, mask_of, naming, points_of
 
@@ -168,7 +169,7 @@ def _files(folder: Path, stem: str) -> list[Path]:
 
 
 def _phantoms(seeds: Path) -> list[Entry]:
-    """seeds: "3" or "0-4"."""
+    """seeds: "3" or "0-4"; of phantoms that no network has learned from."""
     first, _, last = str(seeds).partition("-")
     try:
         numbers = range(int(first), int(last or first) + 1)
@@ -191,7 +192,7 @@ def _phantom(seed: int) -> Case:
 
 @lru_cache(maxsize=1)
 def _made(seed: int) -> PhantomPair:
-    return make_pair(seed)
+    return make_pair(measured(seed))
 
 
 DATASETS = {

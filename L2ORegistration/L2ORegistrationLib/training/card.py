@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
 from .. import __version__
+from ..engine.models import ModelCard
 from .config import TrainingConfig
 
 PHANTOMS = "breathing phantoms"
+FREE = "Apache-2.0"
 _LIMITS = "for research; nothing is known of scans unlike those trained on; see the README"
 
 
@@ -37,9 +40,13 @@ def facts(
     }
 
 
-def licence(data: dict[str, list[str]]) -> str:
-    """What is said where nobody chose a licence: weights from patients' scans may not be free."""
-    return "Apache-2.0" if set(data) == {PHANTOMS} else "not stated; mind the terms of the data"
+def licence(data: dict[str, list[str]], begun: Iterable[ModelCard] = ()) -> str:
+    """What is said where nobody chose a licence: weights from patients' scans may not be free.
+
+    begun: the cards of weights that the training went on from.
+    """
+    free = set(data) == {PHANTOMS} and all(card.licence == FREE for card in begun)
+    return FREE if free else "not stated; mind the terms of the data"
 
 
 def commit(file: Path = Path(__file__)) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from ..core.errors import InputError
 from ..core.files import atomic
+from ..core.geometry import Volume
 from ..engine.catalogue import DESCRIPTORS, METHODS, Stage, load
 from ..engine.field.levels import (
     ACTIVE_MM,
@@ -105,13 +106,16 @@ def load_one(path: str | Path, number: int) -> CloseUp:
         ) from error
 
 
-def close_ups(scans: PhantomPair, method: str, seed: int, early: bool = False) -> list[CloseUp]:
+def close_ups(
+    scans: PhantomPair, lungs: Volume, method: str, seed: int, early: bool = False
+) -> list[CloseUp]:
     """What the learned iterations of each level would see of two scans, the coarsest level first.
 
-    scans: what is true of them belongs to their voxels, whatever `vary` did to the images; method:
-    a key of `METHODS` whose stages end with `trusting` learned iterations. On the last level those
-    before them are made here as plain ones; early: two more are left to learn, from where the level
-    begins after HASTY iterations of each before it. Other levels begin with the start, or after any
+    lungs: the fixed ones as they were before `vary` did something to images and masks, because the
+    motion is known exactly at their voxels only: it jumps where things slide; method: a key of
+    `METHODS` whose stages end with `trusting` learned iterations. On the last level those before
+    them are made here as plain ones; early: two more are left to learn, from where the level begins
+    after HASTY iterations of each before it. Other levels begin with the start, or after any
     iteration of the level before.
     """
     rng = np.random.default_rng([seed, 4])
@@ -126,7 +130,8 @@ def close_ups(scans: PhantomPair, method: str, seed: int, early: bool = False) -
     )
     for _ in registration:
         pass
-    points = scans.fixed_mask.marked_points(most=10**9)
+    points = lungs.marked_points(most=10**9)
+    points = points[scans.fixed.grid.contains(points)]
     points = points[np.random.default_rng(seed).permutation(len(points))[:POINTS]]
     moved = scans.field.transform_points(points)
     seen = scans.moving.grid.contains(moved)

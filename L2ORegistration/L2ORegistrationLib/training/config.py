@@ -164,6 +164,8 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError("The training setting 'width' must be a multiple of 8.")
     if not math.isclose(sum(config.level_shares), 1, abs_tol=1e-6):
         raise InputError("The training setting 'level_shares' must have three that sum to 1.")
+    if config.start_model and config.variant != "falta2022":
+        raise InputError("The training setting 'start_model' is for falta2022 only: leave it out.")
     if config.coarse and config.variant not in _COARSE:
         raise InputError(f"The training setting 'coarse' is for {' and '.join(_COARSE)} only.")
     return config

@@ -109,7 +109,7 @@ class Lessons:
         """`Lesson.learn` of one drawn by chance. part: each has close-ups under way of its own."""
         place = part, int(rng.integers(UNDER_WAY))
         path = self.paths[rng.integers(len(self.paths))]
-        number = int(rng.choice(len(self.shares), p=self.shares))
+        number = int(rng.choice(len(self.shares), p=np.divide(self.shares, sum(self.shares))))
         lesson = self.under_way.setdefault(place, Lesson(path, number, self.device))
         # Left and right, front and back are alike; top and bottom move differently.
         mirrored = tuple(axis for axis in (2, 3) if rng.random() < 0.5)

@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from ..core.geometry import Volume
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
+from ..phantom.seeds import learned
 from ..phantom.varied import faded, vary, with_emphysema, with_texture
 from .closeup import CloseUp, close_ups, save
 from .l2o import METHOD
@@ -75,8 +76,8 @@ def _draw(paths: list[Path], first: int, seed: int, close: bool) -> list[Path]:
             patient = first // BREATHS
             rng = np.random.default_rng([seed, patient])
             spacing = (1.5, 1.5, float(rng.choice([1.25, 1.5, 2.0, 2.5])))
-            anatomy = make_anatomy(seed * 100_003 + patient, spacing, detail=1.0)
-        ready = prepared(seed * 100_003 + i, anatomy)
+            anatomy = make_anatomy(learned(seed, patient), spacing, detail=1.0)
+        ready = prepared(learned(seed, i), anatomy)
         save(ready, path) if close else ready.save(path)
     return paths
 
@@ -151,7 +152,8 @@ def prepare_close_ups(seed: int, anatomy) -> list[CloseUp]:
     if rng.random() < FADED:
         pair = faded(pair, seed)
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    return close_ups(vary(pair, kind, seed), METHOD, seed, early=rng.random() < EARLY)
+    early = rng.random() < EARLY
+    return close_ups(vary(pair, kind, seed), pair.fixed_mask, METHOD, seed, early)
 
 
 def _scanned(rng: np.random.Generator, pair: PhantomPair, which: str) -> tuple[Volume, Volume]:

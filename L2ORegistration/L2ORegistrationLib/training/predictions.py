@@ -23,7 +23,7 @@ def predicted(path: Path, weights: str) -> torch.Tensor:
 
     weights: of VoxelMorph++, packaged or a .pt file. Raises InputError for others.
     """
-    network, coarse = _network(weights)
+    network, coarse = start_network(weights)
     level = lung_images(PreparedPair.load(path), coarse)
     with torch.no_grad():
         begun = torch.zeros((3, *level.shape))
@@ -32,8 +32,8 @@ def predicted(path: Path, weights: str) -> torch.Tensor:
 
 
 @lru_cache(maxsize=1)
-def _network(weights: str) -> tuple[VoxelMorph, bool]:
-    """The network, and whether it sees coarse images."""
+def start_network(weights: str) -> tuple[VoxelMorph, bool]:
+    """The network, and whether it sees coarse images. Raises InputError for one of another kind."""
     card, network = load_model(weights)
     if not isinstance(network, VoxelMorph):
         raise InputError(

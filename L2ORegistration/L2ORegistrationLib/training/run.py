@@ -15,18 +15,25 @@ from . import card
 from .config import TrainingConfig
 from .log import FILE, TrainingLog, read_log, recent_errors
 from .loop import Rollout, beginner, check_checkpoint, load_checkpoint, new_network, train
+from .predictions import start_network
 from .workers import Workers
 
 CHECKPOINT, DATA = "checkpoint.pt", "data.json"
 PairFiles = dict[str, list[Path]]  # files of prepared pairs by the title of their data set
 
 
-def check(folder: Path, config: TrainingConfig) -> None:
-    """Raise InputError for what would end the training, before hours of preparing pairs for it."""
-    check_checkpoint(folder / CHECKPOINT, config)
+def check(folder: Path, config: TrainingConfig, phantoms: int) -> None:
+    """Raise InputError for what would end the training, before hours of preparing pairs for it.
+
+    phantoms: how many are asked for.
+    """
+    step = check_checkpoint(folder / CHECKPOINT, config)
     beginner(config)
     if config.start_model:
-        load_model(config.start_model)
+        start_network(config.start_model)
+    before = _recorded(folder / DATA) if step else None
+    if before is not None and len(before.get(card.PHANTOMS, ())) != phantoms:
+        raise _other_data(folder, before)
 
 
 def run(
@@ -65,6 +72,7 @@ def export(
     network = new_network(config)
     network.load_state_dict(state["network"])
     data = _names(pairs)
+    begun = [load_model(name)[0] for name in (config.begin_with, config.start_model) if name]
     stages = METHODS[of_variant(config.variant)].stages
     usual = next(stage.iterations for stage in reversed(stages) if stage.learned)
     iterations = (usual, usual) if usual else config.iterations
@@ -72,7 +80,7 @@ def export(
         network,
         folder / f"{name}.pt",
         version="1",
-        licence=licence or card.licence(data),
+        licence=licence or card.licence(data, begun),
         iterations=iterations[1],
         trained_iterations=iterations,
         compares=config.compares,
@@ -93,13 +101,20 @@ def _names(pairs: PairFiles) -> dict[str, list[str]]:
 
 def _record_data(path: Path, data: dict[str, list[str]], continued: bool) -> None:
     """Note which pairs are trained on. Raises InputError where the checkpoint had others."""
-    if continued and path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before != data:
-            counts = ", ".join(f"{title}: {len(names)} pairs" for title, names in before.items())
-            raise InputError(
-                f"{path.parent} was trained on other data ({counts}): give the same to continue, "
-                "or choose another folder."
-            )
+    before = _recorded(path) if continued else None
+    if before is not None and before != data:
+        raise _other_data(path.parent, before)
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
+def _recorded(path: Path) -> dict[str, list[str]] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _other_data(folder: Path, before: dict[str, list[str]]) -> InputError:
+    counts = ", ".join(f"{title}: {len(names)} pairs" for title, names in before.items())
+    return InputError(
+        f"{folder} was trained on other data ({counts}): give the same to continue, or choose "
+        "another folder."
+    )

@@ -56,7 +56,8 @@ def _smooth_noise(rng, level: MindLevel, sd_voxels: float) -> torch.Tensor:
     coarse = [max(2, int(np.ceil(n / rng.uniform(3, 8)))) for n in level.shape]
     noise = torch.from_numpy(rng.standard_normal((1, 3, *coarse)).astype(np.float32))
     noise = F.interpolate(noise, size=level.shape, mode="trilinear", align_corners=False)[0]
-    return smooth(noise[None])[0] * (sd_voxels * level.spacing)
+    noise = smooth(noise[None])[0]
+    return noise * (sd_voxels * level.spacing / noise.std().clamp(min=1e-6))
 
 
 def random_crop(mask: torch.Tensor, size: int, rng) -> tuple[slice, slice, slice]:

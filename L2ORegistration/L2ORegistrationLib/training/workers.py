@@ -102,12 +102,12 @@ def device_of(name: str, workers: Workers) -> torch.device:
         raise InputError(f"Several processes train on cpu or cuda, not on '{name}'.")
     if name == "cpu":
         return choose_device(name)
-    local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if local >= there:
+    here, there = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if here > there:  # in all processes, of which the first one tells it
         fewer = f"--nproc-per-node {there} or " if there else ""
         raise InputError(
             f"Each process needs a GPU of its own and there are {there}: use {fewer}--device cpu."
         )
-    device = choose_device(f"cuda:{local}")
+    device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
     torch.cuda.set_device(device)
     return device

@@ -141,6 +141,26 @@ def test_the_figure_averages_over_cases_from_the_start_on(tmp_path):
     assert not figure.draw(RUNS[:1], tmp_path / "none.png")
 
 
+def test_a_case_that_a_method_failed_on_is_told_beside_its_mean_and_left_out_of_all_curves():
+    failed = Measurement("A", "2", "adam-search", "landmarks", {"error": "no"})
+    easy = Measurement("A", "1", "adam-search", "landmarks", result([1.0], steps=(4.0, 1.0)))
+    assert "| Adam with pre-reg. | 1.00 ± 0.00 (1 failed) |" in table.markdown(
+        [*RUNS, easy, failed]
+    )
+    curves = figure.curves([*RUNS, easy, failed])["A"]
+    np.testing.assert_allclose(curves["l2o-search"], [3.0, 2.0])  # of case 1 alone
+    np.testing.assert_allclose(curves["adam-search"], [1.0])
+    alone = Measurement("A", "3", "adam-search", "landmarks", result([1.0], steps=(4.0, 1.0)))
+    assert figure.curves([*RUNS, alone]) == {}  # nothing to compare
+
+
+def test_errors_at_keypoints_are_called_so():
+    runs = [replace(run, points="keypoints") if run.case == "2" else run for run in RUNS]
+    assert "automatically, not by experts, in 1 of 2 cases" in table.markdown(runs)
+    assert "automatically" not in table.markdown(RUNS)
+    assert "in all cases" in table.markdown([run for run in runs if run.case == "2"])
+
+
 def test_methods_are_chosen_in_the_tables_order():
     assert methods.chosen(["l2o", "initial"], False) == ["initial", "l2o-affine", "l2o-search"]
     peers = methods.installed()
@@ -163,7 +183,7 @@ def test_a_registration_is_measured_alone(tmp_path):
     bodies(tmp_path / "pair")
     (done,) = run({"P": load_dataset("pairs", tmp_path)}, ["initial"], {"threads": 1})
     assert held.nbytes / 2**30 > done.result["peak_gb"] > 0.02
-    assert done.result["seconds"] < 0.5 < done.result["seconds_process"] + 0.5
+    assert 0 < done.result["seconds"] < done.result["seconds_process"]
     np.testing.assert_allclose(done.result["tre"], np.linalg.norm(SHIFT), atol=1e-6)
     still = {"sdlogj": 0, "sdlogj_learn2reg": 0, "folding": 0, "min": 1}
     assert done.result["jacobian"] == pytest.approx(still, abs=1e-9)
@@ -238,6 +258,9 @@ def test_cases_are_chosen_from_the_data_set_that_has_them(tmp_path, capsys):
         (["--data", "dirlab=/x"], "--data needs NAME=FOLDER"),
         (["--data", "phantom=0", "--methods", "demons"], "no method 'demons'"),
         (["--data", "copd=/nowhere"], "does not exist.*emory"),
+        (["--data", "phantom=0", "--model", "nothing"], "no weights 'nothing'"),
+        (["--data", "phantom=0", "--methods", "adam", "--model", "l2o"], "rows of l2o"),
+        (["--data", "phantom=0", "--device", "tpu"], "tpu"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message, capsys):

@@ -1,8 +1,13 @@
 """Every peer that is installed gives its field in our frame: LPS, mm, from fixed to moving."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from bodies import scanned
 from L2ORegistrationLib.benchmark import peers
+from L2ORegistrationLib.benchmark.peers.common import prepared
+from L2ORegistrationLib.core.geometry import Volume
 from L2ORegistrationLib.reporting.measures import target_registration_error
 
 ELASTIX_FOR_SMALL_IMAGES = {
@@ -11,6 +16,16 @@ ELASTIX_FOR_SMALL_IMAGES = {
     "MaximumNumberOfIterations": ["200"],
     "MaximumStepLength": ["0.5"],
 }
+
+
+def test_peers_get_hounsfield_units_whatever_the_files_hold(tmp_path):
+    scan = scanned(tmp_path)
+    grid = scan.fixed.grid
+    hu = np.where(np.arange(grid.size[0]) < 9, -1000, 0) + np.zeros(grid.shape, np.int16)
+    stored = replace(scan, fixed=Volume(hu, grid), moving=Volume(hu + 1024, grid))
+    given = prepared(stored)
+    np.testing.assert_array_equal(given.fixed.array, hu)
+    np.testing.assert_array_equal(given.moving.array, hu)
 
 
 @pytest.mark.slow

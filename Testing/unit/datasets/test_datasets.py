@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.datasets import dirlab
 from L2ORegistrationLib.datasets import registry as datasets
 from L2ORegistrationLib.datasets.folds import folds
 from L2ORegistrationLib.datasets.registry import DATASETS, load_dataset
+from L2ORegistrationLib.phantom.seeds import learned, measured
 from L2ORegistrationLib.reporting.measures import target_registration_error
 
 SMALL = dirlab.Geometry((6, 5, 4), (0.97, 0.97, 2.5))
@@ -256,17 +259,29 @@ def test_pairs_in_folders(tmp_path, rng):
         array = rng.integers(-1000, 200, RAS.shape).astype(np.int16)
         for side in ("fixed", "moving"):
             write_image(tmp_path / name / f"{side}.nii.gz", array)
-            (tmp_path / name / f"{side}_landmarks.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
+            (tmp_path / name / f"{side}_landmarks.csv").write_text("x,y,z\n-1,-2,3\n-4,-5,6\n")
     write_image(tmp_path / "a/fixed_mask.nii.gz", (array < 0).astype(np.uint8))
     a, b = load_dataset("pairs", tmp_path)
     assert a.fixed_mask().array.any() and a.moving_mask is None and b.fixed_mask is None
-    np.testing.assert_array_equal(b.landmarks[1], [[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(b.landmarks[1], [[-1, -2, 3], [-4, -5, 6]])
     assert load_dataset("pairs", tmp_path / "a")[0].name == "a"
     (tmp_path / "b/moving_landmarks.csv").write_text("x,y,z\n1,2,3\n")
     with pytest.raises(InputError, match="Case b: .*2 points but moving_landmarks.csv 1"):
         load_dataset("pairs", tmp_path)
     (tmp_path / "b/moving.nii.gz").unlink()
     with pytest.raises(InputError, match="Case b: .*moving.nii.gz is missing"):
+        load_dataset("pairs", tmp_path)
+
+
+def test_landmarks_of_pairs_belong_together_by_their_labels_and_lie_in_their_image(tmp_path, rng):
+    array = rng.integers(-1000, 200, RAS.shape).astype(np.int16)
+    for side, rows in (("fixed", "-1,-2,3,a\n-4,-5,4,b\n"), ("moving", "-4,-5,5,b\n-1,-2,4,a\n")):
+        write_image(tmp_path / "a" / f"{side}.nii.gz", array)
+        (tmp_path / "a" / f"{side}_landmarks.csv").write_text(f"x,y,z,label\n{rows}")
+    fixed, moving = load_dataset("pairs", tmp_path)[0].landmarks
+    np.testing.assert_array_equal(moving - fixed, [[0, 0, 1], [0, 0, 1]])
+    (tmp_path / "a/moving_landmarks.csv").write_text("x,y,z,label\n-400,-5,5,b\n-1,-2,4,a\n")
+    with pytest.raises(InputError, match="Case a: 1 of 2 moving landmarks lie outside"):
         load_dataset("pairs", tmp_path)
 
 
@@ -322,6 +337,12 @@ def test_phantoms_are_named_by_their_seeds():
     with pytest.raises(InputError, match="seeds such as 0-4"):
         load_dataset("phantom", "many")
     assert [e.name for e in DATASETS["phantom"].entries("2-4")] == ["seed2", "seed3", "seed4"]
+
+
+@given(st.integers(0, 10), st.integers(0, 49_000), st.integers(0, 1_100_000))
+def test_nothing_is_measured_on_a_phantom_that_networks_learn_from(training, number, seed):
+    assert learned(training, number) != measured(seed)
+    assert measured(measured(seed)) == measured(seed)
 
 
 def test_the_papers_folds():

@@ -11,7 +11,7 @@ from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.training import card, log
 from L2ORegistrationLib.training.log import TrainingLog, read_log, recent_errors
 from L2ORegistrationLib.training.loop import Rollout
-from L2ORegistrationLib.training.run import export, run
+from L2ORegistrationLib.training.run import check, export, run
 from L2ORegistrationLib.training.workers import Workers
 from training_pairs import CONFIG
 
@@ -117,6 +117,21 @@ def test_phantoms_alone_are_free_and_a_chosen_licence_counts(pairs, tmp_path):
     list(run(tmp_path, data, config, "cpu", Workers()))
     assert export(tmp_path, "a", data, config, "cpu").licence == "Apache-2.0"
     assert export(tmp_path, "b", data, config, "cpu", "CC0-1.0").licence == "CC0-1.0"
+    begun = replace(config, begin_with=str(tmp_path / "b.pt"))
+    assert export(tmp_path, "c", data, begun, "cpu").licence.startswith("not stated")
+
+
+def test_another_number_of_phantoms_is_refused_before_they_are_drawn(pairs, tmp_path):
+    config, data = replace(CONFIG, steps=1), {card.PHANTOMS: pairs}
+    list(run(tmp_path, data, config, "cpu", Workers()))
+    check(tmp_path, config, len(pairs))
+    with pytest.raises(InputError, match="trained on other data"):
+        check(tmp_path, config, len(pairs) + 1)
+
+
+def test_a_start_model_of_another_network_is_refused_before_anything_is_prepared(tmp_path):
+    with pytest.raises(InputError, match="not of voxelmorph"):
+        check(tmp_path, replace(CONFIG, variant="falta2022", start_model="l2o"), 0)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

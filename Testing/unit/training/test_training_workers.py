@@ -103,7 +103,8 @@ def test_a_process_alone_shares_with_nobody():
 
 
 def test_devices_of_several_processes(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "99")
+    monkeypatch.setenv("LOCAL_RANK", "0")  # the one that tells it
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "99")
     two = Workers(1, 2)
     assert str(device_of("cpu", two)) == "cpu"
     with pytest.raises(InputError, match="cpu or cuda, not on 'mps'"):

@@ -43,7 +43,7 @@ def register(scan: Scan, options: dict[str, Any]) -> DisplacementField:
     given = prepared(scan)
     with TemporaryDirectory() as folder:  # it leaves its files where it is told
         found = ants.registration(
-            _image(scan.fixed),
+            _image(given.fixed),
             _image(given.moving),
             mask=_image(given.mask),
             outprefix=str(Path(folder) / "found"),

@@ -1,4 +1,4 @@
-"""What all peers are given alike: the fixed lungs as a mask, and scans that do not lie far apart.
+"""What all peers are given alike: HU, the fixed lungs as a mask, and scans not far apart.
 
 The peers know nothing of scans far apart: there, the lungs' centres are brought together first,
 which costs no time worth counting.
@@ -13,6 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from ...core.geometry import DisplacementField, Grid, Volume
+from ...core.hounsfield import stored_offset
 
 if TYPE_CHECKING:
     from ..scan import Scan
@@ -23,10 +24,12 @@ MASK_DILATION = 3  # voxels, of the fixed mask: the lung's surface shows the mot
 
 @dataclass(frozen=True)
 class Prepared:
-    """mask: the fixed lungs and a little around them, on fixed's grid; moving: where it is looked
-    for; shift: (3,) LPS mm, the way from there to where it lies.
+    """fixed, moving: in HU, moving where it is looked for; mask: the fixed lungs and a little
+    around them, on fixed's grid, for those that take one; shift: (3,) LPS mm, the way from where
+    moving is looked for to where it lies.
     """
 
+    fixed: Volume
     mask: Volume
     moving: Volume
     shift: np.ndarray
@@ -40,7 +43,7 @@ def prepared(scan: Scan) -> Prepared:
     """What a peer gets of a scan."""
     from ...engine.images.lungs import lung_mask
 
-    fixed = scan.fixed_mask or lung_mask(scan.fixed)
+    fixed = scan.region
     moving = scan.moving_mask or lung_mask(scan.moving)
     way = _centre(moving) - _centre(fixed)
     shift = way if np.linalg.norm(way) > APART_MM else np.zeros(3)
@@ -52,8 +55,17 @@ def prepared(scan: Scan) -> Prepared:
     grid = scan.moving.grid
     moved = Grid(grid.size, grid.spacing, tuple(np.subtract(grid.origin, shift)), grid.direction)
     return Prepared(
-        Volume(mask.astype(np.uint8), fixed.grid), Volume(scan.moving.array, moved), shift
+        _in_hu(scan.fixed),
+        Volume(mask.astype(np.uint8), fixed.grid),
+        Volume(_in_hu(scan.moving).array, moved),
+        shift,
     )
+
+
+def _in_hu(image: Volume) -> Volume:
+    """The image, whether it holds HU or HU + 1024."""
+    offset = stored_offset(image.array)
+    return Volume(image.array - offset, image.grid) if offset else image
 
 
 def _centre(mask: Volume) -> np.ndarray:

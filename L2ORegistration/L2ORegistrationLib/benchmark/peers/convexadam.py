@@ -34,7 +34,7 @@ def register(scan: Scan, options: dict[str, Any]) -> DisplacementField:
     )
     device = "cuda" if options.get("device") != "cpu" and torch.cuda.is_available() else "cpu"
     displacement = convex_adam_pt(
-        img_fixed=scan.fixed.array.astype(np.float32),
+        img_fixed=given.fixed.array.astype(np.float32),
         img_moving=sitk.GetArrayFromImage(there).astype(np.float32),
         dtype=torch.float32,
         device=torch.device(device),

@@ -61,7 +61,7 @@ def register(scan: Scan, options: dict[str, Any]) -> DisplacementField:
     parameters = itk.ParameterObject.New()
     parameters.AddParameterMap(SETTINGS)
     _, found = itk.elastix_registration_method(
-        _itk(scan.fixed),
+        _itk(given.fixed),
         moving,
         parameter_object=parameters,
         fixed_mask=_itk(given.mask),

@@ -28,7 +28,7 @@ def register(scan: Scan, options: dict[str, Any]) -> DisplacementField:
 
     given = prepared(scan)
     threads = f"-threads {options['threads']}" if options.get("threads") else ""
-    images = {"fixed": scan.fixed, "moving": given.moving, "mask": given.mask}
+    images = {"fixed": given.fixed, "moving": given.moving, "mask": given.mask}
     greedy = Greedy3D()
     greedy.execute(
         f"-i fixed moving -gm mask {SETTINGS} -o warp -V 0 {threads}",

@@ -38,7 +38,7 @@ def register(scan: Scan, options: dict[str, Any]) -> DisplacementField:
         environment["OMP_NUM_THREADS"] = str(options["threads"])
     with TemporaryDirectory() as name:
         folder = Path(name)
-        images = {"fixed": scan.fixed, "moving": given.moving, "fixed_roi": given.mask}
+        images = {"fixed": given.fixed, "moving": given.moving, "fixed_roi": given.mask}
         lines = ["[GLOBAL]", f"vf_out={folder / 'field.mha'}", "default_value=-1000"]
         for key, volume in images.items():
             sitk.WriteImage(volume.to_image(), str(folder / f"{key}.mha"))
