@@ -88,7 +88,7 @@ def test_a_row_that_fails_after_a_change_leaves_nothing_of_its_pair(pair, tmp_pa
     settings = {**FAST, "iterations": 1}
     line = register_pair(Row("x", **given), str(home), settings, "run")
     assert line["transform"], line["reasons"]
-    assert len(list(home.iterdir())) == 7
+    assert len(list(home.iterdir())) == 8
     broken = tmp_path / "broken.nii.gz"
     broken.write_text("no image")
     changed = Row("x", **{**given, "moving": str(broken)})

@@ -24,7 +24,7 @@ from ..core.paths import atomic
 from ..engine import packaged
 from ..engine.catalogue import DEFAULT, METHODS, OLD_NAMES
 from ..reporting.case import CaseFiles
-from ..reporting.measures import check_landmarks_inside, match_landmarks
+from ..reporting.measures import paired
 from ..reporting.tables import LandmarkPairs, table
 from .inputs import checksum, inputs_state
 from .table import Row
@@ -245,7 +245,7 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
         if not getattr(row, role):
             raise InputError(f"The row names no {role} image: fill in its path.")
     fixed, moving = read_volume(row.fixed), read_volume(row.moving)
-    landmarks = _landmarks(row, fixed, moving)
+    landmarks, left_out = _landmarks(row, fixed, moving)
 
     from ..engine.registration import Registration  # imports torch, which takes seconds
 
@@ -270,8 +270,8 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
     _thumbnails(home, result)
     return {
         "name": row.name,
-        "verdict": getattr(result, "verdict", "done"),
-        "reasons": " ".join(map(str, getattr(result, "reasons", ()))),
+        "verdict": result.verdict,
+        "reasons": " ".join((*result.reasons, left_out)).strip(),
         **_measures(result, landmarks),
         "seconds": round(result.seconds, 2),
         "memory_mb": memory,
@@ -283,18 +283,15 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _landmarks(row: Row, fixed: Volume, moving: Volume) -> LandmarkPairs | None:
+def _landmarks(row: Row, fixed: Volume, moving: Volume) -> tuple[LandmarkPairs | None, str]:
+    """The pairs of landmarks, and a sentence about those without a partner."""
     if not (row.fixed_landmarks or row.moving_landmarks):
-        return None
+        return None, ""
     if not (row.fixed_landmarks and row.moving_landmarks):
         raise InputError("The row names landmarks in one image only: add their partners.")
-    found = match_landmarks(
-        read_landmarks(row.fixed_landmarks, fixed.grid),
-        read_landmarks(row.moving_landmarks, moving.grid),
-    )
-    for landmarks, image, name in zip(found, (fixed, moving), ("fixed", "moving"), strict=True):
-        check_landmarks_inside(landmarks.points, image.grid, name)
-    return found[0].points, found[1].points
+    grids = fixed.grid, moving.grid
+    read = map(read_landmarks, (row.fixed_landmarks, row.moving_landmarks), grids)
+    return paired(*read, *grids)
 
 
 def _measures(result: Result, landmarks: LandmarkPairs | None) -> dict[str, float]:

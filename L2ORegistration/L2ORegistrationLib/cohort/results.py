@@ -12,10 +12,9 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
-from .. import __version__
 from ..core.errors import InputError
 from ..core.paths import atomic
-from ..reporting.style import STYLE
+from ..reporting.page import page
 from .table import ROLES, Row
 
 COLUMNS = (
@@ -56,14 +55,7 @@ _ORDER = {"failed": 0, "check": 1}  # then all others
 _SECONDS = 5.0  # at least between two writings, while results arrive
 _SHARE = 0.05  # of the time, at most, goes into writing
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style
+_STYLE = """
 body { max-width: none; }
 th, td { vertical-align: top; }
 th { cursor: pointer; position: sticky; top: 0; background: #fff; vertical-align: bottom; }
@@ -74,18 +66,15 @@ td.reasons { min-width: 14rem; max-width: 26rem; }
 img { width: 150px; display: block; background: #000; }
 .good, .check, .failed { background: none; border-color: #ddd; }
 .failed { color: #b00020; font-weight: 600; } .check { color: #a05a00; font-weight: 600; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>$summary</p>
+"""
+
+_BODY = Template("""<p>$summary</p>
 <p class="note">Coronal slices: fixed <span class="orange">orange</span>, moving
 <span class="blue">blue</span>, grey where both agree. Click a heading to sort; a name leads to its
 report.</p>
 <table id="pairs"><thead><tr>$head</tr></thead><tbody>
 $rows
 </tbody></table>
-<p class="note">L2O Registration $version. For research; not a medical device.</p>
 <script>
 const table = document.getElementById("pairs"), heads = [...table.tHead.rows[0].cells];
 heads.forEach((head, column) => head.addEventListener("click", () => {
@@ -101,10 +90,7 @@ heads.forEach((head, column) => head.addEventListener("click", () => {
   });
   table.tBodies[0].append(...rows);
 }));
-</script>
-</body>
-</html>
-""")
+</script>""")
 
 
 class Results:
@@ -185,8 +171,8 @@ class Results:
             writer.writerows(self.lines())
 
     def _write_page(self, path: Path) -> None:
-        page = index_page(self.lines(), len(self._names), self._folder.name)
-        path.write_text(page, encoding="utf-8")
+        content = index_page(self.lines(), len(self._names), self._folder.name)
+        path.write_text(content, encoding="utf-8")
 
 
 def index_page(lines: list[dict[str, Any]], total: int, title: str) -> str:
@@ -199,14 +185,12 @@ def index_page(lines: list[dict[str, Any]], total: int, title: str) -> str:
     counts = [f"{total} pairs: {done} registered", f"{len(lines) - done} failed"]
     if total > len(lines):
         counts.append(f"{total - len(lines)} to come")
-    return _PAGE.substitute(
-        style=STYLE,
-        title=escape(title),
+    body = _BODY.substitute(
         summary=", ".join(counts) + ".",
         head="".join(f'<th class="{kind}">{escape(text)}</th>' for text, kind in head),
         rows="\n".join(_row(line, list(shown)) for line in ordered),
-        version=__version__,
     )
+    return page(title, body, _STYLE)
 
 
 def _worst_first(line: dict[str, Any]) -> tuple:

@@ -48,7 +48,8 @@ def apply(
     thing: Annotated[
         Path,
         typer.Argument(
-            metavar="THING", help="Labels, .seg.nrrd, RT structures or dose, points, image."
+            metavar="THING",
+            help="Labels, .seg.nrrd, RT structures, RT dose, points, surface or image.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write it.")],

@@ -18,13 +18,7 @@ from ..core.files import read_landmarks
 from ..core.geometry import Grid
 from ..core.paths import check_writable, checked_suffix, writable_file
 from ..reporting import certainty
-from ..reporting.measures import (
-    check_landmarks_inside,
-    match_landmarks,
-    summarise,
-    target_registration_error,
-    unpaired,
-)
+from ..reporting.measures import paired, summarise, target_registration_error
 from ..reporting.tables import LandmarkPairs, plain
 
 if TYPE_CHECKING:
@@ -84,16 +78,10 @@ def read_pairs(
     if fixed is None or moving is None:
         raise InputError("Landmarks come in pairs: give --fixed-landmarks and --moving-landmarks.")
     read = read_landmarks(fixed, fixed_grid), read_landmarks(moving, moving_grid)
-    of_fixed, of_moving = match_landmarks(*read)
-    if left_out := unpaired(*read):
+    pairs, left_out = paired(*read, fixed_grid, moving_grid)
+    if left_out:
         note(left_out)
-    for landmarks, grid, name in (
-        (of_fixed, fixed_grid, "fixed"),
-        (of_moving, moving_grid, "moving"),
-    ):
-        if grid is not None:
-            check_landmarks_inside(landmarks.points, grid, name)
-    return of_fixed.points, of_moving.points
+    return pairs
 
 
 def follow(

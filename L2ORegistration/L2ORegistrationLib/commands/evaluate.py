@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,21 @@ from ..core.errors import InputError
 from ..core.files import read_mask, read_transform, read_volume
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..outputs.fields import SAMPLED_MM, as_field, own_field
+from ..outputs.labels import read_regions
 from ..outputs.quality import assess
 from ..outputs.record import Scan, read_record
-from ..reporting.measures import check_landmarks_inside, jacobian_summary, opposite_direction
-from ..reporting.tables import landmark_measures
+from ..reporting.measures import (
+    check_landmarks_inside,
+    jacobian_summary,
+    opposite_direction,
+    target_registration_error,
+)
+from ..reporting.tables import LandmarkPairs, landmark_measures
 from .console import checked_file, measures_table, note, print_json, read_pairs, tell_written
 from .console import output as out
 from .options import FixedLandmarks, Json, MovingLandmarks
 
+_MOST_SHOWN = 5  # landmarks
 _WHOLE = 0.99  # of a mask that a field covers: the rest are voxels at its rim
 
 
@@ -95,12 +103,23 @@ def evaluate(
     for role, path, grid in zip(("fixed", "moving"), (fixed, moving), grids):
         if record and grid:
             notes += record.misplaced(Scan.of(grid, path), role, f"--{role} {path.name}")
-    for sentence in (*([warning] if warning else []), *notes):
+    notes = [*([warning] if warning else []), *notes]
+    for sentence in notes:
         note(sentence)
     if qa:
         from ..reporting.quality import write_page
 
-        write_page(quality, qa, f"QA of {transform.name}")
+        files = {
+            "transform": transform, "fixed": fixed, "moving": moving,
+            "fixed landmarks": fixed_landmarks, "moving landmarks": moving_landmarks,
+            "fixed mask": fixed_mask, "fixed structures": fixed_structures,
+            "moving structures": moving_structures, "backward": backward,
+        }  # fmt: skip
+        known = {"measured": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), **files}
+        if record:
+            known |= {"verdict": record.verdict, **record.provenance}
+        worst = _worst(motion, pairs) if pairs else []
+        write_page(quality, qa, f"QA of {transform.name}", known, notes, worst)
     if as_json:
         print_json(
             {
@@ -124,21 +143,28 @@ def evaluate(
 
 
 def _structures(fixed: Path | None, moving: Path | None) -> dict[str, tuple[Volume, Volume]]:
-    """The masks of each label that both label maps have, by the label's number."""
+    """The masks of each label that both label maps have, by its name."""
     if fixed is None and moving is None:
         return {}
     if fixed is None or moving is None:
         raise InputError(
             "Structures come in pairs: give --fixed-structures and --moving-structures."
         )
-    maps = [read_volume(path) for path in (fixed, moving)]
-    labels = [set(np.unique(np.rint(v.array)).astype(int)) - {0} for v in maps]
-    if not labels[0] & labels[1]:
+    ours, theirs = read_regions(fixed), read_regions(moving)
+    common = [name for name in ours if name in theirs]
+    if not common:
         raise InputError(f"{fixed} and {moving} have no label in common.")
-    return {
-        f"label {label}": tuple(Volume(np.rint(v.array) == label, v.grid) for v in maps)
-        for label in sorted(labels[0] & labels[1])
-    }
+    return {name: (ours[name], theirs[name]) for name in common}
+
+
+def _worst(motion: sitk.Transform, pairs: LandmarkPairs) -> list[tuple[str, float, float]]:
+    """The landmarks that are furthest off: number and place, error before and after, mm."""
+    before = np.linalg.norm(pairs[1] - pairs[0], axis=1)
+    after = target_registration_error(motion, *pairs)
+    return [
+        ("{}, at ({:.1f}, {:.1f}, {:.1f}) LPS mm".format(k + 1, *pairs[0][k]), before[k], after[k])
+        for k in np.argsort(-after)[:_MOST_SHOWN].tolist()
+    ]
 
 
 def _check_within(transform: sitk.Transform, points: np.ndarray) -> None:

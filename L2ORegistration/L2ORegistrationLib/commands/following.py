@@ -17,7 +17,7 @@ from .console import checked_file, checked_folder
 if TYPE_CHECKING:
     from ..engine.result import Result
     from ..outputs.ventilation import Ventilation
-    from ..reporting.tables import Pairs
+    from ..reporting.tables import LandmarkPairs
 
 _REGION_POINTS = 20_000  # of each region, that are looked up in the lungs
 
@@ -110,7 +110,7 @@ class Following:
             done.measures["inverse_round_trip_mm"] = found.summary()
         return done
 
-    def sections(self, result: Result, pairs: Pairs | None) -> dict[str, str]:
+    def sections(self, result: Result, pairs: LandmarkPairs | None) -> dict[str, str]:
         """What a report shows beside the registration itself: HTML by heading."""
         from ..outputs.quality import assess
         from ..reporting import certainty, quality, ventilation

@@ -32,7 +32,7 @@ def series_files(folder: Path) -> list[str]:
     (names,) = files.values()
     if len(names) == 1:
         return list(names)
-    return _stacked(folder, list(names), np.array([_slice_geometry(name) for name in names]))
+    return stacked(folder, list(names))
 
 
 def frame_of_reference(path: str | Path) -> str:
@@ -60,13 +60,20 @@ def _slice_geometry(name: str) -> list[float]:
     """Position (3), row and column direction (6), LPS mm, spacing (2) and size (2) of a slice."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(name)
-    reader.ReadImageInformation()
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{name} cannot be read as DICOM: export it again.") from error
     axes = np.reshape(reader.GetDirection(), (3, 3))[:, :2].T.flat
     return [*reader.GetOrigin(), *axes, *reader.GetSpacing()[:2], *reader.GetSize()[:2]]
 
 
-def _stacked(folder: Path, names: list[str], slices: np.ndarray) -> list[str]:
-    """The names in the order of their slices along the stack, which is checked."""
+def stacked(folder: Path, names: list[str]) -> list[str]:
+    """The names of slices in this folder in their order along the stack.
+
+    Raises InputError where they are no complete, upright stack of even spacing.
+    """
+    slices = np.array([_slice_geometry(name) for name in names])
     if np.ptp(slices[:, 3:9], axis=0).max() > 1e-3:
         raise InputError(f"{folder} holds slices of several orientations: keep those of one.")
     if np.ptp(slices[:, 9:], axis=0).max() > 1e-3:

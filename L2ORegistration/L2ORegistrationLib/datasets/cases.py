@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from ..core.files import read_mask, read_volume
 from ..core.geometry import Grid, Volume
 from ..core.landmarks import read_landmarks
-from ..reporting.measures import check_landmarks_inside, match_landmarks
+from ..reporting.measures import paired
 
 _LONGEST_HEADER = 1 << 20  # bytes that a NIfTI file holds besides its voxels
 Points = tuple[np.ndarray, np.ndarray]  # (N, 3) in fixed and (N, 3) in moving, LPS mm, row by row
@@ -78,16 +78,13 @@ def labels_of(name: str, fixed: Path, moving: Path) -> tuple[Callable[[], Volume
 def points_of(fixed: Path, moving: Path, fixed_grid: Grid, moving_grid: Grid) -> Points:
     """Corresponding points (N, 3) and (N, 3), LPS mm; the grids are those of their images.
 
-    Paired as everywhere, by `match_landmarks`. Raises InputError for points outside their image.
+    Paired as everywhere, by `measures.paired`. Raises InputError for points outside their image.
     """
     grids = fixed_grid, moving_grid
     read = [read_landmarks(required(path), grid) for path, grid in zip((fixed, moving), grids)]
     if not all(landmarks.labelled for landmarks in read):
         matching([landmarks.points for landmarks in read], fixed, moving)
-    points = tuple(landmarks.points for landmarks in match_landmarks(*read))
-    for those, grid, name in zip(points, grids, ("fixed", "moving")):
-        check_landmarks_inside(those, grid, name)
-    return points
+    return paired(*read, *grids)[0]
 
 
 def matching(points: Points, fixed: Path, moving: Path) -> Points:

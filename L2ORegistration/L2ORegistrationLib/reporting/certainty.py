@@ -66,11 +66,11 @@ def of_landmarks(result: Result, pairs: LandmarkPairs) -> str:
 
 def section(result: Result, pairs: LandmarkPairs | None = None) -> str:
     """HTML: the sentence, the map, and how many of the landmarks keep to what they are told."""
-    from . import html, pictures  # matplotlib takes a second to import
+    from . import page, pictures  # matplotlib takes a second to import
 
     said = [sentence(result.provenance)]
     if pairs is not None:
         said.append(of_landmarks(result, pairs))
-    picture = html.embedded(pictures.png(pictures.confidence(result)))
+    picture = page.embedded(pictures.png(pictures.confidence(result)))
     text = escape(" ".join(said))
     return f'<p>{text}</p><img alt="Confidence in the lungs, in mm" src="{picture}">'

@@ -5,7 +5,6 @@ Everything is inside the file, so it can be mailed and opens without a network.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -15,23 +14,13 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..core.geometry import Grid
 from ..core.paths import atomic, check_writable
-from .style import STYLE
+from . import page
 from .tables import LandmarkPairs, table
 
 if TYPE_CHECKING:
     from ..engine.result import Result
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-<h1>$title</h1>
-$verdict
+_BODY = Template("""$verdict
 <p>$summary</p>
 $warnings
 <h2>Numbers</h2>
@@ -51,11 +40,7 @@ where the field cannot be inverted.</p>
 <img alt="Displacement and Jacobian determinant in the lungs" src="$deformation">
 $sections
 <h2>Provenance</h2>
-<div class="scroll">$provenance</div>
-<p class="note">For research; not a medical device.</p>
-</body>
-</html>
-""")
+$provenance""")
 
 _LEGEND = (
     "All inside the fixed lung mask. Folding: part of it where the Jacobian determinant is not "
@@ -93,24 +78,22 @@ def write_report(
     result = next(iter(results.values()))
     overview = pictures.png(pictures.overview(result))
     rows = table(results, pairs)
-    page = _PAGE.substitute(
-        title=escape(title),
-        style=STYLE,
+    body = _BODY.substitute(
         verdict=_verdicts(results),
         summary=_summary(results, rows),
-        warnings="".join(f'<p class="warning">{escape(w)}</p>' for w in warnings),
+        warnings=page.warned(warnings),
         numbers=_numbers(rows),
         legend=(_TRE_LEGEND.format(count=len(pairs[0])) if pairs else "") + _LEGEND,
-        overview=embedded(overview),
-        curves=embedded(pictures.png(pictures.curves(results, pairs))),
-        deformation=embedded(pictures.png(pictures.deformation(result))),
+        overview=page.embedded(overview),
+        curves=page.embedded(pictures.png(pictures.curves(results, pairs))),
+        deformation=page.embedded(pictures.png(pictures.deformation(result))),
         sections="".join(
             f"<h2>{escape(heading)}</h2>{content}" for heading, content in (sections or {}).items()
         ),
         provenance=_provenance(results, details or {}),
     )
     paths = [folder / "report.html", folder / "overview.png"]
-    for path, content in zip(paths, (page.encode(), overview), strict=True):
+    for path, content in zip(paths, (page.page(title, body).encode(), overview), strict=True):
         with atomic(path) as temporary:
             temporary.write_bytes(content)
     return paths
@@ -158,7 +141,7 @@ def _numbers(rows: dict[str, dict]) -> str:
             cells[:0] = [f"{row['tre'][key]:.2f}" for key in keys]
             cells.insert(len(keys), f"{row['snapped']['mean']:.2f}")
         lines.append([escape(name), *cells])
-    return html_table(head, lines)
+    return page.table(head, lines)
 
 
 def _provenance(results: dict[str, Result], details: dict[str, str]) -> str:
@@ -168,26 +151,10 @@ def _provenance(results: dict[str, Result], details: dict[str, str]) -> str:
         facts[name] = _described(volume.grid)
     for name, one in results.items():
         prefix = f"{name}: " if len(results) > 1 else ""
-        facts |= {f"{prefix}{key}": value for key, value in one.provenance.items() if value != ""}
-    lines = "".join(
-        f'<tr><td>{escape(key)}</td><td class="text">{escape(str(value))}</td></tr>'
-        for key, value in facts.items()
-    )
-    return f"<table><tbody>{lines}</tbody></table>"
+        facts |= {f"{prefix}{key}": value for key, value in one.provenance.items()}
+    return page.facts(facts)
 
 
 def _described(grid: Grid) -> str:
     size = " x ".join(map(str, grid.size))
     return f"{size} voxels of {' x '.join(f'{s:.3g}' for s in grid.spacing)} mm"
-
-
-def html_table(head: list[str], lines: list[list[str]]) -> str:
-    """A table of cells that are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in line) + "</tr>" for line in lines)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def embedded(content: bytes) -> str:
-    """A PNG as the source of an image within the page."""
-    return "data:image/png;base64," + base64.b64encode(content).decode()

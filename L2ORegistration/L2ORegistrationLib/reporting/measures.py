@@ -34,6 +34,23 @@ def match_landmarks(fixed: Landmarks, moving: Landmarks) -> tuple[Landmarks, Lan
     return fixed, moving
 
 
+def paired(
+    fixed: Landmarks, moving: Landmarks, fixed_grid: Grid | None, moving_grid: Grid | None
+) -> tuple[tuple[np.ndarray, np.ndarray], str]:
+    """The points (N, 3) and (N, 3), LPS mm, of `match_landmarks`, and what `unpaired` says.
+
+    Raises InputError for points outside a given grid, too.
+    """
+    of_fixed, of_moving = match_landmarks(fixed, moving)
+    for landmarks, grid, name in (
+        (of_fixed, fixed_grid, "fixed"),
+        (of_moving, moving_grid, "moving"),
+    ):
+        if grid is not None:
+            check_landmarks_inside(landmarks.points, grid, name)
+    return (of_fixed.points, of_moving.points), unpaired(fixed, moving)
+
+
 def unpaired(fixed: Landmarks, moving: Landmarks) -> str:
     """A sentence that names the landmarks that `match_landmarks` leaves out; empty for none."""
     rows = _common_rows(fixed, moving)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
 from ..core.paths import atomic
 from ..outputs.quality import Row
-from .html import html_table
-from .style import STYLE
+from . import page
 
 _COLOURS = {"within": "#2e7d32", "outside": "#c62828", "not measured": "#888888"}
 
@@ -27,21 +26,34 @@ def section(rows: list[Row], beside: Mapping[str, str] | None = None) -> str:
         ]
         for row in rows
     ]
-    return said + html_table(["TG-132", "where", "tolerance", "measured", ""], lines)
+    return said + page.table(["TG-132", "where", "tolerance", "measured", ""], lines)
 
 
 def write_page(
-    rows: list[Row], path: Path, title: str, beside: Mapping[str, str] | None = None
+    rows: list[Row],
+    path: Path,
+    title: str,
+    known: Mapping[str, object] | None = None,
+    warnings: Iterable[str] = (),
+    worst: Iterable[tuple[str, float, float]] = (),
 ) -> None:
-    """Write the page, all or nothing. Raises InputError where it cannot be written."""
-    page = (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}'
-        f"</title><style>{STYLE} td, th {{ text-align: left; }}</style></head>\n<body>"
-        f"<h1>{escape(title)}</h1>\n<p>Quality of a deformable registration after AAPM TG-132, "
-        f"table III.</p>\n{section(rows, beside)}\n"
+    """Write the page, all or nothing. Raises InputError where it cannot be written.
+
+    known: what was measured, and what else is known of it, such as the files; warnings: sentences
+    on top; worst: name of a landmark and its error before and after, mm, the largest first.
+    """
+    parts = [
+        "<p>Quality of a deformable registration after AAPM TG-132, table III.</p>",
+        page.warned(warnings),
+        section(rows),
         '<p class="note">Dice is shown with the highest value that the two volumes allow. The '
-        "similarity of the images is left out on purpose: it tells no error. For research; not a "
-        "medical device.</p></body></html>\n"
-    )
+        "similarity of the images is left out on purpose: it tells no error.</p>",
+    ]
+    if lines := [[escape(name), f"{a:.2f}", f"{b:.2f}"] for name, a, b in worst]:
+        head = "landmark", "error before, mm", "after"
+        parts += ["<h2>The landmarks that are furthest off</h2>", page.table(head, lines)]
+    if known:
+        parts += ["<h2>What was measured</h2>", page.facts(known)]
+    content = page.page(title, "\n".join(parts), "td, th { text-align: left; }")
     with atomic(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8")

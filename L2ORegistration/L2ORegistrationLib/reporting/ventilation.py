@@ -15,7 +15,7 @@ from ..core.files import write_volume
 from ..core.geometry import Volume
 from ..core.paths import atomic
 from ..outputs.ventilation import Ventilation
-from .html import embedded, html_table
+from . import page
 from .pictures import _shades, lung_planes, png
 from .tables import plain
 
@@ -80,11 +80,11 @@ def section(found: Ventilation, fixed: Volume, lungs: Volume) -> str:
         for name, row in found.regions.items()
     ]
     head = ["region", "ml at expiration", "ml gained", "by Jacobian %", "by HU %", "low %"]
-    source = embedded(png(picture(found, fixed, lungs)))
+    source = page.embedded(png(picture(found, fixed, lungs)))
     return (
         f"<p>{escape(found.sentence())}</p>"
         f'<img alt="Ventilation by Jacobian and by HU, and by region" src="{source}">'
-        f'<div class="scroll">{html_table(head, lines)}</div>'
+        f'<div class="scroll">{page.table(head, lines)}</div>'
         '<p class="note">Gain from expiration to inspiration per volume at expiration. Low: share '
         "of the region that fills less than half as much as the lungs do on average.</p>"
     )

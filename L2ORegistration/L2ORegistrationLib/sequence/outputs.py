@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
@@ -16,7 +15,6 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .. import __version__
 from ..core.files import write_transform, write_volume
 from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
@@ -24,9 +22,7 @@ from ..core.landmarks import Landmarks
 from ..core.paths import atomic, check_writable
 from ..engine.verdict import GOOD, Verdict
 from ..outputs.record import Record, Scan
-from ..reporting import pictures
-from ..reporting.html import html_table
-from ..reporting.style import STYLE
+from ..reporting import page, pictures
 from . import motion
 from .registration import SequenceResult
 
@@ -36,20 +32,9 @@ _MOVIE_MS = 180  # of a frame
 _DRAWN = 12  # trajectories in the plot, at most
 _WINDOW = -1000.0, 200.0  # HU shown as black and white
 
-_PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-$style
-img { width: auto; max-width: 100%; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<p>$summary</p>
+_STYLE = "img { width: auto; max-width: 100%; }"
+
+_BODY = Template("""<p>$summary</p>
 $warnings
 <h2>The breath, and the same with its motion compensated</h2>
 <p class="note">Coronal. Left: the phases as they are; right: each brought to the reference. Lungs
@@ -68,11 +53,7 @@ $loops
 $phases
 $trajectories
 <h2>Provenance</h2>
-$provenance
-<p class="note">L2O Registration $version. For research; not a medical device.</p>
-</body>
-</html>
-""")
+$provenance""")
 
 
 def write_sequence(
@@ -126,9 +107,9 @@ def write_sequence(
         _write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
     with atomic(path("loops.json")) as temporary:
         temporary.write_text(json.dumps(loop_summary(result), indent=1), encoding="utf-8")
-    page = _report(result, names, title, rows, followed, plain, mean, amplitude)
+    report = _report(result, names, title, rows, followed, plain, mean, amplitude)
     with atomic(path("report.html")) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(report, encoding="utf-8")
     for file in set(earlier) - set(written):
         file.unlink(missing_ok=True)
     return written
@@ -252,23 +233,20 @@ def _report(result, names, title, rows, followed, plain, mean, amplitude) -> str
     drawn = ""
     if followed:
         picture = pictures.png(_trajectory_figure(followed))
-        drawn = f'<h2>Trajectories</h2><img alt="Trajectories" src="{_embedded(picture, "png")}">'
-    facts = {key: value for key, value in result.provenance.items() if value not in ("", None)}
-    return _PAGE.substitute(
-        style=STYLE,
-        title=escape(title),
+        drawn = f'<h2>Trajectories</h2><img alt="Trajectories" src="{page.embedded(picture)}">'
+    body = _BODY.substitute(
         summary=escape(", ".join(summary)) + ".",
-        warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in warnings),
-        movie=_embedded(_movie(result, names, plane), "gif"),
-        means=_embedded(pictures.png(_means_figure(plain, mean, amplitude, mask, plane)), "png"),
+        warnings=page.warned(warnings),
+        movie=page.embedded(_movie(result, names, plane), "gif"),
+        means=page.embedded(pictures.png(_means_figure(plain, mean, amplitude, mask, plane))),
         plain=f"{motion.sharpness(plain, mask):.2f}",
         compensated=f"{motion.sharpness(mean, mask):.2f}",
         loops=_html_table([{"loop": name, **values} for name, values in loops.items()]),
         phases=_html_table(rows),
         trajectories=drawn,
-        provenance=_html_table([{"": key, "value": value} for key, value in facts.items()]),
-        version=__version__,
+        provenance=page.facts(result.provenance),
     )
+    return page.page(title, body, _STYLE)
 
 
 def _movie(result: SequenceResult, names: Sequence[str], plane: pictures.Plane) -> bytes:
@@ -355,8 +333,4 @@ def _html_table(rows: list[dict]) -> str:
         return "<p>None.</p>"
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [[escape(str(row.get(key, ""))) for key in columns] for row in rows]
-    return html_table([escape(key) for key in columns], lines)
-
-
-def _embedded(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
+    return page.table([escape(key) for key in columns], lines)

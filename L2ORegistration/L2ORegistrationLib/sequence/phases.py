@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..core.dicom_series import stacked
 from ..core.errors import InputError
 from ..core.files import IMAGES, checked_volume, read_image, read_volume
 from ..core.geometry import Grid, Volume
@@ -28,7 +29,7 @@ _SUMMARY = re.compile(
     r"(?<![a-z])(?:averaged?|avg|ave|mean|(?:ave|avg|max|min|m|a)[-_ ]?ip)(?![a-z])", re.I
 )
 _RANGE = re.compile(r"\d\s*%?\s*(?:[-~\N{EN DASH}]|to)\s*\d{1,3}(?:\.\d+)?\s*%", re.I)
-_DESCRIPTION, _SERIES_NUMBER, _SERIES_UID = "0008|103e", "0020|0011", "0020|000e"
+_DESCRIPTION, _SERIES_NUMBER = "0008|103e", "0020|0011"
 _WITHIN = ("0020|0100", "0020|9241", "0020|0012")  # temporal position, percentage, acquisition
 _KIND = "NRRD_kinds[pixel]"
 _MOST = 100
@@ -202,21 +203,11 @@ def _split(folder: Path, files: tuple[str, ...]) -> list[tuple[str, Volume]]:
 
 
 def _volume_of(files: Sequence[str], folder: Path) -> Volume:
-    """The slices, ordered along their normal, as one image; even spacing is a must."""
-    placed = []
-    for file in files:
-        reader = _information(file)
-        normal = np.reshape(reader.GetDirection(), (3, 3))[:, 2]
-        placed.append((float(normal @ reader.GetOrigin()), file))
-    placed.sort()
-    gaps = np.diff([position for position, _ in placed])
-    if len(gaps) < 1 or gaps.min() < 1e-3 or np.ptp(gaps) > 0.05 * np.median(gaps) + 0.02:
-        raise InputError(
-            f"{folder}: the slices of a phase are missing, doubled or unevenly spaced: export the "
-            "phases again, one folder each."
-        )
+    """The slices of a phase as one image. Raises InputError for what `stacked` refuses."""
+    if len(files) < 2:
+        raise InputError(f"{folder}: a phase has a single slice: export the phases again.")
     reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([file for _, file in placed])
+    reader.SetFileNames(stacked(folder, list(files)))
     try:
         return checked_volume(Volume.of_image(reader.Execute()), str(folder))
     except RuntimeError as error:

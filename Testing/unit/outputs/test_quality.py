@@ -1,6 +1,7 @@
 """TG-132's rows: what each measures, what it tolerates, and that it says what it could not see."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from L2ORegistrationLib.cli import main
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import write_transform, write_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.landmarks import Landmarks, write_landmarks
 from L2ORegistrationLib.outputs.quality import assess
 
 GRID = Grid((40, 40, 40), (2.0, 2.0, 2.0))
@@ -135,7 +137,23 @@ def test_evaluate_writes_the_page(tmp_path, capsys):
     assert [row["verdict"] for row in rows] == ["not measured"] + ["within"] * 4
     text = page.read_text("utf-8")
     assert "1.000 (at most 1.000 with these volumes)" in text and "needs landmark pairs" in text
-    assert text.count("<tr>") == 6
+    table, known = text.split("What was measured")
+    assert table.count("<tr>") == 6 and str(tmp_path / "b.nrrd") in known
+
+
+def test_the_page_names_the_landmarks_that_are_furthest_off(tmp_path, capsys):
+    write_transform(shift(6, 0, 0), tmp_path / "t.nrrd")
+    points = np.array([[40.0, 40, 40], [30, 40, 40], [40, 30, 40]])
+    write_landmarks(Landmarks(points), tmp_path / "f.csv")
+    write_landmarks(Landmarks(points + [[6, 0, 0], [2, 0, 0], [5, 0, 0]]), tmp_path / "m.csv")
+    arguments = [
+        tmp_path / "t.nrrd", "--fixed-landmarks", tmp_path / "f.csv",
+        "--moving-landmarks", tmp_path / "m.csv", "--qa", tmp_path / "qa.html",
+    ]  # fmt: skip
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    text = (tmp_path / "qa.html").read_text("utf-8").split("furthest off")[1]
+    rows = re.findall(r"<tr><td>(\d), at .*?</td><td>([\d.]+)</td><td>([\d.]+)</td></tr>", text)
+    assert rows == [("2", "2.00", "4.00"), ("3", "5.00", "1.00"), ("1", "6.00", "0.00")]
 
 
 def test_structures_of_one_scan_alone_are_refused(tmp_path, capsys):

@@ -55,6 +55,13 @@ def test_the_numbers_in_names_count(tmp_path):
     same(read_phases([tmp_path]), volumes)
 
 
+def test_phases_of_a_tilted_gantry_are_refused_wherever_they_lie(tmp_path):
+    for number, volume in enumerate(images(3), start=4):
+        dicom(tmp_path / "study", volume, number, number, tilt=0.9)
+    with pytest.raises(InputError, match="gantry tilt"):
+        read_phases([tmp_path / "study"])
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
 def test_a_4d_image_holds_a_phase_in_each_frame(tmp_path, suffix):
     volumes = images()
@@ -63,8 +70,8 @@ def test_a_4d_image_holds_a_phase_in_each_frame(tmp_path, suffix):
     same(read_phases([path]), volumes)
 
 
-def dicom(folder, volume, series, number, description="", position=""):
-    """Write a volume as DICOM slices."""
+def dicom(folder, volume, series, number, description="", position="", tilt=0.0):
+    """Write a volume as DICOM slices, each so many mm aside of the one before."""
     folder.mkdir(exist_ok=True)
     image, writer = volume.to_image(), sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
@@ -83,7 +90,9 @@ def dicom(folder, volume, series, number, description="", position=""):
         for tag, value in {
             **tags,
             "0008|0018": f"1.2.3.{series}.{k}.{position or 0}",
-            "0020|0032": "\\".join(f"{v:.6f}" for v in volume.grid.to_world((0, 0, k))),
+            "0020|0032": "\\".join(
+                f"{v:.6f}" for v in volume.grid.to_world((0, 0, k)) + [0, k * tilt, 0]
+            ),
             "0020|0013": str(k),
         }.items():
             if value:
