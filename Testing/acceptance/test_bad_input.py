@@ -281,14 +281,14 @@ def test_a_field_with_displacements_that_are_no_numbers(pair):
 
 def test_too_little_memory_is_known_before_it_is_used(pair, monkeypatch):
     masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
-    monkeypatch.setattr(devices, "free_memory_mb", lambda: 100)
+    monkeypatch.setattr(devices, "free_mb", lambda: 100)
     message = refused("needs about .* MB on cpu, but only 100 MB", pair.fixed, pair.moving, **masks)
     assert "choose a coarser spacing" in message
 
 
 def test_the_estimate_grows_with_the_working_grid(pair, monkeypatch):
     masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
-    monkeypatch.setattr(devices, "free_memory_mb", lambda: 100)
+    monkeypatch.setattr(devices, "free_mb", lambda: 100)
     needed = [
         int(
             refused("MB", pair.fixed, pair.moving, spacing=s, **masks).split("about ")[1].split()[0]
@@ -296,7 +296,7 @@ def test_the_estimate_grows_with_the_working_grid(pair, monkeypatch):
         for s in (1.0, 2.0, 4.0)
     ]
     assert needed == sorted(needed, reverse=True) and needed[0] > 2 * needed[2]
-    monkeypatch.setattr(devices, "free_memory_mb", lambda: None)  # unknown: try
+    monkeypatch.setattr(devices, "free_mb", lambda: None)  # unknown: try
     next(iter(l2o.Registration(pair.fixed, pair.moving, **FAST, **masks)))
 
 

@@ -17,6 +17,7 @@ import SimpleITK as sitk
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
+from ..core.memory import children_mb, forget_peak, peak_mb, taken_mb
 from ..reporting.measures import jacobian_summary, summarise, target_registration_error
 from .methods import METHODS
 from .scan import Scan
@@ -33,18 +34,18 @@ def measure(scan: Scan, name: str, options: dict[str, Any], born: float) -> dict
     method.prepare()
     if options.get("warm_up"):
         method.run(scan, options)
-    before = _memory_gb("VmRSS")
-    _forget_peak()
+    before = taken_mb()
+    forget_peak()
     begin = time.perf_counter()
     outcome = method.run(scan, options)
     result: dict[str, Any] = {
         "seconds": time.perf_counter() - begin,
         "seconds_process": time.time() - born,
-        "peak_gb": max(_memory_gb("VmHWM") or 0.0, _children_gb()) or None,
+        "peak_gb": max(peak_mb() or 0.0, children_mb() or 0.0) / 1024 or None,
         "gpu_gb": _gpu_gb(),
         "provenance": outcome.provenance,
     }
-    result["added_gb"] = None if before is None else result["peak_gb"] - before
+    result["added_gb"] = None if before is None else result["peak_gb"] - before / 1024
     result["jacobian"] = jacobian_summary(outcome.field.resampled(scan.lattice), scan.region)
     if scan.fixed_points is not None:
         result |= _errors(scan, outcome.field)
@@ -105,42 +106,6 @@ def _step(scan: Scan, step) -> dict[str, Any]:
         errors = target_registration_error(step.field, scan.fixed_points, scan.moving_points)
         row |= {key: summarise(errors)[key] for key in ("mean", "median", "p95")}
     return row
-
-
-def _children_gb() -> float:
-    """The most memory that a program has taken which a method has started; 0 without any."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return most / 1024**2 / (1024 if sys.platform == "darwin" else 1)
-
-
-def _memory_gb(key: str) -> float | None:
-    """Memory of this process: "VmRSS" now, "VmHWM" at its peak. None where neither is known.
-
-    Not getrusage on Linux: what it calls the peak starts with that of the parent process.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(row.split()[1]) for row in lines if row.startswith(key)) / 2**20
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def _forget_peak() -> None:
-    """Let the peak count from now on (Linux), so that reading the images does not count."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except OSError:
-        pass
 
 
 def _gpu_gb() -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from ..core.files import atomic
 from ..reporting.measures import summarise
+from ..reporting.tables import write_csv
 from .methods import METHODS
 from .run import Measurement
 
@@ -235,11 +235,7 @@ def _named(step: dict) -> dict:
 
 
 def _write_csv(rows: list[dict], path: Path) -> None:
-    if not rows:
+    if rows:
+        write_csv(rows, path)
+    else:
         path.unlink(missing_ok=True)  # that of an earlier run tells of other cases
-        return
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import SimpleITK as sitk
 
 from ..core.errors import InputError
+from ..core.memory import free_mb
 from .table import Row
 
 if TYPE_CHECKING:
@@ -137,22 +138,23 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_count(rows: Sequence[Row], spacing: float, threads: int) -> tuple[int, int]:
+def worker_count(rows: Sequence[Row], spacing: float | None, threads: int) -> tuple[int, int]:
     """How many workers this computer carries, by cores and memory, and the MB that a pair needs."""
-    from ..engine.devices import free_memory_mb
-
     needed = needed_mb(rows, spacing)
-    free = free_memory_mb()
+    free = free_mb()
     most = cores() // threads if free is None else min(cores() // threads, free // needed)
     return max(1, min(most, len(rows))), needed
 
 
-def needed_mb(rows: Sequence[Row], spacing: float) -> int:
+def needed_mb(rows: Sequence[Row], spacing: float | None) -> int:
     """The memory (MB) for one pair, the largest of some rows, from the headers of their images.
 
-    spacing: of the working grid, mm.
+    spacing: of the working grid, mm; None: the usual one.
     """
+    from ..engine.images.preprocessing import WORKING_SPACING_MM
     from ..engine.registration import BASE_MB, BYTES_PER_VOXEL
+
+    spacing = spacing or WORKING_SPACING_MM
 
     stride = max(1, len(rows) // _LOOKED_AT)
     found = []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import traceback
 from contextlib import suppress
 from functools import lru_cache
@@ -20,6 +19,7 @@ from .. import __version__
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_volume
 from ..core.geometry import Grid, Volume
+from ..core.memory import forget_peak, peak_mb
 from ..core.paths import atomic
 from ..engine import packaged
 from ..engine.catalogue import DEFAULT, METHODS, OLD_NAMES
@@ -249,7 +249,7 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
 
     from ..engine.registration import Registration  # imports torch, which takes seconds
 
-    _forget_peak()
+    forget_peak()
     registration = Registration(
         fixed,
         moving,
@@ -261,7 +261,7 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
     for _ in registration:
         pass
     result = registration.result()
-    memory = _peak_mb()
+    memory = peak_mb()
     files = CaseFiles(home / "transform.h5", home / "warped.nii.gz", report=home)
     name = result.provenance["method"]
     files.write(
@@ -274,7 +274,7 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
         "reasons": " ".join((*result.reasons, left_out)).strip(),
         **_measures(result, landmarks),
         "seconds": round(result.seconds, 2),
-        "memory_mb": memory,
+        "memory_mb": "" if memory is None else round(memory),
         "software": result.provenance["software"],
         "device": result.provenance["device"],
         "transform": f"{row.name}/transform.h5",
@@ -320,22 +320,3 @@ def _thumbnails(home: Path, result: Result) -> None:
     for state, content in zip(("before", "after"), pictures.thumbnails(result), strict=True):
         with atomic(home / f"{state}.png") as temporary:
             temporary.write_bytes(content)
-
-
-def _forget_peak() -> None:
-    """Let the process's peak memory begin anew, where the system can (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-
-
-def _peak_mb() -> int | str:
-    """The most memory that this process held, in MB; "" where the system does not say."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) >> 10
-    with suppress(ImportError):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak >> (20 if sys.platform == "darwin" else 10)
-    return ""

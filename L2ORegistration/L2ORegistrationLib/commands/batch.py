@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..core.memory import free_mb
 from ..engine.catalogue import DEFAULT
 from .console import checked_folder, messages, note, print_json, tell_written
 from .console import output as out_console
@@ -17,7 +18,6 @@ from .register import Method
 
 _DEFAULT = Method(DEFAULT)
 _LEVELS = {"good": "good", "check": "to check", "failed": "failed"}  # of pairs with a transform
-_SPACING_MM = 1.5  # the engine's own, where none is given
 
 
 def batch(
@@ -69,7 +69,7 @@ def batch(
             if scheduler:
                 return stack.enter_context(existing_client(scheduler))
             gpus = _gpus(device)
-            fitting, needed = worker_count(rows, spacing or _SPACING_MM, threads)
+            fitting, needed = worker_count(rows, spacing, threads)
             count = workers or (min(len(gpus), len(rows)) if gpus else fitting)
             if not quiet:
                 messages.print(f"{count} at a time, about {needed} MB each.")
@@ -77,7 +77,7 @@ def batch(
                 local_client(count, threads, gpus=gpus, memory_mb=_share_of_memory(count))
             )
 
-        tell = stack.enter_context(_progress(shown=not quiet))
+        tell = stack.enter_context(_Progress(shown=not quiet))
         try:
             lines = map_pairs(
                 client, table, out, retry_failed=retry, on_row=tell, on_warning=note, **settings
@@ -111,13 +111,11 @@ def _gpus(device: str) -> list[int]:
 
 def _share_of_memory(count: int) -> int | None:
     """The MB at which a worker is ended before the computer runs out of memory."""
-    from ..engine.devices import free_memory_mb
-
-    free = free_memory_mb()
+    free = free_mb()
     return None if free is None else free // count
 
 
-class _progress:
+class _Progress:
     """A line for each pair on stderr, and a bar with the time left where that is a terminal."""
 
     def __init__(self, *, shown: bool):

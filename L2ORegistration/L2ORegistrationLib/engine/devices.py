@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import torch
 
 from ..core.errors import InputError
+from ..core.memory import free_mb
 from .selfcheck import problem
 
 
@@ -51,26 +49,13 @@ def _names() -> list[str]:
 
 def _free_mb(name: str) -> int | None:
     if not name.startswith("cuda"):
-        return free_memory_mb()
+        return free_mb()
     try:
         free = torch.cuda.mem_get_info(torch.device(name))[0]
         # What torch holds from an earlier registration, and will use again, counts as free.
         held = torch.cuda.memory_reserved(name) - torch.cuda.memory_allocated(name)
         return (free + held) >> 20
     except RuntimeError:  # it is full, or lent to one process that is not this
-        return None
-
-
-def free_memory_mb() -> int | None:
-    """Memory (MB) that a process can still take; all there is, or None, where nobody says."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) >> 10
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
-    except (AttributeError, ValueError, OSError):
         return None
 
 

@@ -201,33 +201,6 @@ def write_registration(
         data.save_as(temporary, enforce_file_format=True)
 
 
-def read_registration(path: str | Path) -> DisplacementField:
-    """The field of a Deformable Spatial Registration with one grid and identity matrices."""
-    from ..core.geometry import Grid
-
-    data = pydicom().dcmread(existing(path), force=True)
-    if data.get("SOPClassUID") != REGISTRATION_SOP:
-        raise InputError(f"{path} is not a DICOM Deformable Spatial Registration.")
-    grids = [
-        item.DeformableRegistrationGridSequence[0]
-        for item in data.DeformableRegistrationSequence
-        if "DeformableRegistrationGridSequence" in item
-    ]
-    if len(grids) != 1:
-        raise InputError(f"{path} holds {len(grids)} deformations: give a file with one.")
-    (grid,) = grids
-    row, column = np.reshape(np.asarray(grid.ImageOrientationPatient, dtype=float), (2, 3))
-    size = tuple(int(n) for n in grid.GridDimensions)
-    lattice = Grid(
-        size,
-        tuple(float(s) for s in grid.GridResolution),
-        tuple(float(x) for x in grid.ImagePositionPatient),
-        np.stack([row, column, np.cross(row, column)], axis=1),
-    )
-    array = np.frombuffer(grid.VectorGridData, "<f4").reshape(*size[::-1], 3)
-    return DisplacementField(array.copy(), lattice)
-
-
 def _new(sop: str, modality: str, like):
     """A data set of this class, in the patient and study of another one."""
     from pydicom.dataset import FileDataset, FileMetaDataset

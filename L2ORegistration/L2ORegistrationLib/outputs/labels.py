@@ -56,14 +56,9 @@ def warp_label_file(
     A .seg.nrrd keeps names, colours, order and tags of its segments. Returns ml of each segment
     or label before and afterwards. Raises InputError for files that are no labels.
     """
-    labels = read_image(source, "labels", "save it as .seg.nrrd")
-    if labels.GetDimension() != 3:
-        raise InputError(f"{source} has {labels.GetDimension()} dimensions: give 3-D labels.")
+    labels = _read(source)
     if "float" in labels.GetPixelIDTypeAsString():
-        array = sitk.GetArrayViewFromImage(labels)
-        if not np.array_equal(array, np.rint(array)):
-            raise InputError(f"{source} holds values between whole numbers: is it a label map?")
-        labels = _whole(labels, array)
+        labels = _whole(labels, sitk.GetArrayViewFromImage(labels))
     moved = warp_labels(labels, motion, target)
     about = {key: labels.GetMetaData(key) for key in labels.GetMetaDataKeys()}
     whole = " ".join(f"0 {n - 1}" for n in target.size)
@@ -89,31 +84,44 @@ def read_regions(path: str | Path) -> dict[str, Volume]:
 
     Raises InputError for a file that is no label map, and for one without a label.
     """
-    labels = read_image(path, "labels", "give a label map")
-    if labels.GetDimension() != 3:
-        raise InputError(f"{path} has {labels.GetDimension()} dimensions: give 3-D labels.")
+    labels = _read(path)
     about = {key: labels.GetMetaData(key) for key in labels.GetMetaDataKeys()}
-    array = sitk.GetArrayFromImage(labels)
-    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
-        raise InputError(f"{path} holds values between whole numbers: is it a label map?")
-    layers = array if array.ndim == 4 else array[..., None]
-    grid = Volume.of_image(labels if array.ndim == 3 else _first(labels)).grid
-    names = _names(about)
-    found = {}
-    if names:
-        for k, name in names.items():
-            layer = layers[..., int(about.get(f"Segment{k}_Layer", 0))]
-            mask = layer == int(about[f"Segment{k}_LabelValue"])
-            found[name] = Volume(mask, grid)
-    else:
+    layers, grid = _layers(labels), Grid.of_image(labels)
+    found = {name: mask for name, mask in _segments(layers, about).items() if mask.any()}
+    if not found:
         values = [v for v in np.unique(layers) if v > 0]
         if len(values) > _MOST_REGIONS:
             raise InputError(f"{path} has {len(values)} labels: is it an image, not a label map?")
-        found = {f"label {int(v)}": Volume((layers == v).any(axis=-1), grid) for v in values}
-    found = {name: mask for name, mask in found.items() if mask.array.any()}
+        found = {f"label {int(v)}": (layers == v).any(axis=-1) for v in values}
     if not found:
         raise InputError(f"{path} has no label: draw the regions first.")
-    return found
+    return {name: Volume(mask, grid) for name, mask in found.items()}
+
+
+def _read(path: str | Path) -> sitk.Image:
+    """The labels in a file. Raises InputError for anything else."""
+    labels = read_image(path, "labels", "save it as .seg.nrrd")
+    if labels.GetDimension() != 3:
+        raise InputError(f"{path} has {labels.GetDimension()} dimensions: give 3-D labels.")
+    array = sitk.GetArrayViewFromImage(labels)
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
+        raise InputError(f"{path} holds values between whole numbers: is it a label map?")
+    return labels
+
+
+def _layers(labels: sitk.Image) -> np.ndarray:
+    """(z, y, x, layers): of a plain label map one."""
+    array = sitk.GetArrayViewFromImage(labels)
+    return array if array.ndim == 4 else array[..., None]
+
+
+def _segments(layers: np.ndarray, about: dict[str, str]) -> dict[str, np.ndarray]:
+    """The mask (z, y, x) of each segment by its name; none of a plain label map."""
+    return {
+        name: layers[..., int(about.get(f"Segment{k}_Layer", 0))]
+        == int(about[f"Segment{k}_LabelValue"])
+        for k, name in _names(about).items()
+    }
 
 
 def _whole(labels: sitk.Image, array: np.ndarray) -> sitk.Image:
@@ -143,24 +151,12 @@ def _names(about: dict[str, str]) -> dict[int, str]:
     return found
 
 
-def _first(labels: sitk.Image) -> sitk.Image:
-    return sitk.VectorIndexSelectionCast(labels, 0)
-
-
 def _volumes(labels: sitk.Image, about: dict[str, str]) -> dict[str, float]:
     """ml of each segment by its name, or of each label by its number."""
-    array = sitk.GetArrayViewFromImage(labels)
-    ml = float(np.prod(labels.GetSpacing())) / 1000
-    names = _names(about)
-    if names:
-        found = {}
-        for k, name in names.items():
-            layer = int(about.get(f"Segment{k}_Layer", 0))
-            values = array[..., layer] if array.ndim == 4 else array
-            marked = values == int(about[f"Segment{k}_LabelValue"])
-            found[name] = float(marked.sum()) * ml
-        return found
-    values, counts = np.unique(array, return_counts=True)
+    layers, ml = _layers(labels), float(np.prod(labels.GetSpacing())) / 1000
+    if segments := _segments(layers, about):
+        return {name: float(mask.sum()) * ml for name, mask in segments.items()}
+    values, counts = np.unique(layers, return_counts=True)
     return {str(v): float(n) * ml for v, n in zip(values, counts, strict=True) if v}
 
 

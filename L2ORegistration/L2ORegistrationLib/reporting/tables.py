@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,14 +99,19 @@ def write_history(result: Result, folder: Path, pairs: LandmarkPairs | None = No
     paths += [folder / "steps.json", folder / "steps.csv"]
     with atomic(paths[-2]) as temporary:
         temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    with atomic(paths[-1]) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        lines = [_flat(row) for row in rows]
-        writer = csv.DictWriter(file, lines[0])
-        writer.writeheader()
-        writer.writerows(lines)
+    write_csv([_flat(row) for row in rows], paths[-1])
     for path in set(earlier) - set(paths):
         path.unlink(missing_ok=True)
     return paths
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows with the columns that any of them has, all or nothing."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _measures(result: Result, field: DisplacementField, pairs: LandmarkPairs | None) -> dict:

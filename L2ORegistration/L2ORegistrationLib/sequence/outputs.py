@@ -23,6 +23,7 @@ from ..core.paths import atomic, check_writable
 from ..engine.verdict import GOOD, Verdict
 from ..outputs.record import Record, Scan
 from ..reporting import page, pictures
+from ..reporting.tables import write_csv
 from . import motion
 from .registration import SequenceResult
 
@@ -101,10 +102,10 @@ def write_sequence(
     write_volume(plain, path("plain-mean.nii.gz"))
     write_volume(amplitude, path("amplitude.nii.gz"))
     rows = phase_table(result, names)
-    _write_csv(rows, path("phases.csv"))
+    write_csv(rows, path("phases.csv"))
     followed = _followed(result, landmarks, contour)
     if followed:
-        _write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
+        write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
     with atomic(path("loops.json")) as temporary:
         temporary.write_text(json.dumps(loop_summary(result), indent=1), encoding="utf-8")
     report = _report(result, names, title, rows, followed, plain, mean, amplitude)
@@ -194,14 +195,6 @@ def _trajectory_rows(followed, result, names) -> list[dict]:
         for label, positions in followed.items()
         for index, position in zip(result.fields, positions, strict=True)
     ]
-
-
-def _write_csv(rows: list[dict], path: Path) -> None:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _write_fields(result: SequenceResult, path: Path) -> None:
