@@ -12,7 +12,7 @@ from . import __version__
 from .commands.apply import apply
 from .commands.batch import batch
 from .commands.benchmark import benchmark
-from .commands.console import messages, print_json
+from .commands.console import messages, print_json, say
 from .commands.demo import demo
 from .commands.evaluate import evaluate
 from .commands.invert import invert
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         if as_json:
             print_json({"error": said})
         else:
-            messages.print(said, style="red", markup=False, soft_wrap=True)
+            say(said, "red", messages)
         return 2
 
 

@@ -27,8 +27,7 @@ from ..core.paths import atomic, checked_suffix, existing, suffix_of
 from ..outputs.record import Scan, read_record
 from ..outputs.surfaces import SURFACES, read_surface
 from ..reporting.measures import jacobian_determinant
-from .console import check_apart, checked_file, messages, print_json, tell_written
-from .console import output as out
+from .console import check_apart, checked_file, note, print_json, say, tell_written
 from .options import Json
 
 _LABELS = (".nrrd", ".nii.gz", ".nii", ".mha")
@@ -133,15 +132,15 @@ def apply(
         *answer.pop("warnings", []),
     ]
     for warning in warnings:
-        messages.print(f"Note: {warning}", style="yellow", markup=False, soft_wrap=True)
+        note(warning)
     if as_json:
         print_json({"output": str(output), "kind": kind, "warnings": warnings, **answer})
         return
-    out.print(f"{_NAMES[kind]}: {answer.pop('how')}", markup=False, soft_wrap=True)
+    say(f"{_NAMES[kind]}: {answer.pop('how')}")
     for key, value in answer.items():
         many = isinstance(value, dict) and len(value) > _MOST_SAID
         said = f"{len(value)} of them, told by --json" if many else _said(value)
-        out.print(f"{key.replace('_', ' ')}: {said}", markup=False, soft_wrap=True)
+        say(f"{key.replace('_', ' ')}: {said}")
     tell_written(output)
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..core.memory import free_mb
 from ..engine.catalogue import DEFAULT
-from .console import checked_folder, messages, note, print_json, tell_written
+from .console import checked_folder, messages, note, print_json, say, tell_written
 from .console import output as out_console
 from .options import Device, Iterations, Json, Quiet, Spacing
 from .register import Method
@@ -94,7 +94,7 @@ def batch(
     parts = [f"{made.count(level)} {said}" for level, said in _LEVELS.items()]
     out_console.print(f"{', '.join(parts)}, {len(failures)} could not be registered.")
     for line in (line for line in lines if not line["transform"] or line["verdict"] == "failed"):
-        out_console.print(f"{line['name']}: {line['reasons']}", markup=False, soft_wrap=True)
+        say(f"{line['name']}: {line['reasons']}")
     tell_written(*written)
 
 
@@ -148,4 +148,4 @@ class _Progress:
             return
         found = line["reasons"] or f"{line.get('seconds')} s"
         text = f"{done:>5} of {total}  {line['name']}: {line['verdict']}, {found}"
-        messages.print(text, markup=False, soft_wrap=True)
+        say(text, to=messages)

@@ -12,7 +12,7 @@ from ..core.errors import InputError
 from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
 from . import options
-from .console import checked_folder, messages, print_json
+from .console import checked_folder, messages, print_json, say
 from .console import output as out
 from .data import read_datasets, warn
 
@@ -120,7 +120,7 @@ def benchmark(
     else:
         show(runs, folder)
         if table1:
-            out.print(papers.markdown(runs, own), markup=False, soft_wrap=True)
+            say(papers.markdown(runs, own))
     if any("error" in done.result for done in runs):
         raise typer.Exit(1)
 
@@ -132,11 +132,11 @@ def tell(run) -> None:
     row = case_row(run)
     line = f"{run.dataset} {run.case}  {METHODS[run.method].title}: "
     if row["error"]:
-        messages.print(line + row["error"], style="red", markup=False, soft_wrap=True)
+        say(line + row["error"], "red", messages)
         return
     error = f"TRE {row['tre_mean']:.2f} mm, " if "tre_mean" in row else ""
     memory = f", {row['peak_gb']:.2f} GB" if "peak_gb" in row else ""
-    messages.print(f"{line}{error}{row['seconds']:.1f} s{memory}", markup=False, soft_wrap=True)
+    say(f"{line}{error}{row['seconds']:.1f} s{memory}", to=messages)
 
 
 def show(runs: list, folder: Path) -> None:
@@ -161,4 +161,4 @@ def show(runs: list, folder: Path) -> None:
         for method, parts in seconds.get(dataset, {}).items():
             text = ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
             wide.print(f"{table.METHODS[method].title}, seconds: {text}", soft_wrap=True)
-    out.print(f"Wrote {folder}", soft_wrap=True)
+    say(f"Wrote {folder}")

@@ -133,9 +133,14 @@ def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) ->
     return table
 
 
+def say(text: str, style: str | None = None, to: Console = output) -> None:
+    """Print a text as it is, however long its lines are."""
+    to.print(text, style=style, markup=False, soft_wrap=True)
+
+
 def note(sentence: str) -> None:
     """A sentence on stderr that the user should know of."""
-    messages.print(f"Note: {sentence}", style="yellow", markup=False, soft_wrap=True)
+    say(f"Note: {sentence}", "yellow", messages)
 
 
 def tell_verdict(verdict: str, reasons: Iterable[str]) -> None:
@@ -143,9 +148,9 @@ def tell_verdict(verdict: str, reasons: Iterable[str]) -> None:
     colour = {"good": "green", "check": "yellow", "failed": "red"}[verdict]
     output.print(f"Verdict: [bold {colour}]{verdict}[/]")
     for reason in reasons:
-        output.print(f"  {reason}", markup=False, soft_wrap=True)
+        say(f"  {reason}")
     if verdict == "failed":
-        output.print(f"  {_WHAT_TO_TRY}", markup=False, soft_wrap=True)
+        say(f"  {_WHAT_TO_TRY}")
 
 
 def tell_certainty(result: Result, pairs: LandmarkPairs | None = None) -> None:
@@ -153,13 +158,13 @@ def tell_certainty(result: Result, pairs: LandmarkPairs | None = None) -> None:
     tell_verdict(result.verdict, result.reasons)
     said = certainty.sentence(result.provenance)
     more = certainty.of_landmarks(result, pairs) if pairs is not None else ""
-    output.print(f"Confidence: {said} {more}".rstrip(), markup=False, soft_wrap=True)
+    say(f"Confidence: {said} {more}".rstrip())
 
 
 def tell_written(*paths: Path) -> None:
     """A line on stdout for each file that was written."""
     for path in paths:
-        output.print(f"Wrote {path}", markup=False, soft_wrap=True)
+        say(f"Wrote {path}")
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import InputError
-from .console import messages
+from .console import messages, say
 
 if TYPE_CHECKING:
     from ..datasets.cases import Case
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def warn(text: str) -> None:
     """Tell on stderr what is left out, such as a case that is skipped."""
-    messages.print(text, style="yellow", markup=False, soft_wrap=True)
+    say(text, "yellow", messages)
 
 
 def read_datasets(

@@ -24,7 +24,7 @@ from ..reporting.measures import (
     target_registration_error,
 )
 from ..reporting.tables import LandmarkPairs, landmark_measures
-from .console import checked_file, measures_table, note, print_json, read_pairs, tell_written
+from .console import checked_file, measures_table, note, print_json, read_pairs, say, tell_written
 from .console import output as out
 from .options import FixedLandmarks, Json, MovingLandmarks
 
@@ -137,7 +137,7 @@ def evaluate(
     out.print(measures_table({name: row for name, row in rows.items() if row}))
     for row in quality:
         line = f"{row.verdict:>12}  {row.name}, {row.where}: {row.value} ({row.tolerance})"
-        out.print(line, markup=False, soft_wrap=True)
+        say(line)
     if qa:
         tell_written(qa)
 

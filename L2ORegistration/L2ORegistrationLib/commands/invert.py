@@ -14,8 +14,7 @@ from ..core.files import (
     read_volume,
     write_transform,
 )
-from .console import check_apart, checked_file, note, print_json, tell_written
-from .console import output as out
+from .console import check_apart, checked_file, note, print_json, say, tell_written
 from .options import Json
 
 
@@ -60,5 +59,5 @@ def invert(
     if as_json:
         print_json({"output": str(output), "round_trip_mm": found.summary(), "warnings": warnings})
         return
-    out.print(found.sentence(), markup=False, soft_wrap=True)
+    say(found.sentence())
     tell_written(output)

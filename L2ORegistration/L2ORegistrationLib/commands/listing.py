@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ..engine.catalogue import DEFAULT, METHODS
 from .console import output as out
-from .console import print_json
+from .console import print_json, say
 from .options import Json
 
 
@@ -38,9 +38,9 @@ def models(as_json: Json = False) -> None:
     out.print(f"The default method is {DEFAULT}; a method takes the weights of its name.")
     for card in cards:
         if card.compares:
-            out.print(f"{card.name}: compares: {card.compares}", markup=False, soft_wrap=True)
+            say(f"{card.name}: compares: {card.compares}")
         for key, value in card.facts.items():
-            out.print(f"{card.name}: {key}: {value}", markup=False, soft_wrap=True)
+            say(f"{card.name}: {key}: {value}")
 
 
 def devices(as_json: Json = False) -> None:

@@ -35,6 +35,7 @@ from .console import (
     note,
     print_json,
     read_pairs,
+    say,
     tell_certainty,
     tell_written,
 )
@@ -208,11 +209,11 @@ def register(
         out.print(measures_table(rows))
         tell_certainty(result, pairs)
         for sentence in more.sentences:
-            out.print(sentence, markup=False, soft_wrap=True)
+            say(sentence)
         tell_written(*more.paths)
     if verbose:
         for key, value in result.provenance.items():
-            messages.print(f"{key}: {value}", style="dim", markup=False, soft_wrap=True)
+            say(f"{key}: {value}", "dim", messages)
     if result.cancelled:
         raise typer.Exit(130)
     if result.verdict == "failed":

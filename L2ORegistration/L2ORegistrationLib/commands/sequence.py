@@ -12,7 +12,7 @@ from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
 from ..core.paths import counted, made
 from ..reporting.measures import check_landmarks_inside
-from .console import checked_folder, messages, note, print_json, tell_written
+from .console import checked_folder, messages, note, print_json, say, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet, Spacing, Threads
 
@@ -115,7 +115,7 @@ def sequence(
         )
     else:
         said = f"Verdict: {result.verdict}", *doubts(result, names)
-        out_console.print(*said, sep="\n", markup=False, soft_wrap=True)
+        say("\n".join(said))
         for name, values in loops.items():
             out_console.print(
                 f"Loop, {name}: mean {values['mean']:.2f}, p95 {values['p95']:.2f} mm"
@@ -155,6 +155,6 @@ def _followed(registration, names: list[str], *, shown: bool) -> bool:
         except InputError as error:  # of one phase: those before it are kept
             if not done:
                 raise
-            messages.print(str(error), style="red", markup=False, soft_wrap=True)
+            say(str(error), "red", messages)
             return False
     return True

@@ -9,8 +9,7 @@ import typer
 
 from ..core.errors import InputError
 from . import options
-from .console import checked_folder, messages, print_json
-from .console import output as out
+from .console import checked_folder, messages, print_json, say
 from .cross_validation import cross_validate
 from .data import read_datasets
 from .experiment import Experiment, one_voice
@@ -153,9 +152,7 @@ def _show_weights(card, folder: Path, as_json: bool) -> None:
         errors = card.facts["errors_mm"]
         print_json({"weights": str(path), "sha256": card.sha256, "errors_mm": errors})
     else:
-        out.print(
-            f"Wrote {path}: use it with register --model {path}", markup=False, soft_wrap=True
-        )
+        say(f"Wrote {path}: use it with register --model {path}")
 
 
 def _show_runs(runs: list, folder: Path, as_json: bool) -> None:
