@@ -4,6 +4,7 @@ import enum
 import os
 import sys
 import unittest
+from dataclasses import replace
 from typing import Annotated, Union
 
 import qt
@@ -24,7 +25,7 @@ from L2ORegistrationLib.panel.points import PointFollower
 from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.panel.sequence import SequencePanel
-from L2ORegistrationLib.scene import outputs
+from L2ORegistrationLib.scene import outputs, transforms
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.session import forget
 from L2ORegistrationLib.scene.settings import Settings
@@ -201,6 +202,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._points = PointFollower(self._onLandmarks)
         self._guiTag = None
         self._session = None
+        self._told = None  # the transform that the sections tell of, also between two sessions
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
 
@@ -223,11 +225,18 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui, self.logic, self._torch, self._lender, lambda: self._parameterNode
         )
         self._evaluation = EvaluationPanel(
-            ui, self.logic, self._torch, self._lender, self._landmarks, self._lungs
+            ui, self.logic, self._torch, self._lender, self._shownLandmarks, self._lungs
         )
         icons = self.resourcePath("Icons")
         self._iterations = IterationsPanel(
-            ui, self.logic, self._torch, self._lender, icons, self._onIteration, self._outputs
+            ui,
+            self.logic,
+            self._torch,
+            self._lender,
+            icons,
+            self._onIteration,
+            self._outputs,
+            registering=lambda: self._registration.running,
         )
         self._registration = RegistrationPanel(
             ui,
@@ -235,18 +244,23 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._torch,
             self._lender,
             self._settings,
+            started=self._refreshSections,
             began=self._onBegan,
             stepped=self._iterations.refresh,
             ended=self._onEnded,
         )
-        session = lambda: self._session  # noqa: E731 (what each section looks at)
         self._correction = CorrectionPanel(
-            session, self._settings, self._registration, self._onUndone
+            lambda: self._session,
+            self._shownSettings,
+            self._registration,
+            self._iterations.show_whole,
+            self._onUndone,
         )
-        self._following = FollowingPanel(self._torch, self._lender, session, self._lungs)
-        self._followUp = FollowUpPanel(self._torch, self._lender, session)
-        self._sequence = SequencePanel(self._torch, self._lender)
-        self._sections = self._correction, self._following, self._followUp, self._sequence
+        self._following = FollowingPanel(self._torch, self._lender, self._finished, self._lungs)
+        self._followUp = FollowUpPanel(self._torch, self._lender, self._finished)
+        self._sequence = SequencePanel(self._torch, self._lender, self._device)
+        self._ofResult = self._correction, self._following, self._followUp
+        self._sections = *self._ofResult, self._sequence
         layout = panel.layout()
         for section in self._sections:
             layout.insertWidget(layout.count() - 2, section.widget)  # above Advanced and a spacer
@@ -295,6 +309,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._registration.abandon()
         for section in (self._iterations, self._following, self._followUp, self._sequence):
             section.abandon()
+        self._evaluation.stop()
         self._setSession(None)
 
     def onSceneChanged(self, caller=None, event=None):
@@ -314,6 +329,8 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         scene = slicer.mrmlScene
         if scene.IsClosing() or scene.IsImporting() or scene.IsRestoring():
             return
+        if self._parameterNode:  # else another module is open
+            qt.QTimer.singleShot(0, self._onNodeRemoved)
         if self._session is not None and not self._registration.running:
             history = self._session.history
             if any(node is one for one in (history.browser, history.sequence, history.transform)):
@@ -322,6 +339,13 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return  # a run looks after its own
         if node.IsA("vtkMRMLTransformNode"):
             forget(node)
+
+    def _onNodeRemoved(self):
+        """A volume to compare with may be gone, or iterations that the console's run replaced."""
+        if self._parameterNode and not self._registration.running and self._session is None:
+            self._followOutput()
+        elif self._parameterNode:
+            self._iterations.refresh()
 
     def initializeParameterNode(self):
         """Show the scene's parameter node, with inputs picked where there are none."""
@@ -351,10 +375,11 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onEnded(self, outcome):
         if outcome is None:
             lungs = self._session.lungs if self._session is not None else None
-            self._session = None  # what the run made is gone already
-            self._setSession(None)
-            if self._parameterNode:
-                self._followOutput()
+            if self._session is not None:
+                self._session.close()
+            transform = self._parameterNode.outputTransform if self._parameterNode else None
+            self._setSession(self.logic.restore(transform) if transform else None)
+            self._evaluation.set_session(self._session)
             if self._session is not None:  # of a correction that came to nothing
                 self._session.lungs = lungs
             return
@@ -370,12 +395,19 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._iterations.update_outputs()
 
     def _refreshSections(self):
-        for section in self._sections:
+        for section in (self._iterations, *self._sections):
             section.refresh()
+
+    def _finished(self):
+        """The session, but while a registration runs none: its iterations may all be discarded."""
+        return None if self._registration.running else self._session
+
+    def _device(self):
+        return self._parameterNode.device if self._parameterNode else "auto"
 
     def _lungs(self, fixed):
         """What finds the fixed lungs: the mask that was chosen, else that of the last run."""
-        settings = self._settings()
+        settings = self._shownSettings()
         given = settings.fixedMask if settings is not None else None
         if given is None and self._session is not None:
             given = self._session.lungs
@@ -406,6 +438,21 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             model=node.model or None if METHODS[node.method.name].weights else None,
             device=node.device,
         )
+
+    def _shownSettings(self):
+        """The settings; without masks and landmarks where these are of other volumes than shown."""
+        settings = self._settings()
+        transform = self._session.history.transform if self._session is not None else None
+        if settings is None or transform is None:
+            return settings
+        if transforms.roles(transform) == (settings.fixed, settings.moving):
+            return settings
+        of_volumes = ("fixedMask", "movingMask", "fixedLandmarks", "movingLandmarks")
+        return replace(settings, **dict.fromkeys(of_volumes))
+
+    def _shownLandmarks(self):
+        settings = self._shownSettings()
+        return (settings.fixedLandmarks, settings.movingLandmarks) if settings else (None, None)
 
     def _landmarks(self):
         node = self._parameterNode
@@ -479,6 +526,11 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._session = session
         self._evaluation.set_session(None)
         self._iterations.set_session(session)
+        transform = session.history.transform if session is not None else None
+        if transform is not self._told:  # what is said and chosen there is of another result
+            self._told = transform
+            for section in self._ofResult:
+                section.abandon()
         self._refreshSections()
 
     def _onIteration(self):

@@ -55,6 +55,21 @@ def test_side_by_side_is_linked(views, images):
     assert views[0].GetLinkedControl() and views[1].GetLinkedControl()
 
 
+def test_side_by_side_both_are_turned_as_the_red_view_is(views, images):
+    red, yellow = (display.slice_view(slicer.mrmlScene, name) for name in ("Red", "Yellow"))
+    yellow.SetOrientation("Sagittal")
+    yellow.JumpSliceByCentering(1.0, 2.0, 3.0)
+    turn = vtk.vtkTransform()
+    turn.RotateX(8)
+    turn.Concatenate(red.GetSliceToRAS())
+    red.GetSliceToRAS().DeepCopy(turn.GetMatrix())
+    red.UpdateMatrices()
+    display.showSideBySide(*images)
+    found = transforms.matrix_of(yellow.GetSliceToRAS())
+    np.testing.assert_allclose(found[:3, :3], transforms.matrix_of(red.GetSliceToRAS())[:3, :3])
+    np.testing.assert_allclose(found[:3, 3], [1, 2, 3])  # each view stays where it is
+
+
 @pytest.mark.parametrize("mode", ["grid", "arrows", "contours"])
 def test_the_deformation_is_drawn_in_slices_only(scene, mode):
     node = scene.AddNewNodeByClass("vtkMRMLTransformNode", "registration")
@@ -135,6 +150,21 @@ class TestPreview:
         transform = scene.AddNewNodeByClass("vtkMRMLTransformNode", "registration")
         preview = Preview(moving, transform)
         assert volumes.grid_of(preview.volume).matches(volumes.grid_of(moving))
+
+    def test_hardened_or_taken_out_it_is_kept(self, made, scene):
+        preview, moving, transform = made
+        preview.strength = 0.5
+        kept = preview.volume
+        kept.HardenTransform()
+        preview.remove()
+        assert kept.GetScene() is scene and kept.GetName() == "two warped"
+        assert kept.GetSaveWithScene() and kept.GetDisplayNode().GetSaveWithScene()
+        assert kept.GetAttribute(nodes.MADE) is None
+        assert scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 1
+        other = Preview(moving, transform)
+        scene.RemoveNode(transform)  # it is under nothing then, but nobody took it out
+        other.remove()
+        assert other.volume.GetScene() is None
 
     def test_removed_nothing_is_left(self, made, scene):
         preview, *_ = made

@@ -211,6 +211,15 @@ class TestCurve:
         assert scene.GetNumberOfNodes() == count
         assert len(self.values(curve.table, "Iteration")) == STEPS + 1
 
+    def test_a_chart_that_was_deleted_is_made_again_with_its_lines(self, history, scene):
+        curve = Curve(history)
+        lines = curve.chart.GetNumberOfPlotSeriesNodes()
+        count = scene.GetNumberOfNodes()
+        scene.RemoveNode(curve.chart)
+        curve.update()
+        assert curve.chart.GetNumberOfPlotSeriesNodes() == lines > 0
+        assert scene.GetNumberOfNodes() == count
+
     def test_removed_nothing_is_left(self, history, scene):
         count = scene.GetNumberOfNodes()
         Curve(history).remove()

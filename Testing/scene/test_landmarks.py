@@ -54,6 +54,21 @@ def test_moving_points_under_the_registration_are_meant_where_they_were_placed(
     np.testing.assert_allclose(landmarks.of_markups(node, bent).points, POINTS, atol=1e-6)
 
 
+def test_points_under_another_deformation_are_refused(scene, kit, add_points, add_linear, askew):
+    """They would be read where that one shows them, not where they were placed."""
+    bent = scene.AddNewNodeByClass("vtkMRMLTransformNode", "bent")
+    transforms.set_field(bent, kit.field_over(kit.GRIDS["straight"]))
+    other = scene.AddNewNodeByClass("vtkMRMLTransformNode", "other")
+    node, fixed = (add_points(points, name="nodules") for points in (POINTS[:3], POINTS))
+    rigid = add_linear(askew)
+    node.SetAndObserveTransformNodeID(rigid.GetID())
+    rigid.SetAndObserveTransformNodeID(bent.GetID())
+    for below in (None, other):
+        with pytest.raises(InputError, match="'nodules' is under the non-linear transform"):
+            landmarks.pairs(fixed, node, below)
+    assert landmarks.unpaired(fixed, node, bent).endswith("left out: fixed nodules-4.")
+
+
 @pytest.fixture
 def evaluated(scene, kit, add_points):
     transform = scene.AddNewNodeByClass("vtkMRMLTransformNode", "registration")

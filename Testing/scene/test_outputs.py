@@ -148,6 +148,26 @@ def test_tg_132_compares_the_segments_that_both_scans_have(registered, scene):
         quality_task(node, structures=(first, other))
 
 
+def test_segments_that_are_empty_or_in_one_scan_only_are_not_in_the_way(
+    registered, scene, monkeypatch
+):
+    node, _, ball = registered
+    first = segmentation(scene, "in fixed", {"tumour": ball, "only here": ball, "empty": ball})
+    second = segmentation(scene, "in moving", {"tumour": ball, "empty": ball})
+    empty = second.GetSegmentation().GetSegmentIdBySegmentName("empty")
+    second.GetSegmentation().RemoveSegment(empty)
+    second.GetSegmentation().AddEmptySegment("", "empty")
+    assert list(outputs.masks_by_name(second)) == ["tumour"]
+    read, real = [], volumes.mask_to_volume
+    monkeypatch.setattr(volumes, "mask_to_volume", lambda *a: read.append(a) or real(*a))
+    rows = quality_task(node, structures=(first, second)).now()[1]
+    assert {row.where for row in rows if row.name == "Dice coefficient"} == {"tumour"}
+    assert len(read) == 4  # that of one scan only was not read
+    with pytest.raises(InputError, match="with something in it"):
+        only = segmentation(scene, "other", {"only here": ball})
+        quality_task(node, structures=(second, only))
+
+
 def test_the_volume_of_a_segment_follows_the_field(scene):
     """20 % longer along z: 20 % more, from either scan; what is drawn larger has grown."""
     grid = Grid((30, 30, 30), (2.0, 2.0, 2.0), (-29, -29, -29))

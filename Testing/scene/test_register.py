@@ -308,7 +308,7 @@ class TestRun:
                 time.sleep(0.001)
             assert len(one.session.history) == done
             assert one.session.history.index == done - 1
-        assert one.session.preview.volume.GetName() == "moving warped"
+        assert one.session.preview.volume.GetName() == "moving warped (preview)"
         one.cancel()
         gate.release(9)
         (last,) = [event for event in finish(one) if isinstance(event, Finished)]

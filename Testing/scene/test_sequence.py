@@ -11,6 +11,7 @@ from L2ORegistrationLib.engine.verdict import Verdict
 from L2ORegistrationLib.job import Failed, Finished
 from L2ORegistrationLib.scene import browsers, nodes, transforms, volumes
 from L2ORegistrationLib.scene.breathing_sample import addBreathingSequence
+from L2ORegistrationLib.scene.history import History
 from L2ORegistrationLib.scene.nodes import of_class
 from L2ORegistrationLib.scene.sequence import SequenceLogic, SequenceRun, SequenceSettings
 from L2ORegistrationLib.sequence.phases import read_phases
@@ -188,6 +189,13 @@ def test_a_chosen_transform_is_the_proxy(breath, kit, scene):
     assert scene.GetNumberOfNodesByClass("vtkMRMLTransformNode") == 1
 
 
+def test_a_transform_with_the_iterations_of_a_pair_is_no_proxy(breath, scene):
+    chosen = scene.AddNewNodeByClass("vtkMRMLTransformNode", "pair")
+    History.create(chosen)
+    with pytest.raises(InputError, match="'pair' has a pair's iterations"):
+        SequenceRun(SequenceSettings(breath, outputTransform=chosen))
+
+
 def test_what_lies_under_the_motion_stays_there_in_the_next_run(breath, kit, scene, add_points):
     """Also where the first run used a transform of the user's, which is not deleted."""
     mine = scene.AddNewNodeByClass("vtkMRMLTransformNode", "mine")
@@ -234,9 +242,12 @@ def test_a_node_that_the_result_needs_and_that_is_taken_away_ends_the_run(
     assert f"'{name}' was taken from the scene" in event.message and run.outcome is None
 
 
-def test_a_browser_that_is_taken_away_ends_the_run(breath, kit, scene):
+def test_a_browser_that_is_taken_away_ends_the_run(breath, kit, scene, add_linear, askew):
+    """Its images, which stay, lie under their own transform again."""
     import threading
 
+    image, own = browsers.proxy_of(breath), add_linear(askew)
+    image.SetAndObserveTransformNodeID(own.GetID())
     gate = threading.Semaphore(1)
     run = SequenceRun(SequenceSettings(breath), factory=trial(kit, gate=gate))
     while not run.poll():
@@ -245,6 +256,7 @@ def test_a_browser_that_is_taken_away_ends_the_run(breath, kit, scene):
     (event,) = run.poll()
     gate.release(10)
     assert "was taken from the scene" in event.message and not run.active
+    assert image.GetScene() is scene and image.GetParentTransformNode() is own
 
 
 def test_a_registered_breath_is_saved_with_the_scene(scene, add_volume, kit, tmp_path):

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import slicer
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.engine import packaged
-from L2ORegistrationLib.scene import transforms, volumes
+from L2ORegistrationLib.scene import browsers, transforms, volumes
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
 
@@ -60,6 +61,17 @@ def test_transforms_that_would_count_twice(fixed, moving, add_linear, output):
     )
     output.SetAndObserveTransformNodeID(initial.GetID())
     assert "is under another" in Settings(fixed, moving, outputTransform=output).problem()
+
+
+def test_a_transform_that_another_player_leads_is_no_output(fixed, moving, kit, add_volume):
+    image = kit.image_on(kit.GRIDS["straight"])
+    browser = browsers.make_sequence([add_volume(image, f"p{k}") for k in range(3)])
+    sequence = browser.GetScene().AddNewNodeByClass("vtkMRMLSequenceNode", "transforms")
+    sequence.SetDataNodeAtValue(slicer.vtkMRMLTransformNode(), "0")
+    browser.AddSynchronizedSequenceNode(sequence)
+    motion = browsers.as_proxy(browser, sequence, None, "motion")
+    problem = Settings(fixed, moving, outputTransform=motion).problem()
+    assert "'motion' is played with a sequence: choose another output" in problem
 
 
 def test_options(fixed, moving):
@@ -164,8 +176,6 @@ class TestAsPython:
         class Stub:
             def register(self, *args, **kwargs):
                 found["settings"] = Settings(*args, **kwargs)
-
-        import slicer
 
         code = SceneLogic().copyAsPython(settings)
         util = slicer.util

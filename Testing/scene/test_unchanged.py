@@ -1,4 +1,4 @@
-"""A moving volume that was hardened, moved or edited since its registration is not warped again."""
+"""Volumes that were hardened, moved or edited since their registration are not warped again."""
 
 import pytest
 import slicer
@@ -64,6 +64,18 @@ def test_nothing_is_made_of_a_moving_volume_that_changed(
     session.close()
 
 
+def test_a_fixed_volume_that_was_moved_is_noticed(outcome, scene, add_linear, askew):
+    fixed = transforms.roles(outcome.transform)[0]
+    fixed.SetAndObserveTransformNodeID(add_linear(askew).GetID())
+    with pytest.raises(InputError, match="'fixed' was moved, or put under a transform"):
+        images_of(outcome.transform)
+    fixed.SetAndObserveTransformNodeID(outcome.transform.GetID())
+    with pytest.raises(InputError, match="take it out"):
+        images_of(outcome.transform)
+    fixed.SetAndObserveTransformNodeID(None)
+    assert images_of(outcome.transform)[0] is fixed
+
+
 def test_where_it_only_lies_under_the_transform_it_is_the_same(outcome, scene):
     moving = transforms.roles(outcome.transform)[1]
     parent = moving.GetParentTransformNode()
@@ -75,6 +87,7 @@ def test_where_it_only_lies_under_the_transform_it_is_the_same(outcome, scene):
 
 
 def test_a_scene_of_a_version_that_did_not_note_it_is_taken_as_it_is(outcome, scene):
-    outcome.browser.RemoveAttribute("L2ORegistration.Moving")
+    for name in ("Fixed", "Moving"):
+        outcome.browser.RemoveAttribute(f"L2ORegistration.{name}")
     edited(outcome, scene)
     assert images_of(outcome.transform)

@@ -165,6 +165,25 @@ class TestMasks:
         overlap = 2 * (before & after).sum() / (before.sum() + after.sum())
         assert overlap > 0.9
 
+    def test_of_surfaces_only_the_wanted_segment_is_converted(self, segmentation, monkeypatch):
+        """An RTSTRUCT has dozens, and each takes its time."""
+        node, image = segmentation
+        before = self.drawn(volumes.mask_to_volume((node, "box")), image.grid)
+        assert node.CreateClosedSurfaceRepresentation()
+        segments = node.GetSegmentation()
+        segments.SetSourceRepresentationName("Closed surface")
+        segments.RemoveRepresentation("Binary labelmap")
+        segments.AddSegment(slicer.vtkSegment(), "nothing")
+        made, cls = [], slicer.vtkMRMLSegmentationNode
+        monkeypatch.setattr(
+            slicer, "vtkMRMLSegmentationNode", lambda: made.append(cls()) or made[-1]
+        )
+        after = self.drawn(volumes.mask_to_volume((node, "box")), image.grid)
+        assert 2 * (before & after).sum() / (before.sum() + after.sum()) > 0.9
+        assert [one.GetSegmentation().GetNumberOfSegments() for one in made] == [1]
+        with pytest.raises(volumes.EmptyMask):
+            volumes.mask_to_volume((node, "nothing"))
+
     def test_a_label_map_counts_what_is_not_zero(self, scene, grid, kit):
         node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
         labels = np.zeros(grid.shape, np.int16)

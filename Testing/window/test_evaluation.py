@@ -1,9 +1,14 @@
 """The table of landmark errors, the lines between landmarks, folding."""
 
+import threading
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import slicer
-from fixtures import process_events
+from fixtures import add_phantom, process_events, wait_for
+from L2ORegistrationLib import job
+from L2ORegistrationLib.scene import transforms, volumes
 
 
 def cell(panel, row, column):
@@ -59,6 +64,41 @@ def test_no_landmarks_no_table(registered):
     process_events(0.3)
     assert registered.ui.evaluationTable.isHidden()
     assert registered.ui.evaluationHintLabel.text.startswith("Choose fixed and moving landmarks")
+
+
+def test_masks_and_landmarks_of_other_volumes_are_not_used_on_this_result(registered, pair):
+    history, node = registered._session.history, registered._parameterNode
+    process_events(0.3)
+    errors = [metrics["error"] for metrics in history.metrics()]
+    other = add_phantom(slicer.mrmlScene, pair)
+    points = slicer.util.arrayFromMarkupsControlPoints(other["fixedLandmarks"])
+    slicer.util.updateMarkupsControlPointsFromArray(other["fixedLandmarks"], points + 40)
+    mask = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "lungs")
+    volumes.set_volume(mask, replace(pair.fixed_mask, array=np.ones_like(pair.fixed_mask.array)))
+    node.fixedVolume, node.movingVolume, node.fixedMask = other["fixed"], other["moving"], mask
+    node.fixedLandmarks, node.movingLandmarks = other["fixedLandmarks"], other["movingLandmarks"]
+    process_events(0.5)
+    assert registered._session.history.transform is history.transform
+    assert [metrics["error"] for metrics in history.metrics()] == errors
+    assert registered.ui.evaluationTable.isHidden()
+    assert "the volumes that they are of" in registered.ui.evaluationHintLabel.text
+    used = registered._lungs(transforms.roles(history.transform)[0])()
+    assert used is registered._session.lungs
+    corrected = registered._correction._settings()
+    assert corrected.fixedMask is corrected.fixedLandmarks is corrected.movingLandmarks is None
+    assert registered._settings().fixedMask is mask
+
+
+def test_closing_the_scene_while_it_is_assessed(registered, dialogs):
+    go = threading.Event()
+    job.Call(go.wait, 20)  # the worker is busy
+    registered.ui.qualityCheckBox.click()
+    wait_for(lambda: registered._evaluation._background.running)
+    slicer.mrmlScene.Clear(0)
+    assert not registered._evaluation._background.running
+    go.set()
+    process_events(0.3)
+    assert dialogs == [] and "taken from the scene" not in registered.ui.evaluationHintLabel.text
 
 
 def test_landmarks_that_do_not_match_are_explained_without_a_popup(registered, dialogs):

@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 import slicer
-from fixtures import SteeredEngine, grid_magnitude, process_events, wait_for
+from fixtures import (
+    SteeredEngine,
+    add_phantom,
+    grid_magnitude,
+    pause_between_clicks,
+    process_events,
+    wait_for,
+)
 from L2ORegistrationLib.core.geometry import Volume
 from L2ORegistrationLib.scene import correction, transforms, volumes
+from L2ORegistrationLib.scene.tasks import Task
 
 
 def nodes_named(part, kind="vtkMRMLNode"):
@@ -37,6 +45,83 @@ def test_how_sure_the_result_is_lies_over_the_fixed_volume(registered, phantom, 
     process_events(0.2)
     section.confidenceButton.click()
     assert "choose that one" in section.confidenceLabel.text
+
+
+def test_a_result_that_was_kept_by_hand_has_no_confidence(registered):
+    section = registered._following
+    registered._session.history.index = 2
+    registered.ui.keepButton.click()
+    for index in (2, 5):
+        registered._session.history.index = index
+        section.confidenceButton.click()
+        assert section.confidenceLabel.text.startswith("It is not known of this result")
+
+
+def test_what_follows_waits_for_the_end_of_a_registration(registered, engine, phantom):
+    """Its iterations may be discarded, and what takes long is computed after it."""
+    following, follow_up, ui = registered._following, registered._followUp, registered.ui
+    follow_up.pointsSelector.setCurrentNode(phantom["fixedLandmarks"])
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nodules")
+    process_events()
+    follow_up._segments["fixed"][0].setCurrentNode(segmentation)
+    buttons = (
+        *(following.confidenceButton, following.inverseButton, following.ventilationButton),
+        *(follow_up.findButton, follow_up.changeButton, ui.keepButton, ui.checkerboardButton),
+    )
+    assert all(button.enabled for button in buttons)
+    steered = engine(free=False)
+    pause_between_clicks()
+    ui.registerButton.click()
+    assert not any(button.enabled for button in buttons)
+    steered.go(3)
+    wait_for(lambda: ui.iterationSlider.maximum == 2)
+    assert not any(button.enabled for button in buttons) and ui.blendButton.enabled
+    steered.go(3)
+    wait_for(lambda: not registered._registration.running)
+    assert all(button.enabled for button in buttons)
+
+
+def test_another_pair_begins_with_empty_sections(registered, engine, pair, phantom, dialogs):
+    correction_, following = registered._correction, registered._following
+    follow_up, first = registered._followUp, registered._parameterNode.outputTransform
+    correction_.addButton.click()
+    following.confidenceButton.click()
+    follow_up.pointsSelector.setCurrentNode(phantom["fixedLandmarks"])
+    follow_up.findButton.click()
+    wait_for(lambda: not follow_up.running, 60)
+    assert follow_up.pointsTable.rowCount and correction_.continueButton.enabled
+    other = add_phantom(slicer.mrmlScene, pair)
+    node = registered._parameterNode
+    node.fixedVolume, node.movingVolume = other["fixed"], other["moving"]
+    engine()
+    pause_between_clicks()
+    registered.ui.registerButton.click()
+    wait_for(lambda: not registered._registration.running)
+    assert node.outputTransform is not first
+    assert correction_.fixedSelector.currentNode() is None
+    assert correction_.movingSelector.currentNode() is None
+    assert not following.confidenceLabel.text and not follow_up.pointsTable.rowCount
+    assert follow_up.pointsTable.isHidden() and dialogs == []
+
+
+def test_without_pytorch_nothing_is_said_to_be_computed(registered, monkeypatch, dialogs):
+    monkeypatch.setattr(registered._torch, "ensure", lambda: False)
+    registered._following.inverseButton.click()
+    assert not registered._following.running and not registered._following.inverseLabel.text
+    assert registered._following.inverseButton.enabled and dialogs == []
+
+
+def test_what_waits_goes_on_after_what_cannot_begin(registered):
+    background, done, failed = registered._following._background, [], []
+    task = Task(lambda: 1, lambda found: found)
+
+    def broken():
+        raise ValueError("no luck")
+
+    for make in (lambda: task, broken, lambda: task):
+        background.start(make, done.append, lambda *said: failed.append(said))
+    wait_for(lambda: not background.running)
+    assert done == [1, 1] and "no luck" in failed[0][0] and "Traceback" in failed[0][1]
 
 
 def test_the_inverse_is_made_beside_the_window_and_says_what_it_misses(registered, dialogs):
@@ -148,6 +233,15 @@ def test_continue_from_here_adds_iterations_and_undo_takes_them_back(
     assert registered._session.curve.table.GetTable().GetNumberOfRows() == 6
     assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
     assert not section.undoButton.enabled and section.continueButton.enabled and dialogs == []
+
+
+def test_a_pair_is_added_and_dragged_under_the_whole_motion(registered):
+    """Its moving point lies under the output transform; the image must, too."""
+    registered.ui.strengthSlider.setValue(0.3)
+    registered._correction.addButton.click()
+    session, moving = registered._session, registered._correction.movingSelector.currentNode()
+    assert session.strength == registered.ui.strengthSlider.value == 1
+    assert session.preview.volume.GetParentTransformNode() is moving.GetParentTransformNode()
 
 
 def test_two_quick_clicks_take_one_correction_back(registered, monkeypatch, pair):

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 import slicer
-from fixtures import grid_magnitude, pause_between_clicks, process_events, wait_for
+from fixtures import add_phantom, grid_magnitude, pause_between_clicks, process_events, wait_for
 from L2ORegistrationLib.scene import transforms
 from PySide6 import QtCore, QtTest
 
@@ -218,6 +218,20 @@ def test_what_needs_a_volume_that_is_gone_is_disabled(registered, phantom, what)
     assert registered.ui.iterationSlider.enabled
 
 
+@pytest.mark.parametrize("what", ["fixed", "preview"])
+def test_a_volume_that_goes_while_others_are_chosen_disables_what_needs_it(
+    registered, phantom, pair, what
+):
+    other, node = add_phantom(slicer.mrmlScene, pair), registered._parameterNode
+    node.fixedVolume, node.movingVolume = other["fixed"], other["moving"]
+    process_events()
+    gone = phantom["fixed"] if what == "fixed" else registered._session.preview.volume
+    slicer.mrmlScene.RemoveNode(gone)
+    process_events()
+    for name in ("blend", "sideBySide", "flicker", "checkerboard"):
+        assert not getattr(registered.ui, name + "Button").enabled
+
+
 @pytest.mark.parametrize("what", ["browser", "sequence"])
 def test_without_its_iterations_nothing_is_offered(registered, dialogs, what):
     slicer.mrmlScene.RemoveNode(getattr(registered._session.history, what))
@@ -278,3 +292,22 @@ def test_the_grid_is_drawn_near_the_lungs_in_place_of_slicers_own(registered):
     ui.gridButton.click()  # off again before it was made
     process_events(0.5)
     assert not models() and not transform.GetDisplayNode().GetVisibility()
+
+
+def test_side_by_side_the_grid_is_drawn_in_the_planes_that_both_views_cut(registered):
+    views = {view.GetLayoutName(): view for view in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
+    views["Red"].SetOrientation("Axial")
+    views["Yellow"].SetOrientation("Sagittal")
+    registered.ui.gridButton.click()
+    wait_for(lambda: registered._iterations._grid is not None, 30)
+    registered.ui.sideBySideButton.click()
+    drawn = [
+        [model.GetDisplayNode().IsDisplayableInView(views[name].GetID()) for name in views]
+        for model in registered._iterations._grid.models
+    ]
+    at = list(views).index
+    assert [[row[at(name)] for name in ("Red", "Yellow")] for row in drawn] == [
+        [True, True],
+        [True, True],
+        [False, False],
+    ]

@@ -9,7 +9,10 @@ import unittest
 import numpy as np
 import pytest
 import slicer
-from fixtures import grid_magnitude, process_events, wait_for
+from fixtures import SteeredEngine, grid_magnitude, process_events, wait_for
+from L2ORegistrationLib.scene.logic import waited
+from L2ORegistrationLib.scene.run import Run
+from L2ORegistrationLib.scene.settings import Settings
 from PySide6 import QtWidgets
 from standin import application, widgets
 
@@ -49,6 +52,15 @@ def test_the_console_reaches_the_logic(panel, phantom, pair, engine, monkeypatch
     outcome = logic.register(phantom["fixed"], phantom["moving"], onStep=seen.append)
     assert [step.index for step in seen] == list(range(6))
     assert len(outcome.metrics) == 6 and grid_magnitude(outcome.transform) > 0
+
+
+def test_the_console_can_register_into_the_transform_that_is_shown(registered, phantom, pair):
+    shown = registered._parameterNode.outputTransform
+    given = Settings(phantom["fixed"], phantom["moving"], outputTransform=shown)
+    waited(Run(given, preview=False, factory=SteeredEngine(pair, steps=4)))
+    process_events(0.1)
+    assert registered._session.history.transform is shown
+    assert registered.ui.iterationSlider.enabled and registered.ui.iterationSlider.maximum == 3
 
 
 def test_copy_as_python_is_the_call_that_repeats_it(panel, phantom, engine, monkeypatch):
@@ -112,6 +124,7 @@ def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path, r
     """Into an empty scene (Import) or in place of the one that is there (Connect)."""
     scene = slicer.mrmlScene
     registered.ui.iterationSlider.setValue(4)
+    registered.ui.arrowsButton.click()
     before = grid_magnitude(registered._parameterNode.outputTransform)
     for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"):
         if node.GetSaveWithScene() and node.AddDefaultStorageNode():
@@ -135,6 +148,12 @@ def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path, r
     assert registered.ui.iterationLabel.text.startswith("Iteration 4 of 5")
     assert not registered.ui.evaluationTable.isHidden()
     assert registered.ui.registerButton.enabled
+    drawn = registered._parameterNode.outputTransform.GetDisplayNode()
+    assert drawn.GetVisibility2D() and registered.ui.arrowsButton.checked
+    composite = scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+    preview = registered._session.preview.volume.GetID()
+    assert composite.GetForegroundVolumeID() == preview  # which is not saved, but made again
+    assert composite.GetForegroundOpacity() == 0.5
 
 
 def test_the_panel_can_be_thrown_away_and_made_again(registered):

@@ -36,6 +36,21 @@ def test_three_clicks(panel, phantom, engine, dialogs):
     assert dialogs == []
 
 
+def test_the_verdict_stays_as_long_as_its_output_is_chosen(registered):
+    said = registered.ui.hintLabel.text
+    assert "Verdict: good." in said
+    registered.exit()
+    registered.enter()
+    assert registered.ui.hintLabel.text == said
+    output = registered._parameterNode.outputTransform
+    for chosen, expected in ((None, ""), (output, said)):
+        registered.ui.outputTransformSelector.setCurrentNode(chosen)
+        assert registered.ui.hintLabel.text == expected
+    registered._session.history.result = 3  # as Keep this iteration does
+    registered._registration.refresh()
+    assert registered.ui.hintLabel.text == ""
+
+
 def test_every_iteration_is_shown_live(panel, phantom, engine):
     steered = engine(free=False)
     panel.ui.registerButton.click()
@@ -328,6 +343,18 @@ def test_cancel_does_not_wait_for_the_work_of_another(panel, phantom, engine, mo
     assert not panel._registration.running and panel.ui.registerButton.text == "Register"
     assert panel.ui.hintLabel.text == "Cancelled: nothing was changed."
     gate.set()
+
+
+def test_cancelled_before_its_first_step_it_leaves_one_preview(registered):
+    go = threading.Event()
+    job.Call(go.wait, 20)
+    before = node_ids()
+    for _ in range(2):  # begin and cancel
+        pause_between_clicks()
+        registered.ui.registerButton.click()
+    go.set()
+    assert not registered._registration.running and len(node_ids()) == len(before)
+    assert registered._session.preview.volume.GetScene() is slicer.mrmlScene
 
 
 def test_the_preview_is_not_picked_where_a_volume_goes(registered, phantom):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import slicer
 from fixtures import pause_between_clicks, process_events, wait_for
+from L2ORegistrationLib import job
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.engine.verdict import Verdict
 from L2ORegistrationLib.scene import browsers, transforms, volumes
@@ -147,6 +148,38 @@ def test_cancel_keeps_the_finished_phases(section, breath):
         breath.SetSelectedItemNumber(phase)
         shown = transforms.field_of(image.GetParentTransformNode()).array
         assert np.allclose(shown, phase if phase in done else 0)
+
+
+def test_cancelled_behind_the_work_of_another_it_ends_at_once(section):
+    go = threading.Event()
+    job.Call(go.wait, 20)
+    section.button.click()
+    pause_between_clicks()
+    section.button.click()
+    assert not section.running and section.button.text == "Register all phases"
+    assert section.button.enabled and section.hint.text == "Cancelled: nothing was changed."
+    go.set()
+
+
+def test_the_chosen_device_is_used(panel, section, monkeypatch):
+    given = []
+
+    def make(**arguments):
+        given.append(arguments["device"])
+        return Slow(**arguments)
+
+    monkeypatch.setattr(section, "_factory", make)
+    panel._parameterNode.device = "cpu"
+    section.button.click()
+    Slow.gate.release(9)
+    wait_for(lambda: not section.running)
+    assert given == ["cpu"]
+
+
+def test_the_iterations_of_a_pair_are_no_breath(registered):
+    section = registered._sequence
+    section.browserSelector.setCurrentNode(registered._session.history.browser)
+    assert not section.button.enabled and "at least three phases" in section.hint.text
 
 
 def test_a_double_click_starts_and_does_not_cancel(section, breath):

@@ -15,18 +15,20 @@ from .catalogue import CALIBRATED_ON, DESCRIPTORS, load
 from .confidence import OUTSIDE_MM, confidence, summary
 from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM
-from .match import match, share_inside
+from .match import Match, match, share_inside
 from .result import Result
 from .verdict import FAILED, Verdict, judge
 
+MATCHED_AROUND = 0.5  # of what surrounds a place: where less has found its counterpart, it hasn't
 FINEST_MM = 1.25  # of the working spacing: at 1 mm the confidence holds for 64 % instead of 90
 
 
 def appraised(run, best: int, cancelled: bool) -> Result:
     """The step `best` of a `Registration` as its result, with all that is said of it."""
-    told = _confidence(run, best)
+    found = _match(run, best)
+    told = _confidence(run, best, found.around)
     sure = summary(told, run.fixed_mask)
-    verdict = judgement(run, best, sure["unsure"])
+    verdict = _judged(run, best, found, sure["unsure"])
     if verdict.level == FAILED:  # the estimate is one for registrations that are about right
         told.array[np.isfinite(told.array)] = OUTSIDE_MM
         sure = summary(told, run.fixed_mask)
@@ -70,18 +72,24 @@ def warning(run) -> str:
     return " ".join(said)
 
 
-def judgement(run, best: int, unsure: float = 0.0) -> Verdict:
-    """What to think of a step of a `Registration`, from what the images, masks and field say.
+def judgement(run, best: int) -> Verdict:
+    """What to think of a step of a `Registration`, from all but its confidence."""
+    return _judged(run, best, _match(run, best))
 
-    unsure: see `verdict.judge`.
-    """
+
+def _match(run, best: int) -> Match:
+    """How surely the images match there."""
+    inside = share_inside(run.fixed_mask, run.moving, run.steps[best].field)
+    with torch.inference_mode():
+        return match(run.finest, run.fields[best], inside)
+
+
+def _judged(run, best: int, found: Match, unsure: float = 0.0) -> Verdict:
+    """What to think of a step, from what images, masks and field say; see `verdict.judge`."""
     field = run.steps[best].field
-    inside = share_inside(run.fixed_mask, run.moving, field)
     determinant = jacobian_determinant(field)
     lungs = run.fixed_mask.sample(determinant.grid.points(), order=0, outside=0.0) > 0
     values = determinant.array[lungs] if lungs.any() else np.ones(1)
-    with torch.inference_mode():
-        found = match(run.finest, run.fields[best], inside)
     masks, images = (run.fixed_mask, run.moving_mask), (run.fixed, run.moving)
     odd = [
         f"The {name} lungs look wrong: {reason}"
@@ -92,8 +100,8 @@ def judgement(run, best: int, unsure: float = 0.0) -> Verdict:
     return judge(found, folded, expansion, odd, run.turned, unsure)
 
 
-def _confidence(run, best: int) -> Volume:
-    """How far off a step may be: see `confidence.confidence`."""
+def _confidence(run, best: int, matched: Volume | None) -> Volume:
+    """How far off a step may be: see `confidence.confidence`; matched: `Match.around`."""
     with torch.inference_mode():
         level, (fields, before) = run.finest, (run.fields, _before(run, best))
         if run.method.finest != CALIBRATED_ON:
@@ -102,7 +110,11 @@ def _confidence(run, best: int) -> Volume:
         moved = run.steps[best].field.transform_points(level.grid.points())
         inside = run.moving.grid.contains(moved)
         coarsest = max(*run.fixed.grid.spacing, *run.moving.grid.spacing)
-        return confidence(replace(level), field, before, coarsest, inside)
+        told = confidence(replace(level), field, before, coarsest, inside)
+    if matched is not None:  # a part that lies wrong as a whole can look sharp and settled
+        nothing = matched.sample(told.grid.points()) < MATCHED_AROUND
+        told.array[nothing] = np.maximum(told.array[nothing], OUTSIDE_MM)
+    return told
 
 
 def _before(run, best: int) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from ..core.geometry import Volume
 from .field.levels import MindLevel
@@ -20,6 +21,7 @@ BESIDE_MM = 9.0
 CLEARLY = 0.8  # of the dissimilarity beside it: below that a block has found its match
 NOTHING = 1e-6  # of dissimilarity: less has no structure
 BLOCKS = 6000  # that are looked at
+AROUND, LEAST_AROUND = 3.0, 1e-4  # nodes (18 mm): what surrounds a place, and is still that
 FEWEST = 200  # blocks of a lung of which something can be said
 MIDDLE = 1  # nodes on either side of the middle, where there is little lung between two
 _WAYS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
@@ -32,7 +34,8 @@ class Match:
     matched: of their blocks, how many match clearly better where the field points than 9 mm beside
     it; ratio: the median dissimilarity against that beside; right, left: `matched` of the patient's
     right and left lung, None where there is next to nothing of it, or one alone; inside: of the
-    fixed lungs, what the field leaves within the moving image.
+    fixed lungs, what the field leaves within the moving image; around: `matched` of what surrounds
+    each voxel of the field grid, NaN away from the lungs; None where there are none.
     """
 
     matched: float
@@ -40,6 +43,7 @@ class Match:
     right: float | None
     left: float | None
     inside: float
+    around: Volume | None = None
 
 
 def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
@@ -66,12 +70,22 @@ def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
     ratio = ratio.cpu().numpy()  # on the CPU, because Apple's GPUs have no double precision
     found = ratio < CLEARLY
     across = (level.active_nodes[chosen] % level.shape[2]).cpu().numpy()
-    halves = [found[half] for half in _halves(across)]
-    shares = [float(half.mean()) if len(half) >= FEWEST else None for half in halves]
-    return Match(float(found.mean()), float(np.median(ratio)), *shares, inside)
+    parts = [found[half] for half in halves(across)]
+    shares = [float(part.mean()) if len(part) >= FEWEST else None for part in parts]
+    around = Volume(_around(found, level.active_nodes[chosen], level.shape), level.grid)
+    return Match(float(found.mean()), float(np.median(ratio)), *shares, inside, around)
 
 
-def _halves(across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _around(found: np.ndarray, nodes: torch.Tensor, shape: tuple[int, int, int]) -> np.ndarray:
+    """The share of blocks (M,) around each voxel (d, h, w) that have found their counterpart."""
+    sums = np.zeros((2, np.prod(shape)), np.float32)
+    sums[:, nodes.cpu().numpy()] = found, np.ones(len(found))
+    with_match, all_there = ndimage.gaussian_filter(sums.reshape(2, *shape), (0, *3 * (AROUND,)))
+    known = all_there > LEAST_AROUND
+    return np.where(known, with_match / np.maximum(all_there, LEAST_AROUND), np.nan)
+
+
+def halves(across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which blocks are of the right and of the left lung, by their x (N,), in nodes of LPS.
 
     x grows towards the patient's left. Where there are as many blocks in the middle as elsewhere,

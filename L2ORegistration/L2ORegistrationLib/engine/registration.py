@@ -57,6 +57,7 @@ from .start.alignment import (
     lung_alignment,
     rigid_part,
 )
+from .start.apart import lungs_apart
 from .start.choice import CONVINCING, Comparison, Start, best_start
 from .start.orientation import lost_orientation
 from .verdict import CHECK, MATCHED, Verdict
@@ -330,6 +331,12 @@ class Registration:
         else:
             candidates = self._candidates(comparison, *distances)
             self.starts = best_start(comparison, candidates)
+            self._check_cancelled()
+            grids = self.fixed.grid, self.moving.grid
+            lattice = start_grid(grid)
+            apart = lungs_apart(comparison, self.starts[0], distances, grids, lattice)
+            self.starts[:0] = [apart] if apart else []
+            self.starts = [replace(one, level=None) for one in self.starts]
             start, field = self.starts[0].transform, self.starts[0].field
         self._check_overlap(distances[0], start)
         self._check_cancelled()

@@ -14,11 +14,12 @@ from .messages import errors_shown
 class CorrectionPanel:
     """Adds pairs of points, goes on from the iteration shown, takes that back; see `widget`."""
 
-    def __init__(self, session, settings, registration, undone):
-        """session(): the Session, None for none; settings(): the Settings now; registration: a
-        registration.RegistrationPanel, which runs it; undone(): called after iterations went."""
+    def __init__(self, session, settings, registration, whole, undone):
+        """session(): the Session, None for none; settings(): the Settings of what it shows;
+        registration: a registration.RegistrationPanel, which runs it; whole(): lets the preview
+        show the whole motion; undone(): called after iterations went."""
         self._session, self._settings = session, settings
-        self._registration, self._undone = registration, undone
+        self._registration, self._whole, self._undone = registration, whole, undone
         self.widget, form = widgets.section(_("Correct by hand"))
         points = ["vtkMRMLMarkupsFiducialNode"]
         hint = widgets.label()
@@ -67,6 +68,7 @@ class CorrectionPanel:
 
     def add(self):
         """One more pair, where the user looks."""
+        self._whole()  # the points are seen under all of it
         with errors_shown(_("The pair could not be added.")):
             made = correction.add_pair(
                 self._session().history.transform,
@@ -80,6 +82,7 @@ class CorrectionPanel:
 
     def go_on(self):
         """Start it; the Register button becomes Cancel."""
+        self._whole()
         session = self._session()
         transform = session.history.transform
         images = dict(zip(("fixed", "moving"), transforms.roles(transform), strict=True))
@@ -98,6 +101,11 @@ class CorrectionPanel:
             session.curve.update()
             self._undone()
         self.refresh()
+
+    def abandon(self):
+        """Another result is shown: these points are not of it."""
+        for selector in (self.fixedSelector, self.movingSelector):
+            selector.setCurrentNode(None)
 
     def refresh(self):
         """Bring the buttons up to date."""

@@ -18,8 +18,8 @@ class EvaluationPanel:
 
     def __init__(self, ui, logic, torch, lender, landmarks, lungs):
         """torch: a requirements.PyTorch; lender: a lock.Lender; landmarks(): the (fixed, moving)
-        markups nodes chosen, None for neither; lungs(fixed): what outputs.lungs_of() gives for the
-        fixed volume node."""
+        markups nodes chosen for what is shown, None for neither; lungs(fixed): what
+        outputs.lungs_of() gives for the fixed volume node."""
         self.ui, self.logic = ui, logic
         self._landmarks, self._lungs = landmarks, lungs
         self._background = Background(torch, lender)
@@ -66,13 +66,16 @@ class EvaluationPanel:
         self._describe(self._history if there else None)
         hint = ""
         if not fixed or not moving:
-            hint = _("Choose fixed and moving landmarks (Inputs) to measure the accuracy.")
+            hint = _(
+                "Choose fixed and moving landmarks, with the volumes that they are of (Inputs), to "
+                "measure the accuracy."
+            )
         elif not there:
             hint = _("The landmark errors appear here after the registration.")
         else:
             try:
                 evaluation = self.logic.evaluate(self._transform, fixed, moving)
-                hint = landmarks.unpaired(fixed, moving)
+                hint = landmarks.unpaired(fixed, moving, below=self._transform)
             except InputError as error:  # no popup: this is not what the user is busy with
                 hint = str(error)
         if self._evaluation is not None and evaluation is None:

@@ -16,10 +16,10 @@ class FollowingPanel:
 
     def __init__(self, torch, lender, session, lungs):
         """torch: a requirements.PyTorch; lender: a lock.Lender; session(): the Session, None for
-        none; lungs(fixed): what outputs.lungs_of() gives for the fixed volume node."""
+        none that is finished; lungs(fixed): what outputs.lungs_of() gives for the fixed volume
+        node."""
         self._session, self._lungs = session, lungs
         self._background = Background(torch, lender, self.refresh)
-        self._computing = []  # labels that say so
         self.widget, form = widgets.section(_("Confidence, inverse and volume change"))
         self.confidenceButton = widgets.button(
             _("Show how sure it is"),
@@ -77,7 +77,11 @@ class FollowingPanel:
         history = self._session().history
         node, fixed = confidence.of(history.transform), transforms.roles(history.transform)[0]
         if node is None:
-            text = _("It is known of the result, iteration {n}: choose that one to see it.")
+            text = _(
+                "It is not known of this result: it was kept by hand, or a correction was undone."
+            )
+            if confidence.of_result(history.transform) is not None:
+                text = _("It is known of the result, iteration {n}: choose that one to see it.")
             widgets.say(self.confidenceLabel, text.format(n=history.result))
             return
         widgets.say(self.confidenceLabel, sentence(history.description))
@@ -89,27 +93,26 @@ class FollowingPanel:
         """Make the inverse of the iteration shown."""
         transform = self._session().history.transform
         fixed, _moving = transforms.roles(transform)
-        self._say_computing(self.inverseLabel, _("Computing the inverse..."))
-        self._background.start(
+        self._begin(
+            self.inverseLabel,
+            _("Computing the inverse..."),
             lambda: outputs.inverse_task(transform, self._lungs(fixed) if fixed else None),
             self._inverted,
-            self._failed,
         )
 
     def map(self):
         """Map the ventilation between the two volumes, over the fixed one."""
         transform = self._session().history.transform
-        self._say_computing(self.ventilationLabel, _("Computing the volume change..."))
-        self._background.start(
+        self._begin(
+            self.ventilationLabel,
+            _("Computing the volume change..."),
             lambda: self._mapping(transform),
             lambda found: self._mapped(transform, *found),
-            self._failed,
         )
 
     def abandon(self):
-        """The scene goes away."""
+        """Another result is shown, or the scene goes away."""
         self._background.abandon()
-        self._computing.clear()
         self.regionsTable.setMRMLTableNode(None)
         self.regionsTable.setVisible(False)
         for label in (self.confidenceLabel, self.inverseLabel, self.ventilationLabel):
@@ -123,9 +126,10 @@ class FollowingPanel:
         self.inverseButton.setEnabled(possible)
         self.ventilationButton.setEnabled(possible)
 
-    def _say_computing(self, label, text):
+    def _begin(self, label, text, make, done):
+        """Start a task; its label says so until it has an end, whichever that is."""
         widgets.say(label, text)
-        self._computing.append(label)
+        self._background.start(make, done, lambda *said: self._failed(label, *said))
 
     def _mapping(self, transform):
         images = images_of(transform)
@@ -134,13 +138,11 @@ class FollowingPanel:
         return outputs.ventilation_task(transform, *images, self._lungs(images[0]), regions)
 
     def _inverted(self, found):
-        self._computing.remove(self.inverseLabel)
         node, inverse = found
         text = _("'{name}' leads back.").format(name=node.GetName())
         widgets.say(self.inverseLabel, f"{text} {inverse.sentence()}")
 
     def _mapped(self, transform, maps, table, ventilation):
-        self._computing.remove(self.ventilationLabel)
         widgets.say(self.ventilationLabel, ventilation.sentence())
         self.regionsTable.setMRMLTableNode(table)
         header = self.regionsTable.horizontalHeader()
@@ -148,8 +150,6 @@ class FollowingPanel:
         self.regionsTable.setVisible(True)
         display.showBlend(transforms.roles(transform)[0], maps["jacobian"], 0.6)
 
-    def _failed(self, sentence, details):
-        for label in self._computing:
-            widgets.say(label, "")
-        self._computing.clear()
+    def _failed(self, label, sentence, details):
+        widgets.say(label, "")
         show_error(sentence, details)

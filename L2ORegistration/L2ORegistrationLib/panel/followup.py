@@ -8,13 +8,15 @@ from ..scene import display, outputs, transforms
 from ..scene.following import images_of
 from . import widgets
 from .background import Background
+from .messages import errors_shown
 
 
 class FollowUpPanel:
     """Finds points in the other scan and shows both places; measures how a segment changes."""
 
     def __init__(self, torch, lender, session):
-        """torch: a requirements.PyTorch; lender: a lock.Lender; session(): the Session or None."""
+        """torch: a requirements.PyTorch; lender: a lock.Lender; session(): the Session, None for
+        none that is finished."""
         self._session = session
         self._background = Background(torch, lender, self.refresh)
         self._pairs = None  # markups nodes (fixed, moving) of the table's rows
@@ -91,7 +93,7 @@ class FollowUpPanel:
         )
 
     def abandon(self):
-        """The scene goes away."""
+        """Another result is shown, or the scene goes away."""
         self._background.abandon()
         self._pairs = None
         self.pointsTable.setRowCount(0)
@@ -161,7 +163,11 @@ class FollowUpPanel:
             return
         row = min(rows)
         transform = session.history.transform
-        ends = outputs.ends(transform, *self._pairs)
+        ends = None
+        with errors_shown(_("The point could not be shown.")):
+            ends = outputs.ends(transform, *self._pairs)
+        if ends is None:
+            return
         moving = transforms.roles(transform)[1]
         if moving is not None and transforms.is_under(moving, transform):  # it is shown warped
             ends = ends[0], ends[0]

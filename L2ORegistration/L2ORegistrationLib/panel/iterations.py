@@ -29,13 +29,13 @@ _ICONS = "Blend", "SideBySide", "Flicker", "Checkerboard", "Reveal", "Grid", "Ar
 class IterationsPanel:
     """Walks through the iterations of a Session; without one, everything is disabled."""
 
-    def __init__(self, ui, logic, torch, lender, icons, shown, outputs):
+    def __init__(self, ui, logic, torch, lender, icons, shown, outputs, registering):
         """ui: the widgets of the .ui file; torch: a requirements.PyTorch; lender: a lock.Lender;
         icons: the folder of the buttons' icons; shown(): called
         when another iteration is shown; outputs(): the (warped, Jacobian) volume nodes that were
-        chosen, None for neither."""
+        chosen, None for neither; registering(): whether a registration runs."""
         self.ui, self.logic = ui, logic
-        self._shown, self._outputs = shown, outputs
+        self._shown, self._outputs, self._registering = shown, outputs, registering
         self._background, self._volumes = Background(torch, lender), Background(torch, lender)
         self.session = None
         self._observed = None
@@ -83,12 +83,26 @@ class IterationsPanel:
             browser = session.history.browser
             tag = browser.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self.refresh())
             self._observed = browser, tag
+            self._resume()
         self.refresh()
+
+    def _resume(self):
+        """Go on as a scene that was loaded was left."""
+        session = self.session
+        drawn = display.drawn_as(session.history.transform)
+        if drawn is not None:
+            getattr(self.ui, drawn + "Button").setChecked(True)
+        if session.preview is not None and self.fixed is not None:
+            display.put_back(self.fixed, session.preview.volume)
 
     def stop(self):
         """End everything that runs on its own: playback, flicker, reveal, the shown grid."""
         for button in ("play", "flicker", "reveal", "grid", "arrows"):
             getattr(self.ui, button + "Button").setChecked(False)
+        self.show_whole()
+
+    def show_whole(self):
+        """The whole motion, not a part of it."""
         self.ui.strengthSlider.value = 1.0
 
     def refresh(self):
@@ -97,16 +111,20 @@ class IterationsPanel:
         count = len(session.history) if self._transform() is not None else 0
         for name in (
             *("previousButton", "playButton", "nextButton", "iterationSlider", "gridButton"),
-            *("arrowsButton", "curveButton", "keepButton", "applyToButton", "applyToSelector"),
+            *("arrowsButton", "curveButton", "applyToButton", "applyToSelector"),
         ):
             getattr(ui, name).setEnabled(count > 0)
+        # What takes long is computed after the registration, and would be of an iteration before.
+        finished = count > 0 and not self._registering()
+        ui.keepButton.setEnabled(finished)
         previewed = session is not None and session.preview and session.preview.volume.GetScene()
         comparable = bool(count > 0 and previewed and self.fixed is not None)
         for name in (
-            *("blendButton", "sideBySideButton", "flickerButton", "checkerboardButton"),
+            *("blendButton", "sideBySideButton", "flickerButton"),
             *("revealButton", "strengthSlider"),
         ):
             getattr(ui, name).setEnabled(comparable)
+        ui.checkerboardButton.setEnabled(comparable and finished)
         ui.iterationsHintLabel.setVisible(count == 0)
         ui.iterationLabel.setVisible(count > 0)
         if not count:
@@ -184,6 +202,8 @@ class IterationsPanel:
     def _side_by_side(self):
         self._stop_comparing()
         display.showSideBySide(self.fixed, self.session.preview.volume)
+        if self._grid is not None:
+            self._grid.follow_views()
         slicer.util.resetSliceViews()
 
     def _on_flicker(self, on):

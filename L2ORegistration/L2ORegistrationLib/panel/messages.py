@@ -28,7 +28,9 @@ def errors_shown(message):
 
 
 def show_error(text, details=""):
-    """An error popup; details go behind its button and into the log."""
+    """An error popup, none for ""; details go behind its button and into the log."""
+    if not text:
+        return
     if details:
         logging.error(details)
         slicer.util.errorDisplay(text, detailedText=details)

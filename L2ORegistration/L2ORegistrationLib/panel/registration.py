@@ -20,18 +20,19 @@ _POLL_MS = 20
 class RegistrationPanel:
     """Runs one registration at a time; the window stays free, because the work is on a thread."""
 
-    def __init__(self, ui, logic, torch, lender, settings, began, stepped, ended):
+    def __init__(self, ui, logic, torch, lender, settings, started, began, stepped, ended):
         """ui: the widgets of the .ui file; torch: a requirements.PyTorch; lender: a lock.Lender;
-        settings(): the Settings now, None when there are none;
+        settings(): the Settings now, None when there are none; started(): called when there is one;
         began(session), stepped(), ended(outcome): called when the first iteration is in the scene,
         when more are, and after the last; outcome is None where nothing came of it."""
         self.ui, self.logic = ui, logic
         self._torch, self._lender = torch, lender
-        self._settings = settings
+        self._settings, self._started = settings, started
         self._began, self._stepped, self._ended = began, stepped, ended
         self._run = None
         self._session = None
         self._unseen = None  # what there was to say while another module was open
+        self._last = None, 0, ()  # the last output and its result, and what was said of it
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
         self._timer.timeout.connect(self._poll)
@@ -52,6 +53,8 @@ class RegistrationPanel:
             self._timer.start()
             self._lender.start()
         self.refresh()
+        if self.running:
+            self._started()
 
     def cancel(self):
         """End the registration in progress, if any, after its iteration.
@@ -94,7 +97,14 @@ class RegistrationPanel:
         button.setText(_("Register"))
         button.setToolTip(problem or _("Align the moving volume with the fixed one"))
         button.setEnabled(settings is not None and not problem)
-        self._say(problem)
+        said = self._said_of(settings.outputTransform) if settings and not problem else ()
+        self._show(*(said or (problem,)))
+
+    def _said_of(self, output):
+        """What was said of the last run, as long as its result is that of the chosen output."""
+        last, result, said = self._last
+        history = History.of(output) if output is not None and output is last else None
+        return said if history is not None and history.result == result else ()
 
     def _settings_to_run(self):
         """The Settings; an output with another pair's result is left alone, a new one made."""
@@ -132,6 +142,8 @@ class RegistrationPanel:
                     show_error(event.message, event.details)
             elif isinstance(event, Finished):
                 said = (_summary(run.outcome), _verdict(run.outcome))
+                if run.outcome is not None:
+                    self._last = run.outcome.transform, run.outcome.best, said
         if said:
             self._say(*said)
             self._unseen = said if self._settings() is None else None
@@ -165,9 +177,12 @@ class RegistrationPanel:
         self.ui.progressLabel.setText(" \u00b7 ".join(parts))
 
     def _say(self, text, verdict=""):
+        self._show(text, verdict)
+        slicer.util.showStatusMessage(text, 5000)
+
+    def _show(self, text, verdict=""):
         self.ui.hintLabel.setText(f"{text}<br>{verdict}" if verdict else text)
         self.ui.hintLabel.setVisible(bool(text))
-        slicer.util.showStatusMessage(text, 5000)
 
 
 _COLOURS = {"good": "#2e7d32", "check": "#b26a00", "failed": "#c62828"}

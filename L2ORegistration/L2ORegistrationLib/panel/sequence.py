@@ -20,10 +20,11 @@ _POLL_MS = 20
 class SequencePanel:
     """Chooses the browser and the reference, runs all phases, shows progress; see `widget`."""
 
-    def __init__(self, torch, lender, factory=None):
-        """torch: a requirements.PyTorch; lender: a lock.Lender; factory: what makes the
-        registration, the engine's where left out."""
+    def __init__(self, torch, lender, device, factory=None):
+        """torch: a requirements.PyTorch; lender: a lock.Lender; device(): the name of the one that
+        is chosen; factory: what makes the registration, the engine's where left out."""
         self._torch, self._lender, self._factory = torch, lender, factory
+        self._device = device
         self._run = self._making = None
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MS)
@@ -96,7 +97,7 @@ class SequencePanel:
             with errors_shown(_("The registration could not be started.")):
                 browser = self.browserSelector.currentNode()
                 reference = "mean" if self.meanBox.checked else self.referenceBox.value
-                settings = SequenceSettings(browser, reference)
+                settings = SequenceSettings(browser, reference, device=self._device())
                 self._run = SequenceRun(settings, factory=self._factory)
                 self._told = ""
                 self._timer.start()
@@ -105,7 +106,11 @@ class SequencePanel:
 
     def cancel(self):
         """End the registration in progress, if any; the finished phases are kept."""
-        if self._run is not None:
+        if self._run is not None and not self._run.progress.total:
+            self._run.abandon()  # it may wait behind another one's work: nothing is lost
+            self._told = _("Cancelled: nothing was changed.")
+            self._end()
+        elif self._run is not None:
             self._run.cancel()
             self.button.setEnabled(False)
             self.button.setText(_("Cancelling..."))
@@ -125,8 +130,9 @@ class SequencePanel:
         browser = self.browserSelector.currentNode()
         images = browser.GetMasterSequenceNode() if browser is not None else None
         count = images.GetNumberOfDataNodes() if images is not None else 0
-        usable = count >= browsers.LEAST and browsers.proxy_of(browser) is not None
-        usable = usable and self._making is None
+        proxy = browsers.proxy_of(browser) if browser is not None else None
+        usable = count >= browsers.LEAST and self._making is None
+        usable = bool(usable and proxy and proxy.IsA("vtkMRMLScalarVolumeNode"))
         self.referenceBox.setMaximum(max(count - 1, 0))
         self.progressBar.setVisible(running)
         for choice in (self.browserSelector, self.meanBox, self.phasesSelector):

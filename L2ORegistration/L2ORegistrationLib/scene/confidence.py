@@ -50,9 +50,15 @@ def of(transform):
 
     It speaks of the result: of another iteration that is shown nothing is known.
     """
-    node = transform.GetNodeReference(_ROLE)
     history = History.of(transform)
-    if node is None or history is None or not history.index == history.result:
+    shown = history is not None and history.index == history.result
+    return of_result(transform) if shown else None
+
+
+def of_result(transform):
+    """As of(), whichever iteration is shown."""
+    node, history = transform.GetNodeReference(_ROLE), History.of(transform)
+    if node is None or history is None:
         return None
     return node if node.GetAttribute(_ITERATION) == str(history.result) else None
 

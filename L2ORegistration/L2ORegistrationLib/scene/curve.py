@@ -115,12 +115,12 @@ class Curve:
         chart.SetYAxisTitle("% of before")
         mark_table = self._node("markTable", "vtkMRMLTableNode", "shown iteration")
         for metric in metrics:
-            if self.history.browser.GetNodeReference(PREFIX + "line" + metric):
-                continue
             _, column, colour = _LINES[metric]
             for role, table, size in (("line", self.table, 5), ("mark", mark_table, 14)):
                 name = column if role == "line" else f"Shown iteration ({metric})"
                 series = self._node(role + metric, "vtkMRMLPlotSeriesNode", name)
+                if chart.HasPlotSeriesNodeID(series.GetID()):
+                    continue
                 series.SetAndObserveTableNodeID(table.GetID())
                 series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
                 series.SetXColumnName("Iteration")

@@ -9,7 +9,7 @@ import slicer
 import vtk
 
 from ..core.geometry import Volume
-from . import nodes, volumes
+from . import nodes, transforms, volumes
 
 # Contraction blue, expansion red, unchanged white in the middle of the range 0..2.
 _DIVERGING = [
@@ -60,6 +60,17 @@ def showBlend(background, foreground, opacity: float = 0.5) -> None:
         _set(composite, background, foreground, opacity)
 
 
+def put_back(background, foreground) -> None:
+    """The foreground again over the background, where that is shown alone; faded as it was.
+
+    A preview is not saved: of a scene that was loaded the views lack it.
+    """
+    for composite in _composites(background.GetScene()):
+        alone = not composite.GetForegroundVolumeID()
+        if alone and composite.GetBackgroundVolumeID() == background.GetID():
+            composite.SetForegroundVolumeID(foreground.GetID())
+
+
 def flicker(scene=None) -> None:
     """Each call shows the other layer: foreground fully, background fully, and so on."""
     for composite in _composites(scene):
@@ -77,7 +88,10 @@ def showSideBySide(left, right, linked: bool = True) -> None:
         layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView)
     red, yellow = (slice_view(scene, name) for name in ("Red", "Yellow"))
     if red is not None and yellow is not None:
-        yellow.SetOrientation(red.GetOrientation())
+        turned = transforms.matrix_of(yellow.GetSliceToRAS())  # a turned view's has no name
+        turned[:3, :3] = transforms.matrix_of(red.GetSliceToRAS())[:3, :3]
+        yellow.GetSliceToRAS().DeepCopy(transforms.matrix_to_vtk(turned))
+        yellow.UpdateMatrices()
     for composite in _composites(scene):
         composite.SetLinkedControl(linked)
         _set(composite, right if composite.GetLayoutName() == "Yellow" else left, None, 0.0)
@@ -108,6 +122,16 @@ def setGridVisible(transform, visible: bool = True, mode: str = "grid") -> None:
     display.SetVisibility3D(False)  # cluttered and slow
     display.SetVisibility2D(visible)
     display.SetVisibility(visible)
+
+
+def drawn_as(transform) -> str | None:
+    """The mode in which setGridVisible() draws a deformation now: "grid" or "arrows"."""
+    display = transform.GetDisplayNode()
+    if display is None or not (display.GetVisibility() and display.GetVisibility2D()):
+        return None
+    cls = slicer.vtkMRMLTransformDisplayNode
+    modes = {cls.VIS_MODE_GRID: "grid", cls.VIS_MODE_GLYPH: "arrows"}
+    return modes.get(display.GetVisualizationMode())
 
 
 def show_jacobian(node, jacobian: Volume) -> None:

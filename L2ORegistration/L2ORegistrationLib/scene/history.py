@@ -61,8 +61,8 @@ class History:
 
         One that does not lead it any longer (`set_leading`) is not its history.
         """
-        for browser in nodes.of_class(transform.GetScene(), "vtkMRMLSequenceBrowserNode"):
-            if browser.GetAttribute(_BROWSER) and browser.IsProxyNodeID(transform.GetID()):
+        for browser in _browsers_of(transform):
+            if browser.GetAttribute(_BROWSER):
                 if browser.GetPlayback(browser.GetMasterSequenceNode()):
                     return cls(browser)
         return None
@@ -208,6 +208,17 @@ class History:
         if item is None:
             raise InputError(f"There is no iteration {index}: choose 0 to {len(self) - 1}.")
         return item
+
+
+def player_of(transform):
+    """A sequence browser, other than a History's, that leads this transform; None without one."""
+    others = (one for one in _browsers_of(transform) if not one.GetAttribute(_BROWSER))
+    return next(others, None)
+
+
+def _browsers_of(transform) -> list:
+    found = nodes.of_class(transform.GetScene(), "vtkMRMLSequenceBrowserNode")
+    return [browser for browser in found if browser.IsProxyNodeID(transform.GetID())]
 
 
 def _attributes(node, prefix: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ _ROWS = {"Mean": "mean", "SD": "sd", "Median": "median", "95 %": "p95", "Maximum
 def of_markups(node, below=None) -> Landmarks:
     """The placed control points of a markups node in the world; parents count up to `below`.
 
-    Raises InputError when there are none.
+    Raises InputError when there are none, and under another non-linear transform.
     """
     placed = [
         i
@@ -34,12 +34,8 @@ def of_markups(node, below=None) -> Landmarks:
     ]
     if not placed:
         raise InputError(f"'{node.GetName()}' has no landmarks: place some in the image first.")
-    if below is not None and transforms.is_under(node, below):
-        points = slicer.util.arrayFromMarkupsControlPoints(node)
-        matrix = transforms.world_matrix(node, below)
-        points = points @ matrix[:3, :3].T + matrix[:3, 3]
-    else:
-        points = slicer.util.arrayFromMarkupsControlPoints(node, world=True)
+    matrix = transforms.world_matrix(node, below)
+    points = slicer.util.arrayFromMarkupsControlPoints(node) @ matrix[:3, :3].T + matrix[:3, 3]
     labels = tuple(node.GetNthControlPointLabel(i) for i in placed)
     return Landmarks(transforms.ras_lps(points[placed]), labels)
 
@@ -53,9 +49,9 @@ def pairs(fixed_node, moving_node, below=None) -> tuple[Landmarks, Landmarks]:
     return measures.match_landmarks(of_markups(fixed_node), of_markups(moving_node, below))
 
 
-def unpaired(fixed_node, moving_node) -> str:
-    """A sentence that names the landmarks without a partner; empty for none."""
-    return measures.unpaired(of_markups(fixed_node), of_markups(moving_node))
+def unpaired(fixed_node, moving_node, below=None) -> str:
+    """A sentence that names the landmarks without a partner; empty for none. below: as pairs()."""
+    return measures.unpaired(of_markups(fixed_node), of_markups(moving_node, below))
 
 
 @dataclass(frozen=True)

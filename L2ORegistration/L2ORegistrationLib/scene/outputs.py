@@ -5,6 +5,7 @@ Each is a Task, for a window that stays free while it is computed, and a functio
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -189,10 +190,10 @@ def add_partners(node, markups, marked_in: str = "fixed") -> tuple:
 def ends(node, fixed_markups, moving_markups) -> tuple[np.ndarray, np.ndarray]:
     """Where corresponding points lie, (N, 3) RAS mm: in the fixed scan, and in the moving one.
 
-    Points that were put under the transform are meant where they were placed in the moving scan.
+    Points that were put under the transform are meant where they were placed.
     """
-    found = landmarks.of_markups(fixed_markups), landmarks.of_markups(moving_markups, below=node)
-    return tuple(transforms.ras_lps(one.points) for one in found)
+    both = fixed_markups, moving_markups
+    return tuple(transforms.ras_lps(landmarks.of_markups(one, below=node).points) for one in both)
 
 
 def change_task(node, fixed_segment=None, moving_segment=None) -> Task:
@@ -217,12 +218,22 @@ def segment_change(node, fixed_segment=None, moving_segment=None) -> VolumeChang
     return change_task(node, fixed_segment, moving_segment).now()
 
 
-def masks_by_name(segmentation, below=None) -> dict[str, Volume]:
-    """Each segment of a segmentation node as a mask, by its name; parents count up to `below`."""
+def segments_by_name(segmentation) -> dict[str, str]:
+    """The IDs of the segments of a segmentation node, by their names."""
+    segments = segmentation.GetSegmentation()
+    return {segments.GetSegment(one).GetName(): one for one in segments.GetSegmentIDs()}
+
+
+def masks_by_name(segmentation, below=None, names=None) -> dict[str, Volume]:
+    """Each segment of a segmentation node as a mask, by its name; parents count up to `below`.
+
+    names: those that are wanted, None: all. Empty segments are left out.
+    """
     found = {}
-    for identifier in segmentation.GetSegmentation().GetSegmentIDs():
-        name = segmentation.GetSegmentation().GetSegment(identifier).GetName()
-        found[name] = volumes.mask_to_volume((segmentation, identifier), below)
+    for name, identifier in segments_by_name(segmentation).items():
+        if names is None or name in names:
+            with contextlib.suppress(volumes.EmptyMask):
+                found[name] = volumes.mask_to_volume((segmentation, identifier), below)
     return found
 
 

@@ -17,7 +17,8 @@ class Preview:
     def __init__(self, moving, transform):
         """moving: scalar volume node; transform: the output transform. Raises InputError."""
         self.transform = transform
-        self.volume = volumes.shared_copy(moving, f"{moving.GetName()} warped", below=transform)
+        self._name = f"{moving.GetName()} warped"
+        self.volume = volumes.shared_copy(moving, f"{self._name} (preview)", below=transform)
         self.volume.SetAttribute(nodes.MADE, "preview")
         self.volume.SetAndObserveTransformNodeID(transform.GetID())
         self._scaled = None
@@ -41,9 +42,30 @@ class Preview:
         self.volume.SetAndObserveTransformNodeID(self._scaled.GetID())
 
     def remove(self) -> None:
-        """Take what the preview made out of the scene; fine after the scene was closed, too."""
+        """Take what the preview made out of the scene; fine after the scene was closed, too.
+
+        A volume that the user hardened, or took out of the transform, is the user's from now on.
+        """
         self.transform.RemoveObserver(self._observed)
-        nodes.remove(self.volume, self._scaled)
+        if self._is_taken():
+            self._give_away()
+        else:
+            nodes.remove(self.volume)
+        nodes.remove(self._scaled)
+
+    def _is_taken(self) -> bool:
+        scene = self.volume.GetScene()
+        if scene is None or self.transform.GetScene() is not scene:  # else it is under nothing, too
+            return False
+        ours = (self.transform, self._scaled)
+        return not any(one and transforms.is_under(self.volume, one) for one in ours)
+
+    def _give_away(self) -> None:
+        if self.volume.GetAttribute(nodes.MADE):
+            self.volume.RemoveAttribute(nodes.MADE)
+            self.volume.SetName(self.volume.GetScene().GenerateUniqueName(self._name))
+            for node in filter(None, (self.volume, self.volume.GetDisplayNode())):
+                node.SetSaveWithScene(True)
 
     def _follow(self, *_) -> None:
         source = transforms.displacement_grid(self.transform)

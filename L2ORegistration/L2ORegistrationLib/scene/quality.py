@@ -9,7 +9,7 @@ from ..core.errors import InputError
 from ..outputs.quality import Row, assess
 from . import landmarks, nodes, transforms
 from .history import History
-from .outputs import backward_of, masks_by_name
+from .outputs import backward_of, masks_by_name, segments_by_name
 from .tasks import Task
 
 _ROLE = "L2ORegistration.qualityTable"
@@ -62,11 +62,12 @@ def _common(fixed, moving, node) -> dict:
     """The masks of the segments that two segmentation nodes both have, by name."""
     if fixed is moving:
         raise InputError("Both structures are the same node: choose those of each scan.")
-    first, second = masks_by_name(fixed), masks_by_name(moving, below=node)
-    names = [name for name in first if name in second]
-    if not names:
+    both = set(segments_by_name(fixed)) & set(segments_by_name(moving))
+    first, second = masks_by_name(fixed, names=both), masks_by_name(moving, node, both)
+    found = {name: (first[name], second[name]) for name in first if name in second}
+    if not found:
         raise InputError(
-            f"'{fixed.GetName()}' and '{moving.GetName()}' have no segment of the same name: "
-            "rename them."
+            f"'{fixed.GetName()}' and '{moving.GetName()}' have no segment of the same name with "
+            "something in it: rename or draw them."
         )
-    return {name: (first[name], second[name]) for name in names}
+    return found

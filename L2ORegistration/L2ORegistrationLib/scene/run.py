@@ -178,7 +178,7 @@ class Run:
             history.append(first, **metrics)
             transforms.set_role(transform, "fixed", settings.fixed)
             transforms.set_role(transform, "moving", settings.moving)
-            unchanged.remember(history, settings.moving)
+            unchanged.remember(history, settings.fixed, settings.moving)
             self.session = Session(history, settings.moving if self._preview else None)
             if self._preview:
                 display.showBlend(settings.fixed, self.session.preview.volume)

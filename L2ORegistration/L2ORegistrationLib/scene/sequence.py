@@ -21,6 +21,7 @@ from ..core.geometry import DisplacementField, Volume
 from ..job import Failed, Finished, Progress, RegistrationJob
 from . import browsers, nodes, transforms, volumes
 from .before import Before
+from .history import History
 
 PREFIX = "L2ORegistration."
 
@@ -79,6 +80,8 @@ class SequenceSettings:
             name = self.outputTransform.GetName()
             if self.outputTransform.GetClassName() != "vtkMRMLTransformNode":
                 raise InputError(f"'{name}' cannot hold a deformation: create a new transform.")
+            if History.of(self.outputTransform) is not None:
+                raise InputError(f"'{name}' has a pair's iterations: choose another transform.")
             earlier = browsers.transform_of(self.browser)
             under = transforms.is_under(browsers.proxy_of(self.browser), self.outputTransform)
             if under and self.outputTransform is not earlier:
@@ -109,7 +112,7 @@ class SequenceRun:
         self._made: list = []
         given = settings.outputTransform
         self._before = None if given is None else Before.of(given)
-        self._parent = browsers.proxy_of(settings.browser).GetTransformNodeID()
+        self._parent = self._shown.GetTransformNodeID()
         self._earlier = browsers.motion_of(settings.browser)  # of a run that this one replaces
         self._registered: set[int] = set()
         wanted = settings.outputVolume is not None
@@ -158,9 +161,8 @@ class SequenceRun:
             return
         self.active = False
         self.job.cancel()
-        proxy = browsers.proxy_of(self.settings.browser)
-        if proxy is not None and self._transform is not None:
-            proxy.SetAndObserveTransformNodeID(self._parent)
+        if self._transform is not None and self._shown.GetScene() is self._scene:
+            self._shown.SetAndObserveTransformNodeID(self._parent)
         if self._sequence is not None and self.settings.browser.GetScene() is self._scene:
             self.settings.browser.RemoveSynchronizedSequenceNode(self._sequence.GetID())
             earlier = None if self._earlier is None else self._earlier.GetID()

@@ -12,6 +12,7 @@ from ..core.geometry import Grid
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..engine.packaged import checked_weights
 from . import landmarks, nodes, transforms, volumes
+from .history import player_of
 
 _INITIAL_SPACING = 4.0  # mm, of a non-linear initial transform
 _INITIAL_MARGIN = 20.0
@@ -146,6 +147,10 @@ class Settings:
             if transform.GetClassName() != "vtkMRMLTransformNode":
                 raise InputError(
                     f"The output transform {name} cannot hold a deformation: create a new one."
+                )
+            if player_of(transform) is not None:
+                raise InputError(
+                    f"The output transform {name} is played with a sequence: choose another output."
                 )
             if transform is self.initialTransform:
                 raise InputError("The output transform is the initial one: choose another output.")

@@ -1,4 +1,4 @@
-"""Whether a volume is still the one that was registered: a hardened one would be warped again."""
+"""Whether volumes are still those that were registered: a hardened one would be warped again."""
 
 from __future__ import annotations
 
@@ -13,40 +13,56 @@ _SAMPLES = 200
 _TOLERANCE = 0.51  # of a value; a file may round it
 _FAR_MM = 0.01
 _PLACE = 3 + 12  # numbers: voxels along each axis, and the matrix from them to the world
-_NAME = PREFIX + "Moving"  # of the browser: what the moving volume was like
+_FIXED, _MOVING = PREFIX + "Fixed", PREFIX + "Moving"  # of the browser: what they were like
 
 
-def remember(history: History, moving) -> None:
-    """Note what the moving volume of a new history is like."""
-    numbers = _described(moving, history.transform)
-    history.browser.SetAttribute(_NAME, " ".join(f"{number:.8g}" for number in numbers))
+def remember(history: History, fixed, moving) -> None:
+    """Note what the volumes of a new history are like: the place of both, and moving's voxels."""
+    described = _described(moving, history.transform)
+    for name, numbers in ((_FIXED, _place(fixed)), (_MOVING, described)):
+        history.browser.SetAttribute(name, " ".join(f"{number:.8g}" for number in numbers))
 
 
 def check(transform) -> None:
-    """Raise InputError where the moving volume is no longer as the transform's run found it.
+    """Raise InputError where a volume is no longer as the transform's run found it.
 
     Of transforms without a history, or with one of an earlier version, nothing is known.
     """
-    history, moving = History.of(transform), transforms.roles(transform)[1]
-    noted = history.browser.GetAttribute(_NAME) if history is not None else None
-    if not noted or moving is None:
+    history, (fixed, moving) = History.of(transform), transforms.roles(transform)
+    if history is None:
         return
-    before = np.array(noted.split(), dtype=float)
-    now = _described(moving, transform)
-    same = before.shape == now.shape
-    if same:
-        off = np.abs(before - now)
-        same = (off[:_PLACE] <= _FAR_MM).all() and (off[_PLACE:] <= _TOLERANCE).all()
-    if not same:
+    noted = history.browser.GetAttribute
+    if fixed is not None and not _same(noted(_FIXED), lambda: _place(fixed)):
+        raise InputError(
+            f"'{fixed.GetName()}' was moved, or put under a transform, since it was registered: "
+            "put it back, or register anew."
+        )
+    if moving is not None and not _same(noted(_MOVING), lambda: _described(moving, transform)):
         raise InputError(
             f"'{moving.GetName()}' was hardened, moved or edited since it was registered, and "
             "would be warped again: load it anew and register that."
         )
 
 
+def _same(noted: str | None, now) -> bool:
+    """Whether what was noted is what now() gives; where nothing was noted, it is taken for it."""
+    if not noted:
+        return True
+    before, found = np.array(noted.split(), dtype=float), now()
+    if before.shape != found.shape:
+        return False
+    off = np.abs(before - found)
+    return (off[:_PLACE] <= _FAR_MM).all() and (off[_PLACE:] <= _TOLERANCE).all()
+
+
+def _place(volume, below=None) -> np.ndarray:
+    """Size and place in the world but for a transform."""
+    grid = volumes.grid_of(volume, below)
+    return np.concatenate((grid.size, grid.matrix[:3].ravel()))
+
+
 def _described(moving, transform) -> np.ndarray:
-    """Size, place in the world but for the transform, and some voxels."""
-    grid = volumes.grid_of(moving, transform)
+    """Its place, and some voxels."""
     values = numpy_support.vtk_to_numpy(moving.GetImageData().GetPointData().GetScalars())
     some = values[np.linspace(0, len(values) - 1, _SAMPLES).astype(int)]
-    return np.concatenate((grid.size, grid.matrix[:3].ravel(), some.astype(float)))
+    return np.concatenate((_place(moving, transform), some.astype(float)))

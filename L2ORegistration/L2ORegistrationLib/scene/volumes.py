@@ -16,6 +16,10 @@ from ..core.geometry import Grid, Volume
 from . import nodes, transforms
 
 
+class EmptyMask(InputError):
+    """A mask in which nothing is drawn."""
+
+
 def grid_of(node, below=None) -> Grid:
     """The grid of a scalar volume node in the world; cheap, the voxels are not read.
 
@@ -82,7 +86,7 @@ def mask_to_volume(mask, below=None) -> Volume:
     else:
         volume = _segments(node, segment, below)
     if not volume.array.any():
-        raise InputError(f"The mask '{node.GetName()}' is empty: draw it or leave it automatic.")
+        raise _empty(node)
     return volume
 
 
@@ -145,18 +149,11 @@ def _segments(node, segment: str | None, below) -> Volume:
     segmentation = node.GetSegmentation()
     if not segmentation.GetNumberOfSegments():
         raise InputError(f"The segmentation '{node.GetName()}' has no segments: add one first.")
+    wanted = [segment] if segment else segmentation.GetSegmentIDs()
     labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    source = node
-    if not segmentation.ContainsRepresentation(labelmap):
-        source = slicer.vtkMRMLSegmentationNode()  # the conversion must not touch the user's node
-        source.GetSegmentation().DeepCopy(segmentation)
-        if not source.GetSegmentation().CreateRepresentation(labelmap):
-            raise InputError(
-                f"'{node.GetName()}' cannot be turned into a label map: create the binary "
-                "labelmap representation in the Segmentations module."
-            )
+    source = node if segmentation.ContainsRepresentation(labelmap) else _converted(node, wanted)
     ids = vtk.vtkStringArray()
-    for one in [segment] if segment else segmentation.GetSegmentIDs():
+    for one in wanted:
         ids.InsertNextValue(one)
     merged = slicer.vtkOrientedImageData()
     source.GenerateMergedLabelmapForAllSegments(
@@ -172,6 +169,26 @@ def _segments(node, segment: str | None, below) -> Volume:
     matrix[:3, 3] += matrix[:3, :3] @ extent[::2]  # the first stored voxel need not be index 0
     size = merged.GetDimensions()
     if min(size) < 1:
-        raise InputError(f"The mask '{node.GetName()}' is empty: draw it or leave it automatic.")
+        raise _empty(node)
     array = numpy_support.vtk_to_numpy(merged.GetPointData().GetScalars()).reshape(size[::-1]) != 0
     return Volume(array, transforms.grid_of_matrix(matrix, size, f"'{node.GetName()}'"))
+
+
+def _converted(node, wanted):
+    """A node out of the scene with these segments as label maps; the user's stays as it is."""
+    segmentation, copy = node.GetSegmentation(), slicer.vtkMRMLSegmentationNode()
+    copied = copy.GetSegmentation()
+    copied.CopyConversionParameters(segmentation)
+    for one in wanted:
+        copied.CopySegmentFromSegmentation(segmentation, one)
+    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    if not copied.CreateRepresentation(labelmap):
+        raise InputError(
+            f"'{node.GetName()}' cannot be turned into a label map: create the binary "
+            "labelmap representation in the Segmentations module."
+        )
+    return copy
+
+
+def _empty(node) -> EmptyMask:
+    return EmptyMask(f"The mask '{node.GetName()}' is empty: draw it or leave it automatic.")

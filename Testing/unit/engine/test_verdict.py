@@ -9,7 +9,7 @@ import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
-from L2ORegistrationLib.engine.match import Match, _halves, match  # noqa: E402
+from L2ORegistrationLib.engine.match import Match, halves, match  # noqa: E402
 from L2ORegistrationLib.engine.verdict import judge  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
@@ -128,12 +128,14 @@ def test_the_patients_right_is_where_x_is_small(level):
     field[:, :, :, : level.shape[2] // 2] = 15.0  # LPS: the right half is wrong
     found = match(level, field, 1.0)
     assert found.right < 0.5 < found.left
+    right, left = GRID.to_world(np.array([[12, 31, 31], [51, 31, 31]]))
+    assert found.around.sample(right) < 0.5 and found.around.sample(left) > 0.8
 
 
 def test_the_sides_of_one_lung_are_no_lungs():
     """By hand: columns of nodes across the patient, more of them where there is more lung."""
     columns = {"two": [3, 8, 9, 6, 1, 0, 1, 5, 9, 7, 3], "one": [2, 6, 9, 9, 7, 3]}
     both, single = (np.repeat(np.arange(len(c)), c) for c in columns.values())
-    right, left = _halves(both)
+    right, left = halves(both)
     assert right.sum() == 27 and left.sum() == 25 and not (right & left).any()
-    assert not any(half.any() for half in _halves(single))
+    assert not any(half.any() for half in halves(single))

@@ -35,7 +35,7 @@ class Start:
     name: of the candidate; transform: fixed point -> moving point, LPS mm; field: (3, d, h, w),
     mm, what the search found beyond it, on the coarsest field grid; mismatch: the median
     dissimilarity of the fixed lungs there; the median, because disease can fill up to half of them;
-    level: the coarse features that were compared, None once the search from it has ended.
+    level: the coarse features that were compared; None where they are needed no more.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Comparison:
     def finished(self, start: Start) -> Start:
         """The start after the whole search."""
         field = discrete_search(start.level, start.field)
-        return replace(start, field=field, mismatch=mismatch(start.level, field), level=None)
+        return replace(start, field=field, mismatch=mismatch(start.level, field))
 
     def improved(self, transform: sitk.Transform) -> torch.Tensor | None:
         """What a search from a start finds beyond it (3, d, h, w), mm; None: nothing better."""
@@ -140,6 +140,12 @@ def best_start(comparison: Comparison, candidates: Iterable[Start]) -> list[Star
 
 def mismatch(level: MindLevel, field: torch.Tensor) -> float:
     """The median dissimilarity of the fixed lungs' blocks for a field (3, d, h, w) in mm."""
+    costs, _ = block_costs(level, field)
+    return float(costs.median()) if len(costs) else float(np.inf)
+
+
+def block_costs(level: MindLevel, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The dissimilarity of each of the fixed lungs' blocks (M,), and their nodes (M,)."""
     count = len(level.active_nodes)
     costs = dissimilarity(
         level.fixed.flatten(0, 2)[level.voxels.flatten()],
@@ -148,5 +154,4 @@ def mismatch(level: MindLevel, field: torch.Tensor) -> float:
         level.voxels.flatten(),
     )
     inside = level.distance.flatten()[level.active_nodes] < 0
-    blocks = costs.view(count, -1).mean(dim=1)[inside]
-    return float(blocks.median()) if len(blocks) else float(np.inf)
+    return costs.view(count, -1).mean(dim=1)[inside], level.active_nodes[inside]
