@@ -266,7 +266,12 @@ class Registration:
         if self.searching and match(finest, self.fields[-1], 1.0).matched < MATCHED[CHECK]:
             images = [averaged(image, self.spacing) for image in (self.fixed, self.moving)]
             self.turned = lost_orientation(
-                *images, *self._distances, pair.grid, self.device, self._check_cancelled
+                *images,
+                *self._distances,
+                pair.grid,
+                self.starts[0].mismatch,
+                self.device,
+                self._check_cancelled,
             )
 
     def _loaded_start(self, start: str, model: str | Path | None):

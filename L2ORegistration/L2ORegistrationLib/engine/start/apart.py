@@ -17,7 +17,7 @@ from .alignment import distance_map, lung_alignment
 from .choice import Comparison, Start, block_costs
 
 DEPTHS_MM = (0.0, 3.0, 6.0, 9.0, 12.0)  # below the surface, where lungs that touch come apart
-SMALLER = 0.2  # of both: a smaller part is no lung
+SMALLER = 0.08  # of both: a smaller part is no lung
 DOUBTFUL, LOPSIDED = 0.02, 1.5  # a lung's mismatch, and against the other's: below them all is well
 BETTER, SPOILT = 0.9, 1.1  # times the mismatch before: less, for the one; not more, for the other
 BLEND_MM = 5.0  # from one lung's motion to the other's, between them

@@ -27,15 +27,16 @@ def lost_orientation(
     fixed_distance: Volume,
     moving_distance: Volume,
     grid: Grid,
+    present: float,
     device: torch.device | str = "cpu",
     between: Callable[[], None] = lambda: None,
 ) -> str:
     """A sentence that says how the moving image seems to be turned or mirrored; else empty.
 
     fixed, moving: images; fixed_distance, moving_distance: signed distance maps of the lungs; grid:
-    the working grid. All 48 orientations are laid onto the fixed lungs by their boxes and compared
-    on coarse features; the best of them are searched from. between: called before each of these,
-    to end it by an exception.
+    the working grid; present: the mismatch of the start as they lie. All 48 orientations are laid
+    onto the fixed lungs by their boxes and compared on coarse features; the best of them are
+    searched from. between: called before each of these, to end it by an exception.
     """
 
     def one_by_one(items: Iterable) -> Iterator:
@@ -50,7 +51,7 @@ def lost_orientation(
     ranked = [int(i) for i in np.argsort(rough, kind="stable") if i != 0][: SEARCHED - 1]
     found = {i: comparison.searched("", laid[i]).mismatch for i in one_by_one((0, *ranked))}
     best = min(found, key=found.get)
-    if best == 0 or found[best] > CLEARLY * found[0]:
+    if best == 0 or found[best] > CLEARLY * min(found[0], present):
         return ""
     return (
         f"The moving image seems to have lost its orientation: {_described(turns[best])}. Correct "

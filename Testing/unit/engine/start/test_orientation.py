@@ -53,6 +53,7 @@ def test_images_that_went_through_an_array_are_found(stored, told):
     moving, mask = (Volume(np.ascontiguousarray(stored(v.array)), v.grid) for v in (moving, mask))
     distances = distance_map(pair.fixed_mask), distance_map(mask)
     grid = working_grid(distances[0], 3.0)
-    assert told in lost_orientation(pair.fixed, moving, *distances, grid)
-    if not told:
-        assert lost_orientation(pair.fixed, moving, *distances, grid) == ""
+    given = pair.fixed, moving, *distances, grid
+    said = lost_orientation(*given, 0.2)
+    assert told in said and bool(told) == bool(said)
+    assert lost_orientation(*given, 0.01) == ""  # as they lie they match better than any other way
