@@ -4,7 +4,6 @@ import enum
 import os
 import sys
 import unittest
-from dataclasses import replace
 from typing import Annotated, Union
 
 import qt
@@ -13,22 +12,19 @@ import vtk
 from L2ORegistrationLib import job
 from L2ORegistrationLib.engine.catalogue import DEFAULT, METHODS, OLD_NAMES, STARTS
 from L2ORegistrationLib.engine.packaged import has_weights
-from L2ORegistrationLib.panel import inputs
 from L2ORegistrationLib.panel.advanced import AdvancedPanel
 from L2ORegistrationLib.panel.correction import CorrectionPanel
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
 from L2ORegistrationLib.panel.following import FollowingPanel
 from L2ORegistrationLib.panel.followup import FollowUpPanel
+from L2ORegistrationLib.panel.inputs import InputsPanel
 from L2ORegistrationLib.panel.iterations import IterationsPanel
 from L2ORegistrationLib.panel.lock import Lender
-from L2ORegistrationLib.panel.points import PointFollower
 from L2ORegistrationLib.panel.registration import RegistrationPanel
 from L2ORegistrationLib.panel.requirements import PyTorch
 from L2ORegistrationLib.panel.sequence import SequencePanel
-from L2ORegistrationLib.scene import outputs, transforms
+from L2ORegistrationLib.panel.session import ShownSession
 from L2ORegistrationLib.scene.logic import SceneLogic
-from L2ORegistrationLib.scene.session import forget
-from L2ORegistrationLib.scene.settings import Settings
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsFiducialNode,
@@ -103,24 +99,19 @@ def registerSampleData():
     if hasattr(logic, "registerCustomSampleDataCategory"):  # Slicer 5.12 and later
         logic.registerCustomSampleDataCategory("L2ORegistration", title=_("L2O Registration"))
     icons = os.path.join(os.path.dirname(__file__), "Resources", "Icons")
-    logic.registerCustomSampleDataSource(
-        category="L2ORegistration",
-        sampleName="Breathing phantom",
-        thumbnailFileName=os.path.join(icons, "BreathingPhantom.png"),
-        uris="",
-        fileNames="",
-        nodeNames="",
-        customDownloader=loadBreathingPhantom,
-    )
-    logic.registerCustomSampleDataSource(
-        category="L2ORegistration",
-        sampleName="Breathing phantom 4DCT",
-        thumbnailFileName=os.path.join(icons, "BreathingPhantom.png"),
-        uris="",
-        fileNames="",
-        nodeNames="",
-        customDownloader=loadBreathingSequence,
-    )
+    for name, load in (
+        ("Breathing phantom", loadBreathingPhantom),
+        ("Breathing phantom 4DCT", loadBreathingSequence),
+    ):
+        logic.registerCustomSampleDataSource(
+            category="L2ORegistration",
+            sampleName=name,
+            thumbnailFileName=os.path.join(icons, "BreathingPhantom.png"),
+            uris="",
+            fileNames="",
+            nodeNames="",
+            customDownloader=load,
+        )
 
 
 def loadBreathingPhantom(source=None):
@@ -194,15 +185,12 @@ class L2ORegistrationParameterNode:
 
 
 class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: inputs, Register, progress; for iterations and evaluation there are classes."""
+    """The panel: puts its sections together and tells them what Slicer tells it."""
 
     def __init__(self, parent=None):
         self.logic = None
         self._parameterNode = None
-        self._points = PointFollower(self._onLandmarks)
         self._guiTag = None
-        self._session = None
-        self._told = None  # the transform that the sections tell of, also between two sessions
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
 
@@ -217,56 +205,15 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         panel = slicer.util.loadUI(self.resourcePath("UI/L2ORegistration.ui"))
         self.layout.addWidget(panel)
-        self.ui = ui = slicer.util.childWidgetVariables(panel)
+        self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = L2ORegistrationLogic()
         self._torch, self._lender = PyTorch(), Lender()
-        self._advanced = AdvancedPanel(
-            ui, self.logic, self._torch, self._lender, lambda: self._parameterNode
-        )
-        self._evaluation = EvaluationPanel(
-            ui, self.logic, self._torch, self._lender, self._shownLandmarks, self._lungs
-        )
-        icons = self.resourcePath("Icons")
-        self._iterations = IterationsPanel(
-            ui,
-            self.logic,
-            self._torch,
-            self._lender,
-            icons,
-            self._onIteration,
-            self._outputs,
-            registering=lambda: self._registration.running,
-        )
-        self._registration = RegistrationPanel(
-            ui,
-            self.logic,
-            self._torch,
-            self._lender,
-            self._settings,
-            started=self._refreshSections,
-            began=self._onBegan,
-            stepped=self._iterations.refresh,
-            ended=self._onEnded,
-        )
-        self._correction = CorrectionPanel(
-            lambda: self._session,
-            self._shownSettings,
-            self._registration,
-            self._iterations.show_whole,
-            self._onUndone,
-        )
-        self._following = FollowingPanel(self._torch, self._lender, self._finished, self._lungs)
-        self._followUp = FollowUpPanel(self._torch, self._lender, self._finished)
-        self._sequence = SequencePanel(self._torch, self._lender, self._device)
-        self._ofResult = self._correction, self._following, self._followUp
-        self._sections = *self._ofResult, self._sequence
+        self._buildSections()
         layout = panel.layout()
         for section in self._sections:
             layout.insertWidget(layout.count() - 2, section.widget)  # above Advanced and a spacer
-        ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
-        ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("fixed"))
-        ui.movingSegmentSelector.currentSegmentChanged.connect(lambda *_: self._onSegment("moving"))
+        self.ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
 
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -275,6 +222,46 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeAboutToBeRemoved)
         self.initializeParameterNode()
+
+    def _buildSections(self):
+        """Each gets the few functions of the others that it needs."""
+
+        def parameters():
+            return self._parameterNode
+
+        def registering():
+            return self._registration.running
+
+        ui, logic, worker = self.ui, self.logic, (self._torch, self._lender)
+        self._inputs = inputs = InputsPanel(
+            ui, parameters, registering, lambda: self._shown.points_moved()
+        )
+        self._shown = shown = ShownSession(logic, parameters, inputs.settings, registering)
+        self._advanced = AdvancedPanel(ui, logic, *worker, parameters)
+        self._evaluation = EvaluationPanel(ui, logic, *worker, shown.landmarks, shown.lungs)
+        icons = self.resourcePath("Icons")
+        self._iterations = iterations = IterationsPanel(
+            ui, logic, *worker, icons, shown.evaluate_soon, inputs.outputs, registering
+        )
+        self._registration = registration = RegistrationPanel(
+            ui,
+            logic,
+            *worker,
+            inputs.settings,
+            started=shown.refresh,
+            began=shown.began,
+            stepped=iterations.refresh,
+            ended=shown.ended,
+        )
+        self._correction = CorrectionPanel(
+            lambda: shown.session, shown.settings, registration, iterations.show_whole, shown.undone
+        )
+        self._following = FollowingPanel(*worker, shown.finished, shown.lungs)
+        self._followUp = FollowUpPanel(*worker, shown.finished)
+        self._sequence = SequencePanel(*worker, self._advanced.device)
+        ofResult = self._correction, self._following, self._followUp
+        self._sections = *ofResult, self._sequence
+        shown.lead(registration, iterations, self._evaluation, self._sections, ofResult)
 
     def cleanup(self):
         """The panel is about to be destroyed, perhaps because Slicer quits: all must rest."""
@@ -310,7 +297,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for section in (self._iterations, self._following, self._followUp, self._sequence):
             section.abandon()
         self._evaluation.stop()
-        self._setSession(None)
+        self._shown.show(None)
 
     def onSceneChanged(self, caller=None, event=None):
         """A scene was closed, or loaded and may bring back iterations; at last it is complete."""
@@ -321,40 +308,26 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Perhaps the volume that was missing; its voxels come after this event."""
         node = self._parameterNode
         if node and not (node.fixedVolume and node.movingVolume):
-            qt.QTimer.singleShot(0, self._pickInputs)
+            qt.QTimer.singleShot(0, self._inputs.pick)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, node):
-        """An output transform takes its iterations with it; without iterations nothing is shown."""
+        """A node is about to go, and not the scene as a whole."""
         scene = slicer.mrmlScene
         if scene.IsClosing() or scene.IsImporting() or scene.IsRestoring():
             return
         if self._parameterNode:  # else another module is open
-            qt.QTimer.singleShot(0, self._onNodeRemoved)
-        if self._session is not None and not self._registration.running:
-            history = self._session.history
-            if any(node is one for one in (history.browser, history.sequence, history.transform)):
-                self._setSession(None)
-        elif self._session is not None and node is self._session.history.transform:
-            return  # a run looks after its own
-        if node.IsA("vtkMRMLTransformNode"):
-            forget(node)
-
-    def _onNodeRemoved(self):
-        """A volume to compare with may be gone, or iterations that the console's run replaced."""
-        if self._parameterNode and not self._registration.running and self._session is None:
-            self._followOutput()
-        elif self._parameterNode:
-            self._iterations.refresh()
+            qt.QTimer.singleShot(0, self._shown.node_left)
+        self._shown.node_leaves(node)
 
     def initializeParameterNode(self):
         """Show the scene's parameter node, with inputs picked where there are none."""
         self._setParameterNode(self.logic.getParameterNode())
-        self._pickInputs()
+        self._inputs.pick()
 
     def onCopyAsPython(self):
         """Put the console's equivalent of the Register button on the clipboard."""
-        code = self.logic.copyAsPython(self._settings())
+        code = self.logic.copyAsPython(self._inputs.settings())
         slicer.app.clipboard().setText(code)
         print(code)
         slicer.util.showStatusMessage(_("Copied; paste it into the Python console."), 5000)
@@ -365,196 +338,28 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
-    def _onBegan(self, session):
-        if session is not self._session:  # else an earlier result goes on
-            self._setSession(session)
-            if self._parameterNode:  # else the user looks at something else, in another module
-                slicer.util.resetSliceViews()
-        self._refreshSections()
-
-    def _onEnded(self, outcome):
-        if outcome is None:
-            lungs = self._session.lungs if self._session is not None else None
-            if self._session is not None:
-                self._session.close()
-            transform = self._parameterNode.outputTransform if self._parameterNode else None
-            self._setSession(self.logic.restore(transform) if transform else None)
-            self._evaluation.set_session(self._session)
-            if self._session is not None:  # of a correction that came to nothing
-                self._session.lungs = lungs
-            return
-        node = self._parameterNode or self.logic.getParameterNode()  # None: another module is open
-        node.outputTransform = outcome.transform
-        self._evaluation.set_session(self._session)
-        self._refreshSections()
-
-    def _onUndone(self):
-        """Iterations were taken back."""
-        self._registration.refresh()
-        self._iterations.refresh()
-        self._iterations.update_outputs()
-
-    def _refreshSections(self):
-        for section in (self._iterations, *self._sections):
-            section.refresh()
-
-    def _finished(self):
-        """The session, but while a registration runs none: its iterations may all be discarded."""
-        return None if self._registration.running else self._session
-
-    def _device(self):
-        return self._parameterNode.device if self._parameterNode else "auto"
-
-    def _lungs(self, fixed):
-        """What finds the fixed lungs: the mask that was chosen, else that of the last run."""
-        settings = self._shownSettings()
-        given = settings.fixedMask if settings is not None else None
-        if given is None and self._session is not None:
-            given = self._session.lungs
-        return outputs.lungs_of(fixed, given)
-
-    def _settings(self):
-        node = self._parameterNode
-        if not node:
-            return None
-        masks = {}
-        for role in ("fixed", "moving"):
-            mask, segment = getattr(node, role + "Mask"), getattr(node, role + "Segment")
-            of_segment = mask and segment and mask.IsA("vtkMRMLSegmentationNode")
-            masks[role + "Mask"] = (mask, segment) if of_segment else mask
-        return Settings(
-            fixed=node.fixedVolume,
-            moving=node.movingVolume,
-            **masks,
-            fixedLandmarks=node.fixedLandmarks,
-            movingLandmarks=node.movingLandmarks,
-            initialTransform=node.initialTransform,
-            outputTransform=node.outputTransform,
-            outputVolume=node.outputVolume,
-            outputJacobian=node.outputJacobian,
-            method=node.method.name,
-            start=node.start.name,
-            iterations=node.iterations or None,
-            model=node.model or None if METHODS[node.method.name].weights else None,
-            device=node.device,
-        )
-
-    def _shownSettings(self):
-        """The settings; without masks and landmarks where these are of other volumes than shown."""
-        settings = self._settings()
-        transform = self._session.history.transform if self._session is not None else None
-        if settings is None or transform is None:
-            return settings
-        if transforms.roles(transform) == (settings.fixed, settings.moving):
-            return settings
-        of_volumes = ("fixedMask", "movingMask", "fixedLandmarks", "movingLandmarks")
-        return replace(settings, **dict.fromkeys(of_volumes))
-
-    def _shownLandmarks(self):
-        settings = self._shownSettings()
-        return (settings.fixedLandmarks, settings.movingLandmarks) if settings else (None, None)
-
-    def _landmarks(self):
-        node = self._parameterNode
-        return (node.fixedLandmarks, node.movingLandmarks) if node else (None, None)
-
-    def _outputs(self):
-        return self._parameterNode.outputVolume, self._parameterNode.outputJacobian
-
     def _setParameterNode(self, node):
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._guiTag)
             observed = self._parameterNode.parameterNode
             self.removeObserver(observed, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._parameterNode = node
-        self._points.follow(self._landmarks())
+        self._inputs.follow()
         if node:
             self._advanced.refresh()
             self._guiTag = node.connectGui(self.ui)
             self.addObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
             self._onModified()
 
-    def _pickInputs(self):
-        node = self._parameterNode
-        if not node or self._registration.running or slicer.mrmlScene.IsBatchProcessing():
-            return
-        volumes = inputs.pick_volumes(
-            node.fixedVolume, node.movingVolume, (node.outputVolume, node.outputJacobian)
-        )
-        if volumes == (node.fixedVolume, node.movingVolume):
-            return  # whoever chose no landmarks for them wants none
-        with slicer.util.NodeModify(node.parameterNode):
-            node.fixedVolume, node.movingVolume = volumes
-            lists = inputs.pick_landmarks(*volumes)
-            if all(lists) and not node.fixedLandmarks and not node.movingLandmarks:
-                node.fixedLandmarks, node.movingLandmarks = lists
-
     def _onModified(self, caller=None, event=None):
         """Something was chosen: follow it."""
         if slicer.mrmlScene.IsBatchProcessing():
             return
-        self._points.follow(self._landmarks())
-        for role in ("fixed", "moving"):
-            self._showSegment(role)
+        self._inputs.refresh()
         if not self._registration.running:
-            weights = METHODS[self._parameterNode.method.name].weights
-            self.ui.modelComboBox.enabled = bool(weights)
-            self._followOutput()
+            self._advanced.follow_method()
+            self._shown.follow_output()
             self._registration.refresh()
-
-    def _onLandmarks(self):
-        """A point was placed, moved or removed."""
-        if not self._registration.running:
-            self._registration.refresh()
-            self._evaluation.update_soon()
-
-    def _followOutput(self):
-        """Show the iterations of the chosen output transform."""
-        transform = self._parameterNode.outputTransform
-        shown = self._session.history.transform if self._session else None
-        if transform is not shown:
-            self._setSession(self.logic.restore(transform) if transform else None)
-            self._evaluation.set_session(self._session)
-        else:
-            self._iterations.refresh()  # a volume may be gone
-            self._evaluation.update_soon()
-
-    def _setSession(self, session):
-        if self._session is not None and self._session is not session:
-            self._iterations.set_session(None)
-            self._session.close()
-        self._session = session
-        self._evaluation.set_session(None)
-        self._iterations.set_session(session)
-        transform = session.history.transform if session is not None else None
-        if transform is not self._told:  # what is said and chosen there is of another result
-            self._told = transform
-            for section in self._ofResult:
-                section.abandon()
-        self._refreshSections()
-
-    def _onIteration(self):
-        if not self._registration.running:
-            self._evaluation.update_soon()
-
-    def _showSegment(self, role):
-        selector = getattr(self.ui, role + "SegmentSelector")
-        mask = getattr(self._parameterNode, role + "Mask")
-        mask = mask if mask and mask.IsA("vtkMRMLSegmentationNode") else None
-        segment = getattr(self._parameterNode, role + "Segment")
-        if mask and segment and not mask.GetSegmentation().GetSegment(segment):
-            segment = ""  # another segmentation was chosen
-        blocked = selector.blockSignals(True)
-        selector.setCurrentNode(mask)
-        selector.setCurrentSegmentID(segment)
-        selector.setVisible(mask is not None)
-        selector.blockSignals(blocked)
-        setattr(self._parameterNode, role + "Segment", segment)
-
-    def _onSegment(self, role):
-        selector = getattr(self.ui, role + "SegmentSelector")
-        if self._parameterNode and selector.currentNode():
-            setattr(self._parameterNode, role + "Segment", selector.currentSegmentID())
 
 
 class L2ORegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):

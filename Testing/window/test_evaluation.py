@@ -67,7 +67,7 @@ def test_no_landmarks_no_table(registered):
 
 
 def test_masks_and_landmarks_of_other_volumes_are_not_used_on_this_result(registered, pair):
-    history, node = registered._session.history, registered._parameterNode
+    history, node = registered._shown.session.history, registered._parameterNode
     process_events(0.3)
     errors = [metrics["error"] for metrics in history.metrics()]
     other = add_phantom(slicer.mrmlScene, pair)
@@ -78,15 +78,15 @@ def test_masks_and_landmarks_of_other_volumes_are_not_used_on_this_result(regist
     node.fixedVolume, node.movingVolume, node.fixedMask = other["fixed"], other["moving"], mask
     node.fixedLandmarks, node.movingLandmarks = other["fixedLandmarks"], other["movingLandmarks"]
     process_events(0.5)
-    assert registered._session.history.transform is history.transform
+    assert registered._shown.session.history.transform is history.transform
     assert [metrics["error"] for metrics in history.metrics()] == errors
     assert registered.ui.evaluationTable.isHidden()
     assert "the volumes that they are of" in registered.ui.evaluationHintLabel.text
-    used = registered._lungs(transforms.roles(history.transform)[0])()
-    assert used is registered._session.lungs
+    used = registered._shown.lungs(transforms.roles(history.transform)[0])()
+    assert used is registered._shown.session.lungs
     corrected = registered._correction._settings()
     assert corrected.fixedMask is corrected.fixedLandmarks is corrected.movingLandmarks is None
-    assert registered._settings().fixedMask is mask
+    assert registered._inputs.settings().fixedMask is mask
 
 
 def test_closing_the_scene_while_it_is_assessed(registered, dialogs):

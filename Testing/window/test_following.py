@@ -41,7 +41,7 @@ def test_how_sure_the_result_is_lies_over_the_fixed_volume(registered, phantom, 
     assert composite.GetBackgroundVolumeID() == phantom["fixed"].GetID()
     assert told.GetDisplayNode().GetApplyThreshold()
     assert "half of the lungs" in section.confidenceLabel.text and dialogs == []
-    registered._session.history.index = 1
+    registered._shown.session.history.index = 1
     process_events(0.2)
     section.confidenceButton.click()
     assert "choose that one" in section.confidenceLabel.text
@@ -49,10 +49,10 @@ def test_how_sure_the_result_is_lies_over_the_fixed_volume(registered, phantom, 
 
 def test_a_result_that_was_kept_by_hand_has_no_confidence(registered):
     section = registered._following
-    registered._session.history.index = 2
+    registered._shown.session.history.index = 2
     registered.ui.keepButton.click()
     for index in (2, 5):
-        registered._session.history.index = index
+        registered._shown.session.history.index = index
         section.confidenceButton.click()
         assert section.confidenceLabel.text.startswith("It is not known of this result")
 
@@ -187,7 +187,7 @@ def test_tg_132_stands_in_the_table(registered, dialogs):
 def pulled_by(panel, section, monkeypatch, pair):
     """A pair is added and its moving point dragged; the engine then goes on, a step at a time."""
     section.addButton.click()
-    transform = panel._session.history.transform
+    transform = panel._shown.session.history.transform
     fixed, moving = section.fixedSelector.currentNode(), section.movingSelector.currentNode()
     there = slicer.util.arrayFromMarkupsControlPoints(fixed, world=True)
     np.testing.assert_allclose(
@@ -215,22 +215,22 @@ def test_continue_from_here_adds_iterations_and_undo_takes_them_back(
     section.continueButton.click()
     assert ui.registerButton.text == "Cancel" and not section.continueButton.enabled
     steered.go(2)
-    wait_for(lambda: len(registered._session.history) == 7)
+    wait_for(lambda: len(registered._shown.session.history) == 7)
     assert ui.iterationLabel.text.startswith("Iteration 6 of 6 \u00b7 pulled by hand")
     start = steered.arguments["initial_transform"]
     point = transforms.ras_lps(slicer.util.arrayFromMarkupsControlPoints(fixed, world=True))
     np.testing.assert_allclose(steered.arguments["pinned"], point, atol=1e-3)
-    there = registered._session.history.field(5).transform_points(point)
+    there = registered._shown.session.history.field(5).transform_points(point)
     assert np.linalg.norm(start.transform_points(point) - there) > 3  # it was pulled
     steered.go(2)
     wait_for(lambda: not registered._registration.running)
-    assert len(registered._session.history) == 9 and ui.iterationSlider.value == 8
-    assert registered._session.curve.table.GetTable().GetNumberOfRows() == 9
+    assert len(registered._shown.session.history) == 9 and ui.iterationSlider.value == 8
+    assert registered._shown.session.curve.table.GetTable().GetNumberOfRows() == 9
     assert "pulled the result" in ui.hintLabel.text
     section.undoButton.click()
     process_events(0.1)
     assert ui.iterationSlider.maximum == 5 and ui.iterationSlider.value == 5
-    assert registered._session.curve.table.GetTable().GetNumberOfRows() == 6
+    assert registered._shown.session.curve.table.GetTable().GetNumberOfRows() == 6
     assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
     assert not section.undoButton.enabled and section.continueButton.enabled and dialogs == []
 
@@ -239,13 +239,13 @@ def test_a_pair_is_added_and_dragged_under_the_whole_motion(registered):
     """Its moving point lies under the output transform; the image must, too."""
     registered.ui.strengthSlider.setValue(0.3)
     registered._correction.addButton.click()
-    session, moving = registered._session, registered._correction.movingSelector.currentNode()
+    session, moving = registered._shown.session, registered._correction.movingSelector.currentNode()
     assert session.strength == registered.ui.strengthSlider.value == 1
     assert session.preview.volume.GetParentTransformNode() is moving.GetParentTransformNode()
 
 
 def test_two_quick_clicks_take_one_correction_back(registered, monkeypatch, pair):
-    history = registered._session.history
+    history = registered._shown.session.history
     for _ in range(2):
         history.remember()
         history.append(history.field(0), dissimilarity=0.5)
@@ -267,7 +267,7 @@ def test_a_correction_that_fails_leaves_the_result(registered, monkeypatch, pair
     process_events(0.1)
     assert "no luck" in dialogs[0]
     assert registered.ui.iterationSlider.maximum == 5 and registered.ui.iterationSlider.value == 5
-    assert registered._session.preview is not None and section.continueButton.enabled
+    assert registered._shown.session.preview is not None and section.continueButton.enabled
 
 
 def test_a_marked_point_is_found_and_both_views_jump_there(registered, phantom, pair, dialogs):

@@ -6,7 +6,7 @@ import slicer
 import vtk
 from fixtures import process_events
 from L2ORegistrationLib.engine import packaged
-from L2ORegistrationLib.panel import inputs
+from L2ORegistrationLib.panel import picking
 from L2ORegistrationLib.scene import settings
 
 
@@ -48,7 +48,7 @@ def test_the_panel_opens_empty(panel):
 
 
 def test_methods_and_starts_are_those_of_the_console_with_the_same_defaults(panel, phantom):
-    chosen, default = panel._settings(), settings.Settings()
+    chosen, default = panel._inputs.settings(), settings.Settings()
     assert (chosen.method, chosen.start) == (default.method, default.start)
     node = panel._parameterNode
     assert {one.name for one in type(node.method)} == set(settings.METHODS)
@@ -75,10 +75,10 @@ def test_weights_are_chosen_only_for_methods_that_have_some(panel, phantom):
     panel._parameterNode.model = "l2o"
     panel.ui.methodComboBox.setCurrentText("Gauss-Newton")
     process_events()
-    assert not panel.ui.modelComboBox.enabled and panel._settings().model is None
+    assert not panel.ui.modelComboBox.enabled and panel._inputs.settings().model is None
     panel.ui.methodComboBox.setCurrentText("L2O")
     process_events()
-    assert panel.ui.modelComboBox.enabled and panel._settings().model == "l2o"
+    assert panel.ui.modelComboBox.enabled and panel._inputs.settings().model == "l2o"
 
 
 def test_weights_in_a_scene_of_an_earlier_version_are_shown_under_their_new_name(panel):
@@ -246,7 +246,7 @@ def test_the_initial_transform_may_be_linear(panel, phantom):
     rough = add("vtkMRMLLinearTransformNode", "rough")
     process_events()
     choose(panel, initialTransform=rough)
-    assert panel._settings().initialTransform is rough and reason(panel) == ""
+    assert panel._inputs.settings().initialTransform is rough and reason(panel) == ""
 
 
 def test_a_segment_can_be_a_mask(panel, phantom):
@@ -256,16 +256,16 @@ def test_a_segment_can_be_a_mask(panel, phantom):
     selector = panel.ui.fixedSegmentSelector
     assert not selector.isVisibleTo(panel.parent)
     choose(panel, fixedMask=lungs)
-    assert panel._settings().fixedMask is lungs  # all segments
+    assert panel._inputs.settings().fixedMask is lungs  # all segments
     assert not selector.isHidden()
     selector.setCurrentSegmentID(right)
-    assert panel._settings().fixedMask == (lungs, right)
+    assert panel._inputs.settings().fixedMask == (lungs, right)
     other = add("vtkMRMLSegmentationNode", "other")
     other.GetSegmentation().AddEmptySegment("another", "another")
     choose(panel, fixedMask=other)
-    assert panel._settings().fixedMask is other  # not the segment of that name order
+    assert panel._inputs.settings().fixedMask is other  # not the segment of that name order
     choose(panel, fixedMask=None)
-    assert panel._settings().fixedMask is None and selector.isHidden()
+    assert panel._inputs.settings().fixedMask is None and selector.isHidden()
 
 
 def test_choices_survive_leaving_and_coming_back(panel, phantom):
@@ -274,20 +274,20 @@ def test_choices_survive_leaving_and_coming_back(panel, phantom):
     panel.ui.iterationsSpinBox.setValue(7)
     panel.exit()
     panel.enter()
-    settings = panel._settings()
+    settings = panel._inputs.settings()
     assert (settings.method, settings.iterations) == ("adam", 7)
     panel.ui.iterationsSpinBox.setValue(0)
-    assert panel._settings().iterations is None
+    assert panel._inputs.settings().iterations is None
 
 
 def test_a_list_belongs_to_the_volume_with_the_longest_name(scene):
     """Slicer calls the second volume of a name CT_1: "CT_1 landmarks" are not those of CT."""
     volumes = [volume("CT"), volume("CT_1")]
     second = markups("CT_1 landmarks", 3)
-    assert inputs.pick_landmarks(*volumes) == [None, second]
+    assert picking.pick_landmarks(*volumes) == [None, second]
     first = markups("CT landmarks", 3)
-    assert inputs.pick_landmarks(*volumes) == [first, second]
-    assert inputs.pick_landmarks(None, volumes[1]) == [None, second]
+    assert picking.pick_landmarks(*volumes) == [first, second]
+    assert picking.pick_landmarks(None, volumes[1]) == [None, second]
 
 
 def test_one_list_for_both_volumes_is_refused(panel, phantom):

@@ -14,7 +14,7 @@ COMPOSITES = "vtkMRMLSliceCompositeNode"
 
 def shown(panel):
     """The largest displacement of the output transform, as a share of the last iteration's."""
-    history = panel._session.history
+    history = panel._shown.session.history
     last = abs(history.field(len(history) - 1).array).max()
     return grid_magnitude(history.transform) / last
 
@@ -24,7 +24,7 @@ def composites():
 
 
 def test_the_slider_moves_transform_preview_and_marker(registered):
-    ui, session = registered.ui, registered._session
+    ui, session = registered.ui, registered._shown.session
     assert ui.iterationSlider.value == 5 and shown(registered) == pytest.approx(1)
     for index in (0, 3, 1):
         ui.iterationSlider.setValue(index)
@@ -54,11 +54,11 @@ def test_buttons_and_arrow_keys_step(registered):
     assert ui.iterationSlider.value == 5
     for key, value in ((QtCore.Qt.Key_Left, 4), (QtCore.Qt.Key_Left, 3), (QtCore.Qt.Key_Right, 4)):
         QtTest.QTest.keyClick(ui.iterationSlider, key)
-        assert ui.iterationSlider.value == value and registered._session.history.index == value
+        assert ui.iterationSlider.value == value == registered._shown.session.history.index
 
 
 def test_the_sequence_browser_moves_the_slider(registered):
-    registered._session.history.browser.SetSelectedItemNumber(2)
+    registered._shown.session.history.browser.SetSelectedItemNumber(2)
     assert registered.ui.iterationSlider.value == 2
 
 
@@ -86,7 +86,7 @@ def test_a_step_takes_less_than_a_tenth_of_a_second(registered):
 
 
 def test_strength_fades_the_preview_only(registered):
-    session = registered._session
+    session = registered._shown.session
     registered.ui.strengthSlider.setValue(0.5)
     assert session.strength == 0.5 and shown(registered) == pytest.approx(1)
     parent = session.preview.volume.GetParentTransformNode()
@@ -104,7 +104,7 @@ def _from_world(node, point):
 
 
 def test_blend_and_side_by_side(registered, phantom):
-    warped = registered._session.preview.volume.GetID()
+    warped = registered._shown.session.preview.volume.GetID()
     registered.ui.blendButton.click()
     assert {node.GetForegroundVolumeID() for node in composites()} == {warped}
     assert {node.GetForegroundOpacity() for node in composites()} == {0.5}
@@ -145,7 +145,7 @@ def test_reveal_is_offered_where_compare_volumes_exists(registered):
 def test_grid_and_arrows_exclude_each_other(registered):
     ui, display = registered.ui, slicer.vtkMRMLTransformDisplayNode
     ui.gridButton.click()
-    node = registered._session.history.transform.GetDisplayNode()
+    node = registered._shown.session.history.transform.GetDisplayNode()
     assert node.GetVisibility2D() and node.GetVisualizationMode() == display.VIS_MODE_GRID
     ui.arrowsButton.click()
     assert not ui.gridButton.checked
@@ -157,7 +157,7 @@ def test_grid_and_arrows_exclude_each_other(registered):
 def test_the_curve_opens_in_a_plot_view(registered):
     view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotViewNode")
     registered.ui.curveButton.click()
-    chart = registered._session.curve.chart
+    chart = registered._shown.session.curve.chart
     assert view.GetPlotChartNodeID() == chart.GetID()
     assert chart.GetNumberOfPlotSeriesNodes() == 4
 
@@ -172,7 +172,7 @@ def test_keep_makes_an_iteration_the_result(registered):
     kept = slicer.util.getNode("*iteration 3*")
     ui.iterationSlider.setValue(5)
     assert grid_magnitude(kept) == pytest.approx(
-        0.6 * grid_magnitude(registered._session.history.transform), rel=1e-5
+        0.6 * grid_magnitude(registered._shown.session.history.transform), rel=1e-5
     )
     wait_for(lambda: volume.GetImageData() is not None, 30)
 
@@ -185,7 +185,7 @@ def test_apply_to_puts_what_is_ticked_under_the_transform(registered, phantom):
     ui.applyToSelector.setCheckState(phantom["movingLandmarks"], 2)
     ui.applyToSelector.setCheckState(dose, 2)
     ui.applyToButton.click()
-    transform = registered._session.history.transform
+    transform = registered._shown.session.history.transform
     for node in (dose, phantom["movingLandmarks"]):
         assert node.GetParentTransformNode() is transform
     assert phantom["moving"].GetParentTransformNode() is None
@@ -194,7 +194,7 @@ def test_apply_to_puts_what_is_ticked_under_the_transform(registered, phantom):
 
 def test_what_cannot_follow_is_said(registered, phantom, dialogs):
     bend = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bend")
-    transforms.set_field(bend, registered._session.history.field(3))
+    transforms.set_field(bend, registered._shown.session.history.field(3))
     phantom["movingLandmarks"].SetAndObserveTransformNodeID(bend.GetID())
     registered.ui.applyToSelector.setCheckState(phantom["movingLandmarks"], 2)
     registered.ui.applyToButton.click()
@@ -209,7 +209,7 @@ def test_comparing_without_the_moving_volume_is_refused(registered, phantom, dia
 
 @pytest.mark.parametrize("what", ["fixed", "preview"])
 def test_what_needs_a_volume_that_is_gone_is_disabled(registered, phantom, what):
-    gone = phantom["fixed"] if what == "fixed" else registered._session.preview.volume
+    gone = phantom["fixed"] if what == "fixed" else registered._shown.session.preview.volume
     slicer.mrmlScene.RemoveNode(gone)
     registered.exit()
     registered.enter()
@@ -225,7 +225,7 @@ def test_a_volume_that_goes_while_others_are_chosen_disables_what_needs_it(
     other, node = add_phantom(slicer.mrmlScene, pair), registered._parameterNode
     node.fixedVolume, node.movingVolume = other["fixed"], other["moving"]
     process_events()
-    gone = phantom["fixed"] if what == "fixed" else registered._session.preview.volume
+    gone = phantom["fixed"] if what == "fixed" else registered._shown.session.preview.volume
     slicer.mrmlScene.RemoveNode(gone)
     process_events()
     for name in ("blend", "sideBySide", "flicker", "checkerboard"):
@@ -234,9 +234,9 @@ def test_a_volume_that_goes_while_others_are_chosen_disables_what_needs_it(
 
 @pytest.mark.parametrize("what", ["browser", "sequence"])
 def test_without_its_iterations_nothing_is_offered(registered, dialogs, what):
-    slicer.mrmlScene.RemoveNode(getattr(registered._session.history, what))
+    slicer.mrmlScene.RemoveNode(getattr(registered._shown.session.history, what))
     process_events(0.2)
-    assert registered._session is None and not registered.ui.iterationSlider.enabled
+    assert registered._shown.session is None and not registered.ui.iterationSlider.enabled
     assert not registered._following.inverseButton.enabled
     registered._evaluation.update()
     assert dialogs == []
@@ -272,7 +272,7 @@ def test_a_new_registration_starts_from_a_clean_view(registered, engine):
     registered.ui.registerButton.click()
     wait_for(lambda: not registered._registration.running)
     assert not registered.ui.gridButton.checked and registered.ui.strengthSlider.value == 1
-    assert registered._session.strength == 1
+    assert registered._shown.session.strength == 1
 
 
 def test_the_grid_is_drawn_near_the_lungs_in_place_of_slicers_own(registered):
@@ -280,7 +280,7 @@ def test_the_grid_is_drawn_near_the_lungs_in_place_of_slicers_own(registered):
         found = slicer.util.getNodesByClass("vtkMRMLModelNode")
         return [node for node in found if " grid " in node.GetName()]
 
-    ui, transform = registered.ui, registered._session.history.transform
+    ui, transform = registered.ui, registered._shown.session.history.transform
     ui.gridButton.click()
     assert transform.GetDisplayNode().GetVisibility()  # at once, until the other is made
     wait_for(lambda: len(models()) == 3, 30)

@@ -59,7 +59,7 @@ def test_the_console_can_register_into_the_transform_that_is_shown(registered, p
     given = Settings(phantom["fixed"], phantom["moving"], outputTransform=shown)
     waited(Run(given, preview=False, factory=SteeredEngine(pair, steps=4)))
     process_events(0.1)
-    assert registered._session.history.transform is shown
+    assert registered._shown.session.history.transform is shown
     assert registered.ui.iterationSlider.enabled and registered.ui.iterationSlider.maximum == 3
 
 
@@ -101,12 +101,12 @@ def test_devices_and_models_are_listed_when_advanced_is_opened(panel, monkeypatc
     panel.ui.methodComboBox.setCurrentText("L2O")  # which has weights
     panel.ui.deviceComboBox.setCurrentIndex(1)
     panel.ui.modelComboBox.setCurrentIndex(1)
-    settings = panel._settings()
+    settings = panel._inputs.settings()
     assert (settings.device, settings.model) == ("cuda:0", "big")
     panel.ui.advancedCollapsibleButton.collapsed = True
     panel.exit()
     panel.enter()
-    assert panel._settings().device == "cuda:0"
+    assert panel._inputs.settings().device == "cuda:0"
 
 
 def test_devices_that_cannot_be_listed_are_said(panel, dialogs, monkeypatch):
@@ -116,7 +116,7 @@ def test_devices_that_cannot_be_listed_are_said(panel, dialogs, monkeypatch):
     monkeypatch.setattr(panel.logic, "devicesAndModels", fail)
     panel.ui.advancedCollapsibleButton.collapsed = False
     wait_for(lambda: dialogs)
-    assert "no driver" in dialogs[0] and panel._settings().device == "auto"
+    assert "no driver" in dialogs[0] and panel._inputs.settings().device == "auto"
 
 
 @pytest.mark.parametrize("read", ["Import", "Connect"])
@@ -151,13 +151,13 @@ def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path, r
     drawn = registered._parameterNode.outputTransform.GetDisplayNode()
     assert drawn.GetVisibility2D() and registered.ui.arrowsButton.checked
     composite = scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
-    preview = registered._session.preview.volume.GetID()
+    preview = registered._shown.session.preview.volume.GetID()
     assert composite.GetForegroundVolumeID() == preview  # which is not saved, but made again
     assert composite.GetForegroundOpacity() == 0.5
 
 
 def test_the_panel_can_be_thrown_away_and_made_again(registered):
-    scene = registered._session.history.browser.GetScene()
+    scene = registered._shown.session.history.browser.GetScene()
     registered.exit()
     registered.cleanup()
     again = application.open_panel()

@@ -46,7 +46,7 @@ def test_the_verdict_stays_as_long_as_its_output_is_chosen(registered):
     for chosen, expected in ((None, ""), (output, said)):
         registered.ui.outputTransformSelector.setCurrentNode(chosen)
         assert registered.ui.hintLabel.text == expected
-    registered._session.history.result = 3  # as Keep this iteration does
+    registered._shown.session.history.result = 3  # as Keep this iteration does
     registered._registration.refresh()
     assert registered.ui.hintLabel.text == ""
 
@@ -61,8 +61,8 @@ def test_every_iteration_is_shown_live(panel, phantom, engine):
     shown = []
     for index in range(6):
         steered.go()
-        wait_for(lambda: panel._session and len(panel._session.history) == index + 1)  # noqa: B023
-        shown.append(grid_magnitude(panel._session.history.transform))
+        wait_for(lambda: panel._shown.session and len(panel._shown.session.history) == index + 1)  # noqa: B023
+        shown.append(grid_magnitude(panel._shown.session.history.transform))
         assert panel.ui.iterationSlider.value == panel.ui.iterationSlider.maximum == index
         if index < 5:
             assert panel.ui.progressBar.value == index and panel.ui.progressBar.maximum == 5
@@ -70,8 +70,8 @@ def test_every_iteration_is_shown_live(panel, phantom, engine):
             assert "elapsed" in panel.ui.progressLabel.text
         composite = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
         assert composite.GetBackgroundVolumeID() == phantom["fixed"].GetID()
-        assert composite.GetForegroundVolumeID() == panel._session.preview.volume.GetID()
-        assert panel._session.curve.table.GetNumberOfRows() == index + 1
+        assert composite.GetForegroundVolumeID() == panel._shown.session.preview.volume.GetID()
+        assert panel._shown.session.curve.table.GetNumberOfRows() == index + 1
     assert shown[0] == 0 and shown == sorted(set(shown))
     finish(panel)
     assert not panel.ui.progressBar.visible
@@ -128,7 +128,7 @@ def test_cancel_keeps_the_best_so_far(panel, phantom, engine, dialogs):
     steered = engine(free=False)
     panel.ui.registerButton.click()
     steered.go(3)
-    wait_for(lambda: panel._session and len(panel._session.history) == 3)
+    wait_for(lambda: panel._shown.session and len(panel._shown.session.history) == 3)
     pause_between_clicks()
     panel.ui.registerButton.click()
     assert panel.ui.registerButton.text == "Cancelling..."
@@ -214,7 +214,7 @@ def test_deleting_an_input_stops_the_run(panel, phantom, engine, dialogs):
     steered = engine(free=False)
     panel.ui.registerButton.click()
     steered.go(2)
-    wait_for(lambda: panel._session and len(panel._session.history) == 2)
+    wait_for(lambda: panel._shown.session and len(panel._shown.session.history) == 2)
     slicer.mrmlScene.RemoveNode(phantom["moving"])
     finish(panel)
     assert dialogs == ["The registration stopped: 'CT moving' was taken from the scene."]
@@ -226,7 +226,7 @@ def test_closing_the_scene_stops_the_run(panel, phantom, engine, dialogs):
     steered = engine(free=False)
     panel.ui.registerButton.click()
     steered.go(2)
-    wait_for(lambda: panel._session and len(panel._session.history) == 2)
+    wait_for(lambda: panel._shown.session and len(panel._shown.session.history) == 2)
     slicer.mrmlScene.Clear()
     steered.go(9)
     process_events(0.1)
@@ -243,7 +243,7 @@ def test_a_run_goes_on_while_another_module_is_open_and_tells_afterwards(
     steered = engine(free=False)
     panel.ui.registerButton.click()
     steered.go(3)
-    wait_for(lambda: panel._session and len(panel._session.history) == 3)
+    wait_for(lambda: panel._shown.session and len(panel._shown.session.history) == 3)
     panel.parent.isEntered = False
     panel.exit()
     steered.go(9)
@@ -278,7 +278,7 @@ def test_a_deleted_output_takes_its_iterations_with_it(registered):
     process_events()
     for kind in ("vtkMRMLTransformNode", "vtkMRMLSequenceNode", "vtkMRMLSequenceBrowserNode"):
         assert slicer.util.getNodesByClass(kind) == []
-    assert registered._session is None and not registered.ui.iterationSlider.enabled
+    assert registered._shown.session is None and not registered.ui.iterationSlider.enabled
     assert registered.ui.registerButton.enabled
 
 
@@ -291,7 +291,7 @@ def test_an_output_deleted_with_others_takes_its_iterations_with_it(registered):
     process_events()
     for kind in ("vtkMRMLTransformNode", "vtkMRMLSequenceNode", "vtkMRMLSequenceBrowserNode"):
         assert slicer.util.getNodesByClass(kind) == []
-    assert registered._session is None and registered.ui.registerButton.enabled
+    assert registered._shown.session is None and registered.ui.registerButton.enabled
 
 
 def test_an_output_deleted_while_another_is_made_takes_its_iterations_with_it(
@@ -303,7 +303,7 @@ def test_an_output_deleted_while_another_is_made_takes_its_iterations_with_it(
     pause_between_clicks()
     registered.ui.registerButton.click()
     steered.go(3)
-    wait_for(lambda: registered._session and len(registered._session.history) == 3)
+    wait_for(lambda: registered._shown.session and len(registered._shown.session.history) == 3)
     slicer.mrmlScene.RemoveNode(earlier)
     steered.go(9)
     finish(registered)
@@ -354,12 +354,12 @@ def test_cancelled_before_its_first_step_it_leaves_one_preview(registered):
         registered.ui.registerButton.click()
     go.set()
     assert not registered._registration.running and len(node_ids()) == len(before)
-    assert registered._session.preview.volume.GetScene() is slicer.mrmlScene
+    assert registered._shown.session.preview.volume.GetScene() is slicer.mrmlScene
 
 
 def test_the_preview_is_not_picked_where_a_volume_goes(registered, phantom):
     slicer.mrmlScene.RemoveNode(phantom["moving"])
-    registered._pickInputs()
+    registered._inputs.pick()
     assert registered._parameterNode.movingVolume is None
 
 
@@ -377,7 +377,7 @@ def test_landmarks_that_the_user_took_out_stay_out(panel, phantom):
 
 def test_landmarks_are_followed_while_they_are_placed_and_moved(registered):
     """A list without points is refused until it has them; errors follow a point that is dragged."""
-    fixed, moving = registered._landmarks()
+    fixed, moving = registered._shown.landmarks()
     points = slicer.util.arrayFromMarkupsControlPoints(moving)
     moving.RemoveAllControlPoints()
     process_events()
@@ -418,9 +418,9 @@ def test_the_phantom_with_the_real_engine(panel, phantom, dialogs):
     panel.ui.registerButton.click()
     wait_for(lambda: not panel._registration.running, seconds=120)
     assert dialogs == [] and panel.ui.hintLabel.text.startswith("Done in")
-    errors = [metrics["error"] for metrics in panel._session.history.metrics()]
-    assert errors[panel._session.history.result] < 0.4 * errors[0]  # voxels of 6 mm
+    errors = [metrics["error"] for metrics in panel._shown.session.history.metrics()]
+    assert errors[panel._shown.session.history.result] < 0.4 * errors[0]  # voxels of 6 mm
     assert panel.ui.iterationSlider.maximum == len(errors) - 1 > 3
-    description = panel._session.history.description
+    description = panel._shown.session.history.description
     assert {"model", "device"} <= set(description)
     assert float(panel.ui.evaluationTable.item(0, 2).text()) < 0.4 * errors[0]

@@ -178,7 +178,7 @@ def test_the_chosen_device_is_used(panel, section, monkeypatch):
 
 def test_the_iterations_of_a_pair_are_no_breath(registered):
     section = registered._sequence
-    section.browserSelector.setCurrentNode(registered._session.history.browser)
+    section.browserSelector.setCurrentNode(registered._shown.session.history.browser)
     assert not section.button.enabled and "at least three phases" in section.hint.text
 
 

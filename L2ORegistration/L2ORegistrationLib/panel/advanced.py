@@ -3,7 +3,7 @@
 import qt
 from slicer.i18n import tr as _
 
-from ..engine.catalogue import OLD_NAMES
+from ..engine.catalogue import METHODS, OLD_NAMES
 from ..job import Call
 from .messages import errors_shown
 
@@ -37,6 +37,16 @@ class AdvancedPanel:
         _fill(self.ui.deviceComboBox, devices, parameters.device)
         model = OLD_NAMES.get(parameters.model, parameters.model)  # a scene may be of last year
         _fill(self.ui.modelComboBox, [("", _("Default")), *self._found[1]], model)
+
+    def device(self):
+        """The name of the device that is chosen."""
+        parameters = self._parameters()
+        return parameters.device if parameters else "auto"
+
+    def follow_method(self):
+        """Let weights be chosen only for a method that has some."""
+        weights = METHODS[self._parameters().method.name].weights
+        self.ui.modelComboBox.enabled = bool(weights)
 
     def stop(self):
         """Wait no longer for the answer."""

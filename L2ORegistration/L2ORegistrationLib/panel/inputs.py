@@ -1,51 +1,104 @@
-"""Sensible first choices among the nodes of the scene, to save the user some clicks."""
+"""The Inputs section of the panel: volumes, masks and landmarks; reads all that was chosen."""
 
 import slicer
 
-from ..scene.nodes import MADE
+from ..engine.catalogue import METHODS
+from ..scene.settings import Settings
+from .picking import pick_landmarks, pick_volumes
+from .points import PointFollower
 
-_WORDS = {"fixed": ("fixed", "expir", "exhal"), "moving": ("moving", "inspir", "inhal")}
-
-
-def pick_volumes(fixed, moving, not_these=()):
-    """(fixed, moving) volume nodes: those given where they are, else by name, else in scene order.
-
-    Label maps, hidden volumes, previews, maps and volumes without voxels do not count; None where
-    none is left.
-    """
-    found = [
-        volume
-        for volume in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        if volume.GetClassName() == "vtkMRMLScalarVolumeNode"
-        and volume.GetImageData()
-        and not volume.GetHideFromEditors()
-        and not volume.GetAttribute(MADE)
-        and volume not in not_these
-    ]
-    chosen = {"fixed": fixed, "moving": moving}
-    for by_name in (True, False):
-        for role, words in _WORDS.items():
-            for volume in found:
-                named = any(word in volume.GetName().lower() for word in words)
-                if (
-                    chosen[role] is None
-                    and volume not in chosen.values()
-                    and (named or not by_name)
-                ):
-                    chosen[role] = volume
-    return chosen["fixed"], chosen["moving"]
+_ROLES = "fixed", "moving"
 
 
-def pick_landmarks(*volumes):
-    """The point list named after each volume ("<volume> landmarks", ...), None if there is none.
+class InputsPanel:
+    """Picks what can be picked, shows which segment is a mask, follows the landmarks."""
 
-    After several, as "CT_1 landmarks" after CT and CT_1, is after the one with the longest name.
-    """
-    picked = dict.fromkeys(volumes)
-    for node in slicer.util.getNodesByClass("vtkMRMLMarkupsFiducialNode"):
-        name = node.GetName()
-        owners = [v for v in volumes if v and name != v.GetName() and name.startswith(v.GetName())]
-        owner = max(owners, key=lambda volume: len(volume.GetName()), default=None)
-        if owner is not None and picked[owner] is None:
-            picked[owner] = node
-    return [picked[volume] for volume in volumes]
+    def __init__(self, ui, parameters, registering, moved):
+        """ui: the widgets of the .ui file; parameters(): the parameter node, None if none;
+        registering(): whether a registration runs; moved(): called after a point of the chosen
+        landmarks was placed, moved or removed."""
+        self.ui = ui
+        self._parameters, self._registering = parameters, registering
+        self._points = PointFollower(moved)
+        ui.fixedSegmentSelector.currentSegmentChanged.connect(lambda *_: self._on_segment("fixed"))
+        ui.movingSegmentSelector.currentSegmentChanged.connect(
+            lambda *_: self._on_segment("moving")
+        )
+
+    def settings(self):
+        """The Settings of all that was chosen, in other sections, too; None without parameters."""
+        node = self._parameters()
+        if not node:
+            return None
+        masks = {}
+        for role in _ROLES:
+            mask, segment = getattr(node, role + "Mask"), getattr(node, role + "Segment")
+            of_segment = mask and segment and mask.IsA("vtkMRMLSegmentationNode")
+            masks[role + "Mask"] = (mask, segment) if of_segment else mask
+        return Settings(
+            fixed=node.fixedVolume,
+            moving=node.movingVolume,
+            **masks,
+            fixedLandmarks=node.fixedLandmarks,
+            movingLandmarks=node.movingLandmarks,
+            initialTransform=node.initialTransform,
+            outputTransform=node.outputTransform,
+            outputVolume=node.outputVolume,
+            outputJacobian=node.outputJacobian,
+            method=node.method.name,
+            start=node.start.name,
+            iterations=node.iterations or None,
+            model=node.model or None if METHODS[node.method.name].weights else None,
+            device=node.device,
+        )
+
+    def outputs(self):
+        """The (warped, Jacobian) volume nodes that were chosen, None for neither."""
+        node = self._parameters()
+        return node.outputVolume, node.outputJacobian
+
+    def pick(self):
+        """Choose volumes where there are none, and the landmarks that go with them."""
+        node = self._parameters()
+        if not node or self._registering() or slicer.mrmlScene.IsBatchProcessing():
+            return
+        volumes = pick_volumes(
+            node.fixedVolume, node.movingVolume, (node.outputVolume, node.outputJacobian)
+        )
+        if volumes == (node.fixedVolume, node.movingVolume):
+            return  # whoever chose no landmarks for them wants none
+        with slicer.util.NodeModify(node.parameterNode):
+            node.fixedVolume, node.movingVolume = volumes
+            lists = pick_landmarks(*volumes)
+            if all(lists) and not node.fixedLandmarks and not node.movingLandmarks:
+                node.fixedLandmarks, node.movingLandmarks = lists
+
+    def follow(self):
+        """Follow the points of the landmarks that are chosen now; without parameters none."""
+        node = self._parameters()
+        self._points.follow((node.fixedLandmarks, node.movingLandmarks) if node else ())
+
+    def refresh(self):
+        """Bring the section up to date with what was chosen."""
+        self.follow()
+        for role in _ROLES:
+            self._show_segment(role)
+
+    def _show_segment(self, role):
+        selector, node = getattr(self.ui, role + "SegmentSelector"), self._parameters()
+        mask = getattr(node, role + "Mask")
+        mask = mask if mask and mask.IsA("vtkMRMLSegmentationNode") else None
+        segment = getattr(node, role + "Segment")
+        if mask and segment and not mask.GetSegmentation().GetSegment(segment):
+            segment = ""  # another segmentation was chosen
+        blocked = selector.blockSignals(True)
+        selector.setCurrentNode(mask)
+        selector.setCurrentSegmentID(segment)
+        selector.setVisible(mask is not None)
+        selector.blockSignals(blocked)
+        setattr(node, role + "Segment", segment)
+
+    def _on_segment(self, role):
+        selector, node = getattr(self.ui, role + "SegmentSelector"), self._parameters()
+        if node and selector.currentNode():
+            setattr(node, role + "Segment", selector.currentSegmentID())
