@@ -1,7 +1,7 @@
 """A small phantom of two breaths, and how it is registered fast."""
 
 import L2ORegistrationLib as l2o
-from L2ORegistrationLib.reporting.measures import target_registration_error
+from L2ORegistrationLib.core.measures import target_registration_error
 
 FAST = {"device": "cpu", "spacing": 3.0}
 GOOD = 2.2  # mm mean TRE; 1.4 (l2o) and 1.6 (adam) were measured, 15.3 before registration

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from command_line import landmarks, points_of, refused, run, started
 from L2ORegistrationLib.core.files import read_volume, write_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.reporting.measures import jacobian_summary
+from L2ORegistrationLib.core.measures import jacobian_summary
 from scipy.spatial.transform import Rotation
 
 

@@ -12,9 +12,9 @@ import L2ORegistrationLib as l2o  # noqa: E402
 import SimpleITK as sitk  # noqa: E402
 from breaths import FAST, GOOD, error, register  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.core.measures import jacobian_summary, target_registration_error  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import Falta2022Network  # noqa: E402
-from L2ORegistrationLib.reporting.measures import jacobian_summary, target_registration_error  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 

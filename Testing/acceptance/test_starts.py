@@ -13,8 +13,8 @@ import SimpleITK as sitk  # noqa: E402
 from breaths import FAST, GOOD, error, masks, register  # noqa: E402
 from L2ORegistrationLib.core.files import write_transform  # noqa: E402
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
+from L2ORegistrationLib.core.measures import target_registration_error  # noqa: E402
 from L2ORegistrationLib.outputs.correction import corrected  # noqa: E402
-from L2ORegistrationLib.reporting.measures import target_registration_error  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
+from L2ORegistrationLib.core import measures
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.job import Failed, Finished
-from L2ORegistrationLib.reporting import measures
 from L2ORegistrationLib.scene import confidence, run, transforms, volumes
 from L2ORegistrationLib.scene.history import History
 from L2ORegistrationLib.scene.logic import SceneLogic

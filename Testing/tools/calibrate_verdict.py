@@ -23,9 +23,9 @@ from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.files import read_volume  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.core.landmarks import read_landmarks  # noqa: E402
+from L2ORegistrationLib.core.measures import target_registration_error  # noqa: E402
 from L2ORegistrationLib.engine.registration import register  # noqa: E402
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
-from L2ORegistrationLib.reporting.measures import target_registration_error  # noqa: E402
 
 FAR_MM = 60.0
 FARTHER_MM = (200.0, -200.0, 200.0)

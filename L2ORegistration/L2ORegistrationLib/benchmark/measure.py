@@ -17,8 +17,8 @@ import SimpleITK as sitk
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
+from ..core.measures import jacobian_summary, summarise, target_registration_error
 from ..core.memory import children_mb, forget_peak, peak_mb, taken_mb
-from ..reporting.measures import jacobian_summary, summarise, target_registration_error
 from .methods import METHODS
 from .scan import Scan
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.files import atomic
-from ..reporting.measures import summarise
+from ..core.measures import summarise
 from ..reporting.tables import write_csv
 from .methods import METHODS
 from .run import Measurement

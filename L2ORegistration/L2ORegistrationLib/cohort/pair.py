@@ -19,12 +19,12 @@ from .. import __version__
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_volume
 from ..core.geometry import Grid, Volume
+from ..core.measures import paired
 from ..core.memory import forget_peak, peak_mb
 from ..core.paths import atomic
 from ..engine import packaged
 from ..engine.catalogue import DEFAULT, METHODS, OLD_NAMES
 from ..reporting.case import CaseFiles
-from ..reporting.measures import paired
 from ..reporting.tables import LandmarkPairs, table
 from .inputs import checksum, inputs_state
 from .table import Row

@@ -23,10 +23,10 @@ from ..core.files import (
     write_volume,
 )
 from ..core.geometry import DisplacementField, Grid, Volume
+from ..core.jacobian import jacobian_determinant
 from ..core.paths import atomic, checked_suffix, existing, suffix_of
 from ..outputs.record import Scan, read_record
 from ..outputs.surfaces import SURFACES, read_surface
-from ..reporting.measures import jacobian_determinant
 from .console import check_apart, checked_file, note, print_json, say, tell_written
 from .options import Json
 

@@ -16,9 +16,9 @@ from rich.table import Table
 from ..core.errors import InputError
 from ..core.files import read_landmarks
 from ..core.geometry import Grid
+from ..core.measures import paired, summarise, target_registration_error
 from ..core.paths import check_writable, checked_suffix, writable_file
 from ..reporting import certainty
-from ..reporting.measures import paired, summarise, target_registration_error
 from ..reporting.tables import LandmarkPairs, plain
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ import typer
 from ..core.errors import InputError
 from ..core.files import read_mask, read_transform, read_volume
 from ..core.geometry import DisplacementField, Grid, Volume
-from ..outputs.fields import SAMPLED_MM, as_field, own_field
-from ..outputs.labels import read_regions
-from ..outputs.quality import assess
-from ..outputs.record import Scan, read_record
-from ..reporting.measures import (
+from ..core.measures import (
     check_landmarks_inside,
     jacobian_summary,
     opposite_direction,
     target_registration_error,
 )
+from ..outputs.fields import SAMPLED_MM, as_field, own_field
+from ..outputs.labels import read_regions
+from ..outputs.quality import assess
+from ..outputs.record import Scan, read_record
 from ..reporting.tables import LandmarkPairs, landmark_measures
 from .console import checked_file, measures_table, note, print_json, read_pairs, say, tell_written
 from .console import output as out

@@ -18,12 +18,12 @@ from ..core.files import (
     read_volume,
 )
 from ..core.geometry import Grid, Volume
+from ..core.measures import opposite_direction
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..outputs.record import beside
 from ..outputs.registry import OUTPUTS, named
 from ..reporting import certainty, tables
 from ..reporting.case import CaseFiles
-from ..reporting.measures import opposite_direction
 from ..reporting.tables import LandmarkPairs
 from .console import (
     check_apart,

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
+from ..core.measures import check_landmarks_inside
 from ..core.paths import counted, made
-from ..reporting.measures import check_landmarks_inside
 from .console import checked_folder, messages, note, print_json, say, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet, Spacing, Threads

@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from ..core.files import read_mask, read_volume
 from ..core.geometry import Grid, Volume
 from ..core.landmarks import read_landmarks
-from ..reporting.measures import paired
+from ..core.measures import paired
 
 _LONGEST_HEADER = 1 << 20  # bytes that a NIfTI file holds besides its voxels
 Points = tuple[np.ndarray, np.ndarray]  # (N, 3) in fixed and (N, 3) in moving, LPS mm, row by row

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
-from ..reporting.measures import jacobian_determinant, summarise, target_registration_error
+from ..core.measures import jacobian_determinant, summarise, target_registration_error
 from .labels import warp_labels
 from .points import is_inverse
 

@@ -24,8 +24,8 @@ from scipy import ndimage
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.hounsfield import PADDING, stored_offset
+from ..core.jacobian import jacobian_determinant
 from ..engine.images.lungs import split_lungs
-from ..reporting.measures import jacobian_determinant
 
 SCALE_MM = 10.0  # sd of the Gaussian that values are averaged with
 BOTH = "both lungs"

@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, FormatStrFormatter, Locator, LogLoca
 
 from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
-from .measures import jacobian_determinant
+from ..core.jacobian import jacobian_determinant
 from .tables import LandmarkPairs, by_step
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import SimpleITK as sitk
 
 from ..core.files import write_transform
 from ..core.geometry import DisplacementField, Grid
+from ..core.measures import jacobian_summary, summarise, target_registration_error
 from ..core.paths import atomic
-from .measures import jacobian_summary, summarise, target_registration_error
 
 if TYPE_CHECKING:
     from ..engine.result import Result

@@ -11,8 +11,8 @@ import numpy as np
 import slicer
 import vtk
 
+from ..core import measures
 from ..core.landmarks import Landmarks
-from ..reporting import measures
 from . import nodes
 from .history import PREFIX, History
 

@@ -9,11 +9,11 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from ..core import measures
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.landmarks import Landmarks
 from ..outputs.points import told_at
-from ..reporting import measures
 from . import nodes, transforms
 
 _GREEN_TO_RED = [(0.1, 0.7, 0.2), (0.95, 0.85, 0.1), (0.85, 0.1, 0.1)]

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 
 from .. import job
+from ..core import measures
 from ..core.errors import InputError
 from ..engine.catalogue import DEFAULT
 from ..job import Failed, Finished
-from ..reporting import measures
 from . import confidence, landmarks, nodes, transforms, volumes
 from .correction import Continuation, undo
 from .curve import Curve

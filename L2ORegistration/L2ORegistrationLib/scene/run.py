@@ -11,10 +11,10 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
+from ..core import measures
 from ..core.errors import InputError
 from ..job import Failed, Finished, Progress, RegistrationJob
 from ..outputs.registry import OUTPUTS
-from ..reporting import measures
 from . import confidence, display, nodes, transforms, unchanged, volumes
 from .before import Before
 from .curve import Curve

@@ -8,7 +8,7 @@ from bodies import scanned
 from L2ORegistrationLib.benchmark import peers
 from L2ORegistrationLib.benchmark.peers.common import prepared
 from L2ORegistrationLib.core.geometry import Volume
-from L2ORegistrationLib.reporting.measures import target_registration_error
+from L2ORegistrationLib.core.measures import target_registration_error
 
 ELASTIX_FOR_SMALL_IMAGES = {
     "NumberOfResolutions": ["2"],

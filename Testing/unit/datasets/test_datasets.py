@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.measures import target_registration_error
 from L2ORegistrationLib.datasets import dirlab
 from L2ORegistrationLib.datasets import registry as datasets
 from L2ORegistrationLib.datasets.folds import folds
 from L2ORegistrationLib.datasets.registry import DATASETS, load_dataset
 from L2ORegistrationLib.phantom.seeds import learned, measured
-from L2ORegistrationLib.reporting.measures import target_registration_error
 
 SMALL = dirlab.Geometry((6, 5, 4), (0.97, 0.97, 2.5))
 

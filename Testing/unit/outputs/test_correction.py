@@ -5,11 +5,11 @@ import pytest
 import torch
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.jacobian import jacobian_determinant
 from L2ORegistrationLib.engine.optimise import gauss_newton
 from L2ORegistrationLib.engine.optimise.penalty import Penalty
 from L2ORegistrationLib.engine.registration import Registration
 from L2ORegistrationLib.outputs.correction import REACH_MM, corrected
-from L2ORegistrationLib.reporting.measures import jacobian_determinant
 
 GRID = Grid((50, 50, 50), (6.0, 6.0, 6.0), (-150.0, -150.0, -150.0))
 FIXED = np.array([[0.0, 10, 3], [40, -20, 11], [-31, 5, -60]])

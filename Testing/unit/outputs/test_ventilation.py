@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
+from L2ORegistrationLib.core.jacobian import jacobian_determinant
 from L2ORegistrationLib.engine.images.lungs import split_lungs
 from L2ORegistrationLib.outputs.ventilation import ventilation
 from L2ORegistrationLib.phantom.pair import make_pair
-from L2ORegistrationLib.reporting.measures import jacobian_determinant
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["to inspiration", "to expiration"])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.core.landmarks import Landmarks
-from L2ORegistrationLib.reporting.measures import (
+from L2ORegistrationLib.core.measures import (
     check_landmarks_inside,
     jacobian_determinant,
     jacobian_summary,

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Grid, Volume
-from ..core.jacobian import jacobian_determinant
-from ..core.landmarks import Landmarks
+from .errors import InputError
+from .geometry import DisplacementField, Grid, Volume
+from .jacobian import jacobian_determinant
+from .landmarks import Landmarks
 
 
 def match_landmarks(fixed: Landmarks, moving: Landmarks) -> tuple[Landmarks, Landmarks]:
