@@ -121,7 +121,7 @@ def test_code_in_a_weights_file_is_not_run(exported, tmp_path):
     _, path = exported
     trap = tmp_path / "sprung"
     torch.save({"head.bias": Trap(trap)}, path)
-    changed(path, sha256=models._sha256(path))
+    changed(path, sha256=models.checksum(path))
     with pytest.raises(InputError, match="don't fit"):
         load_model(path)
     assert not trap.exists()

@@ -199,7 +199,7 @@ def test_a_training_step_teaches_all_of_the_network(pair, step, coarse):
 def test_a_prediction_is_kept_for_networks_that_go_on_from_it(tmp_path, pair, monkeypatch, coarse):
     """The shift of (1, -0.5, 2) voxels of 3 or 6 mm, on the lattice of 6 mm, computed once."""
     pair.save(tmp_path / "pair.pt")
-    monkeypatch.setattr(predictions, "_network", lambda weights: (Shift(), coarse))
+    monkeypatch.setattr(predictions, "start_network", lambda weights: (Shift(), coarse))
     field = predictions.predicted(tmp_path / "pair.pt", "voxelmorph++")
     assert tuple(field.shape[1:]) == tuple(n // 2 for n in pair.distances[0].shape)
     spacing = 6.0 if coarse else 3.0
@@ -220,7 +220,7 @@ def test_only_weights_of_its_own_predict(tmp_path):
     card = {"version": "1", "licence": "Apache-2.0", "trained_iterations": (1, 1)}
     export_model(LapIRN(), path, iterations=(1,), **card)
     with pytest.raises(InputError, match="one of lapirn, not of voxelmorph"):
-        predictions._network(str(path))
+        predictions.start_network(str(path))
 
 
 def test_pairs_without_images_are_refused(pair):
