@@ -27,13 +27,13 @@ def test_before_its_first_step_there_is_no_result(pair):
         registration.result()
 
 
-@pytest.mark.parametrize("checks", range(1, 7))
+@pytest.mark.parametrize("checks", range(1, 8))
 def test_cancelled_in_the_preparation_it_ends_there(checks, pair):
     asked = []
     options = {**masks(pair), **FAST, "cancelled": lambda: asked.append(1) or len(asked) == checks}
     registration = l2o.Registration(pair.fixed, pair.moving, **options)
     steps = list(registration)
-    assert len(asked) == checks and len(steps) == (checks > 5)
+    assert len(asked) == checks and len(steps) == (checks > 6)
     assert steps == registration.steps
 
 
