@@ -15,6 +15,7 @@ from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.core.measures import jacobian_summary, target_registration_error  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import Falta2022Network  # noqa: E402
+from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
 
@@ -130,6 +131,19 @@ def test_an_image_on_itself_stays(pair):
     result = l2o.register(pair.fixed, pair.fixed, fixed_mask=mask, moving_mask=mask, device="cpu")
     motion = result.field.sample(mask.grid.points()[mask.array > 0])
     assert np.linalg.norm(motion, axis=1).mean() < 0.1
+
+
+def test_images_finer_than_the_working_grid_are_looked_at_more_closely(monkeypatch):
+    """Voxels of 2.2 mm, a working spacing of 3: in the last iterations 2.4, if there is memory."""
+    fine = make_pair(3, spacing=2.2, amplitude_mm=20.0, noise_hu=15.0)
+    closely = register(fine)
+    assert closely.provenance["closest_mm"] == 2.4 and not closely.provenance["warning"]
+    monkeypatch.setattr("L2ORegistrationLib.engine.registration.CLOSER_BYTES_PER_VOXEL", 10**12)
+    without = register(fine)
+    assert without.provenance["closest_mm"] == 3.0 and "closer" in without.provenance["warning"]
+    assert error(closely.field, fine) < 0.9 * error(without.field, fine)
+    for sooner in range(-4, -len(closely.steps), -1):  # steps before the last three are the same
+        assert np.array_equal(closely.steps[sooner].field.array, without.steps[sooner].field.array)
 
 
 STORED = {

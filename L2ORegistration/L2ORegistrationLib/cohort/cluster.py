@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import InputError
@@ -152,19 +153,22 @@ def needed_mb(rows: Sequence[Row], spacing: float | None) -> int:
     spacing: of the working grid, mm; None: the usual one.
     """
     from ..engine.images.preprocessing import WORKING_SPACING_MM
-    from ..engine.registration import BASE_MB, BYTES_PER_VOXEL
+    from ..engine.images.closer import show_more
+    from ..engine.registration import BASE_MB, BYTES_PER_VOXEL, CLOSER_BYTES_PER_VOXEL
 
     spacing = spacing or WORKING_SPACING_MM
-
     stride = max(1, len(rows) // _LOOKED_AT)
     found = []
     for row in rows[::stride]:
         size, extent = _header(row.fixed)
-        other, _ = _header(row.moving)
+        other, reach = _header(row.moving)
         if size:
+            headers = (size, extent), (other or size, reach or extent)
+            finer = show_more([np.divide(e, n) for n, e in headers], spacing)
+            each = BYTES_PER_VOXEL + finer * CLOSER_BYTES_PER_VOXEL
             voxels = prod(min(e, lungs) / spacing for e, lungs in zip(extent, _LUNGS_MM))
             images = _IMAGE_BYTES * max(prod(size), prod(other or (0,)))
-            found.append(BASE_MB + (int(voxels * BYTES_PER_VOXEL + images) >> 20))
+            found.append(BASE_MB + (int(voxels * each + images) >> 20))
     return max(found, default=_USUAL_MB)
 
 

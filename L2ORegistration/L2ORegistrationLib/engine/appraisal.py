@@ -17,6 +17,7 @@ from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM
 from .match import Match, match, share_inside
 from .result import Result
+from .images.closer import closer_spacing
 from .verdict import FAILED, Verdict, judge
 
 MATCHED_AROUND = 0.5  # of what surrounds a place: where less has found its counterpart, it hasn't
@@ -65,9 +66,14 @@ def warning(run) -> str:
         )
     if run.spacing < FINEST_MM:
         said.append(
-            f"A working spacing of {run.spacing:g} mm is finer than what was calibrated: "
-            f"the result is no better than with {WORKING_SPACING_MM:g} mm, and verdict and "
-            "confidence may be wrong."
+            f"A working spacing of {run.spacing:g} mm is finer than the usual "
+            f"{WORKING_SPACING_MM:g} mm, for which verdict and confidence were calibrated: they "
+            "may be wrong."
+        )
+    if run.short_of_memory:
+        said.append(
+            "The images are finer than the working grid, but memory was too short for looking "
+            "closer in the last iterations: close other programs for a more accurate result."
         )
     return " ".join(said)
 
@@ -137,6 +143,7 @@ def _provenance(run, verdict: Verdict, told: dict[str, float]) -> dict[str, str 
         "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in run.starts),
         "plan": ", ".join(f"{stage.name} {stage.iterations}" for stage in run.plan),
         "spacing_mm": run.spacing,
+        "closest_mm": closer_spacing(run.spacing) if run.looks_closer else run.spacing,
         "device": str(run.device),
         "torch": torch.__version__,
         "seconds": round(run.steps[-1].seconds, 2),

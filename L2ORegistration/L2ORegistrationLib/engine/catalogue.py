@@ -116,20 +116,25 @@ DESCRIPTORS = {
     "lung images": ".field.descriptors:lung_images",
     "lung images, coarse": ".field.descriptors:coarse_lung_images",
     "contrast": ".field.descriptors:contrast",
+    "contrast, closer": ".field.descriptors:closer_contrast",
 }
 
+CLOSER = "contrast, closer"  # where the images' voxels show more than the working grid's
 CALIBRATED_ON = "mind, fine"  # what the confidence is calibrated on, whatever a method compares
 _GAUSS_NEWTON = ".optimise.gauss_newton:GaussNewtonOptimiser"
 CONTRAST_NOISE = 0.1  # median squared difference of local contrast between clean scans of one day
 
 
 def _descent(name: str, level: int) -> Stage:
-    """Gauss-Newton on one level: fields of 12 mm on MIND of 6 mm, 6 on 3, 6 on local contrast."""
+    """Gauss-Newton on one level: fields of 12 mm on MIND of 6 mm, 6 on 3, 6 on local contrast.
+
+    The last iterations on contrast look at a closer grid, where the images show more on it.
+    """
     compares, iterations, settings = (
         ("mind, coarse", 3, {"stiffness": 2.5e-4}),
         ("mind, fine", 4, {"stiffness": 2e-3}),
         (
-            "contrast",
+            CLOSER,
             9,
             {
                 "stiffness": 6e-3,

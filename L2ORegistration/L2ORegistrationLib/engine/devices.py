@@ -59,11 +59,17 @@ def _free_mb(name: str) -> int | None:
         return None
 
 
+def has_memory(device: torch.device, needed_mb: int) -> bool:
+    """Whether the device has so much memory free, as far as anybody says."""
+    free = _free_mb(str(device))
+    return free is None or free >= needed_mb
+
+
 def check_memory(device: torch.device, needed_mb: int) -> None:
     """InputError where the device has less free memory than a registration is expected to need."""
-    free = _free_mb(str(device))
-    if free is not None and free < needed_mb:
+    if not has_memory(device, needed_mb):
         raise InputError(
-            f"This registration needs about {needed_mb} MB on {device}, but only {free} MB are "
-            "free: choose a coarser spacing, another device, or close other programs."
+            f"This registration needs about {needed_mb} MB on {device}, but only "
+            f"{_free_mb(str(device))} MB are free: choose a coarser spacing, another device, or "
+            "close other programs."
         )

@@ -30,6 +30,7 @@ from .arguments import (
     checked_iterations,
 )
 from .catalogue import (
+    CLOSER,
     DEFAULT,
     DESCRIPTORS,
     METHODS,
@@ -39,10 +40,11 @@ from .catalogue import (
     load,
     of_variant,
 )
-from .devices import check_memory, choose_device
+from .devices import check_memory, choose_device, has_memory
 from .field.levels import FeaturePyramid, Level
 from .field.monitor import Monitor
 from .field.whole import WholeField, continued, start_grid
+from .images.closer import closer_images, show_more
 from .images.lungs import lung_mask
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pair_on, working_grid
 from .match import match
@@ -63,6 +65,7 @@ from .start.orientation import lost_orientation
 from .verdict import CHECK, MATCHED, Verdict
 
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
+CLOSER_BYTES_PER_VOXEL = 110  # more, where closer images are looked at
 BASE_MB = 500
 MIN_OVERLAP = 0.3
 MOST_REPEATED = 6.0  # voxels of the grid show one of the images' own: packaged weights saw no more
@@ -166,7 +169,7 @@ class Registration:
         self.plan = self._planned(refine)
         self.total = 1 + sum(stage.iterations for stage in self.plan)
         self.steps: list[Step] = []
-        self._finished, self.too_coarse = False, False
+        self._finished, self.too_coarse, self.looks_closer = False, False, False
         self._cancelled = cancelled
 
     def __iter__(self) -> Iterator[Step]:
@@ -225,7 +228,10 @@ class Registration:
         begin = time.monotonic()
         pair, start = self._prepare()
         self._check_cancelled()
-        pyramid = FeaturePyramid(pair, self.device)
+        closer = None
+        if self.looks_closer:
+            closer = closer_images(self.fixed, self.moving, pair.grid, pair.start)
+        pyramid = FeaturePyramid(pair, self.device, closer)
         finest = _level(self.method.finest, pyramid, None)
         self._check_cancelled()
         whole_field = WholeField(pair, finest, self.fixed.grid)
@@ -309,6 +315,18 @@ class Registration:
         return load(stage.optimiser)(*network, **settings)
 
     @property
+    def _shows_more(self) -> bool:
+        """Whether a stage would look closer, and the images show more there."""
+        spacings = [volume.grid.spacing for volume in (self.fixed, self.moving)]
+        asked = any(stage.compares == CLOSER for stage in self.plan)
+        return asked and show_more(spacings, self.spacing)
+
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether the images show more than was looked at, for want of memory."""
+        return self._shows_more and not self.looks_closer
+
+    @property
     def searching(self) -> bool:
         return self.start_name == "search" and self.given is None
 
@@ -326,7 +344,12 @@ class Registration:
         self._distances = distances
         grid = working_grid(distances[0], self.spacing)
         voxels = int(np.prod(grid.size))
-        check_memory(self.device, BASE_MB + (voxels * BYTES_PER_VOXEL >> 20))
+        needed = BASE_MB + (voxels * BYTES_PER_VOXEL >> 20)
+        check_memory(self.device, needed)
+        if self._shows_more:
+            self.looks_closer = has_memory(
+                self.device, needed + (voxels * CLOSER_BYTES_PER_VOXEL >> 20)
+            )
         images = at_once(partial(averaged, spacing=self.spacing), (self.fixed, self.moving))
         comparison = Comparison(*images, distances[0], grid, self.device)
         if not self.searching:

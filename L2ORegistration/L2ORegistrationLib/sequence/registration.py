@@ -43,7 +43,8 @@ class NeighbourRegistration(Registration):
         )
         stiffness = STIFFER * last.settings["stiffness"]
         settings = {**last.settings, "stiffness": stiffness, "closely": CLOSELY}
-        return [*coarse, replace(last, settings=settings)]
+        # A closer look would take as long as all the rest of a phase.
+        return [*coarse, replace(last, settings=settings, compares="contrast")]
 
 
 @dataclass(frozen=True)

@@ -47,3 +47,8 @@ def coarse_lung_images(pyramid: FeaturePyramid, field: torch.Tensor) -> LungImag
 def contrast(pyramid: FeaturePyramid, field: torch.Tensor) -> ContrastLevel:
     """Sharpened local contrast at the working spacing; the field, mm, carries the fixed lungs."""
     return pyramid.contrast_level(field)
+
+
+def closer_contrast(pyramid: FeaturePyramid, field: torch.Tensor) -> ContrastLevel:
+    """The same; where there are closer images, these are what is looked at not roughly."""
+    return pyramid.closer_contrast_level(field)

@@ -8,13 +8,16 @@ of the level.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from dataclasses import field as dataclass_field
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
 
 from ...core.geometry import Grid
+from ..images.closer import CloserImages
 from ..images.features import local_contrast, mind_ssc, pool, sharpened
 from ..images.preprocessing import WorkingPair
 from ..images.spline import coefficients
@@ -34,6 +37,7 @@ LEAST_SHARED = 0.4  # share of a block's gradients that noise alone, or a wrong 
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
 CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
+REACH_MM = 6.0  # how far what is measured there may depend on what lies around, and move
 REPETITION = 0.5  # evidence that is seen n times counts n^-0.5 as much each time
 INVERSION_STEPS = 8  # of the field that carries the fixed lungs along
 DISTANCE_RANGE_MM = (-30.0, 15.0)
@@ -219,13 +223,28 @@ class ContrastLevel(Level):
     """A level with local contrast and its gradient: one plain sample a voxel, no offsets.
 
     fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M r^3,);
-    repeated: how many voxels show one of the images' own.
+    repeated: how many voxels of the working grid show one of the images' own; look_closer(field in
+    mm): the same level of closer images, where there are some, which then is what is looked at not
+    roughly.
     """
 
     fixed: torch.Tensor
     moving: torch.Tensor
     weight: torch.Tensor
     repeated: float = 1.0
+    look_closer: Callable[[torch.Tensor], ContrastLevel] | None = None
+
+    def normal_equations(
+        self, field: torch.Tensor, roughly: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Level`."""
+        if roughly or self.look_closer is None:
+            return super().normal_equations(field, roughly)
+        if self._closer is None:
+            self._closer = self.look_closer(field)
+        return self._closer.normal_equations(field)
+
+    _closer: ContrastLevel | None = dataclass_field(default=None, init=False, repr=False)
 
     @property
     def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -244,10 +263,18 @@ class ContrastLevel(Level):
 
 
 class FeaturePyramid:
-    """A `preprocessing.WorkingPair` on a device, from which levels are built one at a time."""
+    """A `preprocessing.WorkingPair` on a device, from which levels are built one at a time.
 
-    def __init__(self, pair: WorkingPair, device: torch.device | str = "cpu"):
-        self.grid, self.repeated = pair.grid, pair.repeated
+    closer: the same images on a closer grid, where they are to be looked at so in the end.
+    """
+
+    def __init__(
+        self,
+        pair: WorkingPair,
+        device: torch.device | str = "cpu",
+        closer: CloserImages | None = None,
+    ):
+        self.grid, self.repeated, self.closer = pair.grid, pair.repeated, closer
         self.images = [torch.from_numpy(a).to(device) for a in (pair.fixed, pair.moving)]
         distances = (pair.fixed_distance, pair.moving_distance)
         self.distances = [torch.from_numpy(a).to(device) for a in distances]
@@ -266,18 +293,40 @@ class FeaturePyramid:
         the contrast of moving is measured: two masks that are drawn differently would normalise the
         same tissue differently.
         """
-        lungs = self.distances[0], self._carried(field, factor)
-        near = [(distance < CONTRAST_MM).float() for distance in lungs]
+        near = [d < CONTRAST_MM for d in (self.distances[0], self._carried(field, factor))]
+        return self._contrast_level(self.images, near, factor, self.repeated)
+
+    def closer_contrast_level(self, field: torch.Tensor, factor: int = 4) -> ContrastLevel:
+        """`contrast_level`, and that of the closer images where it is not looked at roughly."""
+        level = self.contrast_level(field, factor)
+        return replace(level, look_closer=self.closer and partial(self._closer_level, factor))
+
+    def _closer_level(self, factor: int, field: torch.Tensor) -> ContrastLevel:
+        """`contrast_level` of the closer images."""
+        shape, device = self.closer.grid.shape, self.images[0].device
+        distances = self.distances[0], self._carried(field, factor)
+        distances = [interpolated(distance[None], shape)[0] for distance in distances]
+        wanted = tuple((d < CONTRAST_MM + REACH_MM).cpu().numpy() for d in distances)
+        images = [torch.from_numpy(image).to(device) for image in self.closer.on_grid(wanted)]
+        near = [distance < CONTRAST_MM for distance in distances]
+        return self._contrast_level(images, near, factor, self.closer.repeated)
+
+    def _contrast_level(self, images, near, factor: int, repeated: float) -> ContrastLevel:
+        """That of images on the working grid, or another one that covers the same.
+
+        near: where contrast is measured, bool (D, H, W), of either image.
+        """
+        near = [part.float() for part in near]
         fixed, moving = (
             with_gradient(channel_last(local_contrast(sharpened(image), weight)))
-            for image, weight in zip(self.images, near)
+            for image, weight in zip(images, near)
         )
         distance = pool(self.distances[0][None], factor)
         active_nodes, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
         weight = near[0].flatten()[voxels.flatten()]
         lattice = self.grid.coarsened(factor)
         place = lattice.spacing[0], lattice.origin
-        found = active_nodes, voxels, fixed, moving, weight, self.repeated
+        found = active_nodes, voxels, fixed, moving, weight, repeated
         return ContrastLevel(distance, *place, *found)
 
     def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:

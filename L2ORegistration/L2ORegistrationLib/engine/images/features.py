@@ -144,7 +144,9 @@ def _blurred(values: torch.Tensor, sigma: float) -> torch.Tensor:
         pad = [0] * 6
         pad[2 * (4 - axis)] = pad[2 * (4 - axis) + 1] = radius
         padded, size = F.pad(values, pad, mode="replicate"), values.shape[axis]
-        values = sum(k * padded.narrow(axis, i, size) for i, k in enumerate(kernel.tolist()))
+        values = padded.narrow(axis, 0, size) * kernel[0].item()
+        for i, share in enumerate(kernel.tolist()[1:], 1):
+            values.add_(padded.narrow(axis, i, size), alpha=share)
     return values
 
 

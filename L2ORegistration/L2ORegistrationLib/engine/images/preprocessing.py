@@ -114,7 +114,7 @@ def resample(
     return sitk.GetArrayFromImage(resampler.Execute(volume.to_image()))
 
 
-def _seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
+def seen_part(volume: Volume, grid: Grid, transform: sitk.Transform) -> Volume:
     """The part of volume that transform(x) meets for x of grid, with room for a spline's tail."""
     nodes = np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.size))
     points = grid.to_world(np.stack(nodes, axis=-1).reshape(-1, 3)).tolist()
@@ -152,20 +152,33 @@ def averaged(volume: Volume, spacing: float) -> Volume:
 
 
 def intensity(
-    volume: Volume, grid: Grid, transform: sitk.Transform, interpolator: int = sitk.sitkBSpline2
+    volume: Volume,
+    grid: Grid,
+    transform: sitk.Transform,
+    interpolator: int = sitk.sitkBSpline2,
+    offset: int | None = None,
+    wanted: np.ndarray | None = None,
 ) -> np.ndarray:
-    """HU on the working grid, 1 is 1000 HU."""
-    offset = np.float32(stored_offset(volume.array))
-    volume = _seen_part(volume, grid, transform)
+    """HU on the working grid, 1 is 1000 HU.
+
+    offset: stored value less HU, where it is known; wanted: bool (z, y, x), the voxels that are
+    needed, where others may be anything.
+    """
+    offset = np.float32(stored_offset(volume.array) if offset is None else offset)
+    volume = seen_part(volume, grid, transform)
     # Linear interpolation blurs more the further a point is from the voxels around it, in another
     # pattern in each image; a spline hardly does. Clamped first, or metal would ripple into lungs.
-    hounsfield = np.clip(volume.array.astype(np.float32) - offset, *HU_RANGE)
+    hounsfield = volume.array.astype(np.float32)
+    hounsfield -= offset
+    np.clip(hounsfield, *HU_RANGE, out=hounsfield)
     volume, values = Volume(hounsfield, volume.grid), None
     if interpolator == sitk.sitkBSpline2:
         if min(volume.grid.size) < SPLINE_VOXELS:
             interpolator = sitk.sitkLinear
         else:
-            values = spline(volume, grid, transform)
+            values = spline(volume, grid, transform, wanted)
     if values is None:
         values = resample(volume, grid, transform, interpolator)
-    return np.clip(values, *HU_RANGE) / np.float32(1000)
+    np.clip(values, *HU_RANGE, out=values)
+    values /= 1000
+    return values

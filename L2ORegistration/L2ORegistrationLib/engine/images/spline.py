@@ -18,10 +18,13 @@ _ASKEW = 0.005  # voxels by which a lattice may leave an axis, over its whole le
 _SLAB = 1 << 17  # points at once, so that what belongs to them stays in the cache
 
 
-def spline(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray | None:
+def spline(
+    volume: Volume, grid: Grid, transform: sitk.Transform, wanted: np.ndarray | None = None
+) -> np.ndarray | None:
     """volume at transform(x) for each x of grid, the edge value beyond it; (z, y, x) float32.
 
-    None where the transform bends. Within the volume as ITK's: mirrored at the edges.
+    None where the transform bends. Within the volume as ITK's: mirrored at the edges. wanted: bool
+    (z, y, x), the voxels that are needed, where others may be anything.
     """
     if not transform.IsLinear():
         return None
@@ -40,7 +43,7 @@ def spline(volume: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray 
         # Its axes are the volume's z, y, x; the lattice's axis order[k] runs along the k-th.
         back = [2 - order.tolist().index(2 - k) for k in range(3)]
         return values.permute(back).contiguous().numpy()
-    return _at_points(values, first, steps, grid.shape).numpy()
+    return _at_points(values, first, steps, grid.shape, wanted).numpy()
 
 
 def coefficients(values: torch.Tensor) -> torch.Tensor:
@@ -87,16 +90,25 @@ def _along_axes(values: torch.Tensor, matrices: list[np.ndarray]) -> torch.Tenso
 
 
 def _at_points(
-    values: torch.Tensor, first: np.ndarray, steps: np.ndarray, shape: tuple[int, int, int]
+    values: torch.Tensor,
+    first: np.ndarray,
+    steps: np.ndarray,
+    shape: tuple[int, int, int],
+    wanted: np.ndarray | None,
 ) -> torch.Tensor:
-    """The spline through values (D, H, W) at first + steps @ (x, y, z) of a lattice, `shape`."""
+    """The spline through values (D, H, W) at first + steps @ (x, y, z) of a lattice, `shape`.
+
+    0 at places that are not wanted.
+    """
     sizes = values.shape[::-1]
     padded = F.pad(coefficients(values)[None, None], (1,) * 6, mode="reflect")[0, 0]
     _, height, width = padded.shape
     flat, strides = padded.flatten(), (1, width, width * height)
-    result = torch.empty(shape)
+    result = torch.zeros(shape)
+    wanted = torch.ones(shape, dtype=torch.bool) if wanted is None else torch.from_numpy(wanted)
     slab = max(1, _SLAB // (shape[1] * shape[2]))
-    for k, part in zip(range(0, shape[0], slab), result.split(slab)):
+    parts = zip(range(0, shape[0], slab), result.split(slab), wanted.split(slab))
+    for k, part, here in parts:
         z, y, x = (torch.arange(n, dtype=torch.float32) for n in part.shape)
         begin = (first + k * steps[:, 2]).tolist()
         corner, weights = 0, []
@@ -105,10 +117,9 @@ def _at_points(
             last = sizes[axis] - 1
             index.masked_fill_(index < -0.5, 0).masked_fill_(index > last + 0.5, last)
             nearest = index.round().clamp_(0, last)
-            away = index.sub_(nearest).flatten()
-            weights.append(weights_of_three(away))
-            corner = nearest.long().mul_(strides[axis]).flatten() + corner
-        part.copy_(weighed(flat, corner, strides, weights).view(part.shape))
+            weights.append(weights_of_three(index.sub_(nearest)[here]))
+            corner = nearest[here].long().mul_(strides[axis]) + corner
+        part[here] = weighed(flat, corner, strides, weights)
     return result
 
 

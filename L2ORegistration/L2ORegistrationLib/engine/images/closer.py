@@ -1,0 +1,149 @@
+"""Both images on a grid closer than the working one, where their own voxels show more than that.
+
+Scanners resolve 0.6 to 1 mm within a slice. On a grid of 1.5 mm most of that is lost: detail, and
+the averaging of noise. Fields stay as coarse as they are, and so do all iterations but the last
+ones: what they gain and cost is in Testing/experiments.md, "A closer look".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from ...core.geometry import Grid, Volume
+from ...core.hounsfield import stored_offset
+from .preprocessing import intensity, seen_part
+
+TIMES_FINER = 5, 4  # than the working grid: usually 1.2 mm
+AVERAGED = 0.8  # of that: finer voxels are averaged to this before a spline goes through them
+THICKEST = 2.5  # of that: thicker slices leave nothing to gain
+_SLICES = 16  # that are averaged at a time
+
+
+@dataclass(frozen=True)
+class CloserImages:
+    """Images that are resampled when they are looked at.
+
+    fixed, moving: HU; start: fixed point -> moving point, LPS mm; grid: around the lungs, closer
+    than the working grid; repeated: how many voxels of the working grid show one of the images'
+    own, below 1 where these are finer.
+    """
+
+    fixed: Volume
+    moving: Volume
+    start: sitk.Transform
+    grid: Grid
+    repeated: float
+
+    def on_grid(self, wanted: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+        """Fixed and moving, (z, y, x), 1 is 1000 HU; moving at start(x) for each x of the grid.
+
+        wanted: bool (z, y, x) for either, where it is needed: elsewhere it may be anything.
+        """
+        starts = sitk.Transform(3, sitk.sitkIdentity), self.start
+        # One after the other: in between each is several times as large as in the end.
+        return list(map(self._seen, (self.fixed, self.moving), starts, wanted))
+
+    def _seen(self, volume: Volume, start: sitk.Transform, wanted: np.ndarray) -> np.ndarray:
+        offset = stored_offset(volume.array)
+        part = seen_part(volume, self.grid, start).along_patient()
+        part = area_averaged(part, AVERAGED * self.grid.spacing[0])
+        return intensity(part, self.grid, start, offset=offset, wanted=wanted)
+
+
+def closer_images(
+    fixed: Volume, moving: Volume, grid: Grid, start: sitk.Transform
+) -> CloserImages | None:
+    """Both images around a working grid, moving through the start; None where they show no more."""
+    spacings = [volume.grid.spacing for volume in (fixed, moving)]
+    if not show_more(spacings, grid.spacing[0]):
+        return None
+    closer = closer_grid(grid)
+    own = [np.maximum(spacing, closer.spacing[0]) for spacing in spacings]
+    repeated = np.sqrt(np.prod([spacing / grid.spacing[0] for spacing in own]))
+    return CloserImages(fixed, moving, start, closer, float(repeated))
+
+
+def show_more(spacings: Iterable[Sequence[float]], working: float) -> bool:
+    """Whether images with these spacings (x, y, z), mm, show more than a working spacing can.
+
+    They do if each one's voxels are no wider than those of the closer grid along two of their axes,
+    and its slices not far thicker.
+    """
+    width = closer_spacing(working)
+    own = [sorted(spacing) for spacing in spacings]
+    return all(middle <= width and last <= THICKEST * width for _, middle, last in own)
+
+
+def closer_spacing(working: float) -> float:
+    """The spacing of the closer grid to a working spacing, mm."""
+    many, few = TIMES_FINER
+    return working * few / many
+
+
+def closer_grid(grid: Grid) -> Grid:
+    """The grid that covers the same as a working grid, whose sizes are multiples of its BLOCK."""
+    many, few = TIMES_FINER
+    spacing = closer_spacing(grid.spacing[0])
+    origin = tuple(o + (spacing - grid.spacing[0]) / 2 for o in grid.origin)
+    return Grid(tuple(n // few * many for n in grid.size), (spacing,) * 3, origin)
+
+
+def area_averaged(volume: Volume, width: float) -> Volume:
+    """The volume, float32, with voxels of `width`, mm, along each axis that has finer ones.
+
+    Each is the average of what it covers; what is left at an end, too little for a voxel, is not in
+    the result.
+    """
+    own = np.array(volume.grid.spacing)
+    spacing = np.maximum(own, width)
+    x, y, z = (_shares(n, s, w) for n, s, w in zip(volume.grid.size, own, spacing))
+    parts = []
+    for first in range(0, len(z[0]), _SLICES):  # a copy of a whole scan in float is large
+        index, shares = (part[first : first + _SLICES] for part in z)
+        begin, end = index.min(), index.max() + 1
+        slab = torch.from_numpy(np.ascontiguousarray(volume.array[begin:end])).float()
+        for axis, (places, weights) in enumerate(((index - begin, shares), y, x)):
+            slab = _summed(slab, axis, places, weights)
+        parts.append(slab)
+    array = torch.cat(parts).numpy()
+    origin = volume.grid.to_world((spacing / own - 1) / 2)
+    grid = Grid(array.shape[::-1], tuple(spacing), tuple(origin), volume.grid.direction)
+    return Volume(array, grid)
+
+
+def _shares(count: int, own: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` voxels of width `own` make those of `width`, and their shares: (., taps).
+
+    Linear between the voxels' middles, so that an average lies where its voxel does. As they are
+    where the width is their own.
+    """
+    if own == width:
+        return np.arange(count)[:, None], np.ones((count, 1))
+    edges = np.arange(max(1, int(count * own / width + 1e-6)) + 1)[:, None] * width / own - 0.5
+    first = np.floor(edges[:-1]).astype(int)
+    index = first + np.arange(int(np.ceil(width / own - 1e-6)) + 2)
+    shares = _up_to(edges[1:] - index) - _up_to(edges[:-1] - index)
+    return index.clip(0, count - 1), shares / shares.sum(axis=1, keepdims=True)
+
+
+def _up_to(place: np.ndarray) -> np.ndarray:
+    """The part of a voxel's influence, linear to its neighbours' middles, before a place."""
+    place = place.clip(-1, 1)
+    return np.where(place < 0, (1 + place) ** 2 / 2, 1 - (1 - place) ** 2 / 2)
+
+
+def _summed(values: torch.Tensor, axis: int, index: np.ndarray, shares: np.ndarray) -> torch.Tensor:
+    """The values at index (n, taps) along an axis, times their shares, in sums of n."""
+    total = None
+    for places, weights in zip(torch.from_numpy(index).T, torch.from_numpy(shares).float().T):
+        if not weights.any():
+            continue
+        part = values.index_select(axis, places)
+        part *= weights.view([-1 if a == axis else 1 for a in range(3)])
+        total = part if total is None else total.add_(part)
+    return total
