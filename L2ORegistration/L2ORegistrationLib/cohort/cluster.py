@@ -152,8 +152,8 @@ def needed_mb(rows: Sequence[Row], spacing: float | None) -> int:
 
     spacing: of the working grid, mm; None: the usual one.
     """
-    from ..engine.images.preprocessing import WORKING_SPACING_MM
     from ..engine.images.closer import show_more
+    from ..engine.images.preprocessing import WORKING_SPACING_MM
     from ..engine.registration import BASE_MB, BYTES_PER_VOXEL, CLOSER_BYTES_PER_VOXEL
 
     spacing = spacing or WORKING_SPACING_MM

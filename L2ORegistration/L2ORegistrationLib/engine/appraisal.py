@@ -13,11 +13,11 @@ from ..core.geometry import Volume
 from ..core.jacobian import jacobian_determinant
 from .catalogue import CALIBRATED_ON, DESCRIPTORS, load
 from .confidence import OUTSIDE_MM, confidence, summary
+from .images.closer import closer_spacing
 from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM
 from .match import Match, match, share_inside
 from .result import Result
-from .images.closer import closer_spacing
 from .verdict import FAILED, Verdict, judge
 
 MATCHED_AROUND = 0.5  # of what surrounds a place: where less has found its counterpart, it hasn't

@@ -2,7 +2,7 @@
 
 Scanners resolve 0.6 to 1 mm within a slice. On a grid of 1.5 mm most of that is lost: detail, and
 the averaging of noise. Fields stay as coarse as they are, and so do all iterations but the last
-ones: what they gain and cost is in Testing/experiments.md, "A closer look".
+ones: what they gain and cost is in Testing/experiments.md, "Voxels finer than the working grid".
 """
 
 from __future__ import annotations

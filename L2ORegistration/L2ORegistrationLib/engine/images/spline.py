@@ -105,21 +105,28 @@ def _at_points(
     _, height, width = padded.shape
     flat, strides = padded.flatten(), (1, width, width * height)
     result = torch.zeros(shape)
-    wanted = torch.ones(shape, dtype=torch.bool) if wanted is None else torch.from_numpy(wanted)
     slab = max(1, _SLAB // (shape[1] * shape[2]))
-    parts = zip(range(0, shape[0], slab), result.split(slab), wanted.split(slab))
-    for k, part, here in parts:
-        z, y, x = (torch.arange(n, dtype=torch.float32) for n in part.shape)
+    for k, part in zip(range(0, shape[0], slab), result.split(slab)):
+        if wanted is None:
+            z, y, x = (torch.arange(n, dtype=torch.float32) for n in part.shape)
+            z, y = z[:, None, None], y[:, None]
+        else:
+            here = torch.from_numpy(wanted[k : k + slab]).nonzero(as_tuple=True)
+            z, y, x = (place.float() for place in here)
         begin = (first + k * steps[:, 2]).tolist()
         corner, weights = 0, []
         for axis, (across, down, through) in enumerate(steps.tolist()):
-            index = (through * z[:, None, None] + down * y[:, None] + begin[axis]) + across * x
+            index = (through * z + down * y + begin[axis]) + across * x
             last = sizes[axis] - 1
             index.masked_fill_(index < -0.5, 0).masked_fill_(index > last + 0.5, last)
             nearest = index.round().clamp_(0, last)
-            weights.append(weights_of_three(index.sub_(nearest)[here]))
-            corner = nearest[here].long().mul_(strides[axis]) + corner
-        part[here] = weighed(flat, corner, strides, weights)
+            weights.append(weights_of_three(index.sub_(nearest).flatten()))
+            corner = nearest.long().mul_(strides[axis]).flatten() + corner
+        values = weighed(flat, corner, strides, weights)
+        if wanted is None:
+            part.copy_(values.view(part.shape))
+        else:
+            part[here] = values
     return result
 
 
