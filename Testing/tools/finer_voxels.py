@@ -62,7 +62,9 @@ def main() -> None:
     print("seed  kind            without: mm, sure, s        closer: mm, sure, s")
     for seed in options.seeds:
         for kind, pair in pairs(seed).items():
-            with mock.patch("L2ORegistrationLib.engine.registration.show_more", return_value=False):
+            with mock.patch(
+                "L2ORegistrationLib.engine.registration.closer_ratios", return_value=[]
+            ):
                 before = measured(pair, options.threads)
             rows = (before, measured(pair, options.threads))
             told = "        ".join(f"{e:7.3f} {sure:7.3f} {s:6.1f}" for e, sure, s in rows)

@@ -152,7 +152,7 @@ def needed_mb(rows: Sequence[Row], spacing: float | None) -> int:
 
     spacing: of the working grid, mm; None: the usual one.
     """
-    from ..engine.images.closer import show_more
+    from ..engine.images.closer import closer_ratios
     from ..engine.images.preprocessing import WORKING_SPACING_MM
     from ..engine.registration import BASE_MB, BYTES_PER_VOXEL, CLOSER_BYTES_PER_VOXEL
 
@@ -164,8 +164,9 @@ def needed_mb(rows: Sequence[Row], spacing: float | None) -> int:
         other, reach = _header(row.moving)
         if size:
             headers = (size, extent), (other or size, reach or extent)
-            finer = show_more([np.divide(e, n) for n, e in headers], spacing)
-            each = BYTES_PER_VOXEL + finer * CLOSER_BYTES_PER_VOXEL
+            ratios = closer_ratios([np.divide(e, n) for n, e in headers], spacing)
+            closer = float(ratios[0]) ** 3 if ratios else 0
+            each = BYTES_PER_VOXEL + closer * CLOSER_BYTES_PER_VOXEL
             voxels = prod(min(e, lungs) / spacing for e, lungs in zip(extent, _LUNGS_MM))
             images = _IMAGE_BYTES * max(prod(size), prod(other or (0,)))
             found.append(BASE_MB + (int(voxels * each + images) >> 20))

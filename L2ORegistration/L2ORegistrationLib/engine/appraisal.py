@@ -13,7 +13,6 @@ from ..core.geometry import Volume
 from ..core.jacobian import jacobian_determinant
 from .catalogue import CALIBRATED_ON, DESCRIPTORS, load
 from .confidence import OUTSIDE_MM, confidence, summary
-from .images.closer import closer_spacing
 from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM
 from .match import Match, match, share_inside
@@ -143,7 +142,7 @@ def _provenance(run, verdict: Verdict, told: dict[str, float]) -> dict[str, str 
         "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in run.starts),
         "plan": ", ".join(f"{stage.name} {stage.iterations}" for stage in run.plan),
         "spacing_mm": run.spacing,
-        "closest_mm": closer_spacing(run.spacing) if run.looks_closer else run.spacing,
+        "closest_mm": round(run.spacing / float(run.closer), 3),
         "device": str(run.device),
         "torch": torch.__version__,
         "seconds": round(run.steps[-1].seconds, 2),

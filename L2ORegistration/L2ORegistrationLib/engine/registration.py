@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +45,7 @@ from .devices import check_memory, choose_device, has_memory
 from .field.levels import FeaturePyramid, Level
 from .field.monitor import Monitor
 from .field.whole import WholeField, continued, start_grid
-from .images.closer import closer_images, show_more
+from .images.closer import closer_images, closer_ratios
 from .images.lungs import lung_mask
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pair_on, working_grid
 from .match import match
@@ -65,7 +66,7 @@ from .start.orientation import lost_orientation
 from .verdict import CHECK, MATCHED, Verdict
 
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
-CLOSER_BYTES_PER_VOXEL = 110  # more, where closer images are looked at
+CLOSER_BYTES_PER_VOXEL = 57  # more, per voxel of the closer grid where there is one
 BASE_MB = 500
 MIN_OVERLAP = 0.3
 MOST_REPEATED = 6.0  # voxels of the grid show one of the images' own: packaged weights saw no more
@@ -169,7 +170,8 @@ class Registration:
         self.plan = self._planned(refine)
         self.total = 1 + sum(stage.iterations for stage in self.plan)
         self.steps: list[Step] = []
-        self._finished, self.too_coarse, self.looks_closer = False, False, False
+        self._finished, self.too_coarse, self.short_of_memory = False, False, False
+        self.closer = Fraction(1)  # how many times as fine the last iterations look
         self._cancelled = cancelled
 
     def __iter__(self) -> Iterator[Step]:
@@ -229,8 +231,9 @@ class Registration:
         pair, start = self._prepare()
         self._check_cancelled()
         closer = None
-        if self.looks_closer:
-            closer = closer_images(self.fixed, self.moving, pair.grid, pair.start)
+        if self.closer > 1:
+            images = self.fixed, self.moving
+            closer = closer_images(*images, pair.grid, pair.start, self.closer)
         pyramid = FeaturePyramid(pair, self.device, closer)
         finest = _level(self.method.finest, pyramid, None)
         self._check_cancelled()
@@ -314,17 +317,13 @@ class Registration:
         network = (self._network,) if stage.learned else ()
         return load(stage.optimiser)(*network, **settings)
 
-    @property
-    def _shows_more(self) -> bool:
-        """Whether a stage would look closer, and the images show more there."""
-        spacings = [volume.grid.spacing for volume in (self.fixed, self.moving)]
-        asked = any(stage.compares == CLOSER for stage in self.plan)
-        return asked and show_more(spacings, self.spacing)
-
-    @property
-    def short_of_memory(self) -> bool:
-        """Whether the images show more than was looked at, for want of memory."""
-        return self._shows_more and not self.looks_closer
+    def _closer_ratios(self) -> list[Fraction]:
+        """How many times as fine as the working grid a stage would look, if there is memory."""
+        if all(stage.compares != CLOSER for stage in self.plan):
+            return []
+        return closer_ratios(
+            [image.grid.spacing for image in (self.fixed, self.moving)], self.spacing
+        )
 
     @property
     def searching(self) -> bool:
@@ -346,10 +345,13 @@ class Registration:
         voxels = int(np.prod(grid.size))
         needed = BASE_MB + (voxels * BYTES_PER_VOXEL >> 20)
         check_memory(self.device, needed)
-        if self._shows_more:
-            self.looks_closer = has_memory(
-                self.device, needed + (voxels * CLOSER_BYTES_PER_VOXEL >> 20)
-            )
+        self.closer, finest = Fraction(1), self._closer_ratios()
+        for ratio in finest:
+            more = int(voxels * ratio**3) * CLOSER_BYTES_PER_VOXEL >> 20
+            if has_memory(self.device, needed + more):
+                self.closer = ratio
+                break
+        self.short_of_memory = bool(finest) and self.closer < finest[0]
         images = at_once(partial(averaged, spacing=self.spacing), (self.fixed, self.moving))
         comparison = Comparison(*images, distances[0], grid, self.device)
         if not self.searching:

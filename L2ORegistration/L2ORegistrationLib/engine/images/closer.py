@@ -7,8 +7,9 @@ ones: what they gain and cost is in Testing/experiments.md, "Voxels finer than t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,9 +19,10 @@ from ...core.geometry import Grid, Volume
 from ...core.hounsfield import stored_offset
 from .preprocessing import intensity, seen_part
 
-TIMES_FINER = 5, 4  # than the working grid: usually 1.2 mm
+# How many times as fine as the working grid, the finest first: usually 1 and 1.2 mm; and how thick
+# slices may be, against that, for it to gain anything.
+RATIOS = {Fraction(3, 2): 1.5, Fraction(5, 4): 2.5}
 AVERAGED = 0.8  # of that: finer voxels are averaged to this before a spline goes through them
-THICKEST = 2.5  # of that: thicker slices leave nothing to gain
 _SLICES = 16  # that are averaged at a time
 
 
@@ -55,42 +57,36 @@ class CloserImages:
         return intensity(part, self.grid, start, offset=offset, wanted=wanted)
 
 
+def closer_ratios(spacings: Sequence[Sequence[float]], working: float) -> list[Fraction]:
+    """How many times as fine as a working spacing (mm) images can be looked at; the finest first.
+
+    spacings: (x, y, z) of each, mm. Each one's voxels are no wider than those of the closer grid
+    along two of their axes, and not far longer along the third.
+    """
+    found = []
+    for ratio, thickest in RATIOS.items():
+        width = working / ratio
+        own = [sorted(spacing) for spacing in spacings]
+        if all(middle <= width and last <= thickest * width for _, middle, last in own):
+            found.append(ratio)
+    return found
+
+
 def closer_images(
-    fixed: Volume, moving: Volume, grid: Grid, start: sitk.Transform
-) -> CloserImages | None:
-    """Both images around a working grid, moving through the start; None where they show no more."""
-    spacings = [volume.grid.spacing for volume in (fixed, moving)]
-    if not show_more(spacings, grid.spacing[0]):
-        return None
-    closer = closer_grid(grid)
-    own = [np.maximum(spacing, closer.spacing[0]) for spacing in spacings]
+    fixed: Volume, moving: Volume, grid: Grid, start: sitk.Transform, ratio: Fraction
+) -> CloserImages:
+    """Both images around a working grid, `ratio` times as fine, moving through the start."""
+    closer = closer_grid(grid, ratio)
+    own = [np.maximum(volume.grid.spacing, closer.spacing[0]) for volume in (fixed, moving)]
     repeated = np.sqrt(np.prod([spacing / grid.spacing[0] for spacing in own]))
     return CloserImages(fixed, moving, start, closer, float(repeated))
 
 
-def show_more(spacings: Iterable[Sequence[float]], working: float) -> bool:
-    """Whether images with these spacings (x, y, z), mm, show more than a working spacing can.
-
-    They do if each one's voxels are no wider than those of the closer grid along two of their axes,
-    and its slices not far thicker.
-    """
-    width = closer_spacing(working)
-    own = [sorted(spacing) for spacing in spacings]
-    return all(middle <= width and last <= THICKEST * width for _, middle, last in own)
-
-
-def closer_spacing(working: float) -> float:
-    """The spacing of the closer grid to a working spacing, mm."""
-    many, few = TIMES_FINER
-    return working * few / many
-
-
-def closer_grid(grid: Grid) -> Grid:
+def closer_grid(grid: Grid, ratio: Fraction) -> Grid:
     """The grid that covers the same as a working grid, whose sizes are multiples of its BLOCK."""
-    many, few = TIMES_FINER
-    spacing = closer_spacing(grid.spacing[0])
+    spacing = grid.spacing[0] / float(ratio)
     origin = tuple(o + (spacing - grid.spacing[0]) / 2 for o in grid.origin)
-    return Grid(tuple(n // few * many for n in grid.size), (spacing,) * 3, origin)
+    return Grid(tuple(int(n * ratio) for n in grid.size), (spacing,) * 3, origin)
 
 
 def area_averaged(volume: Volume, width: float) -> Volume:

@@ -1,5 +1,7 @@
 """The closer grid: the same place, the images' own detail, what they show there."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -14,12 +16,13 @@ from L2ORegistrationLib.engine.images.closer import (  # noqa: E402
     area_averaged,
     closer_grid,
     closer_images,
-    show_more,
+    closer_ratios,
 )
 from L2ORegistrationLib.engine.images.preprocessing import working_pair  # noqa: E402
 from L2ORegistrationLib.engine.start.alignment import distance_map  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
 
+FINER, FINEST = Fraction(5, 4), Fraction(3, 2)
 IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 WORKING = Grid((24, 16, 32), (1.5,) * 3, (-18.0, -12.0, -24.0))
 turns = st.tuples(*[st.floats(-0.4, 0.4)] * 3)
@@ -61,9 +64,12 @@ def test_an_average_lies_where_its_voxel_does(spacing, turn, width):
     assert all(s == max(own, width) for s, own in zip(made.grid.spacing, spacing))
 
 
-def test_the_closer_grid_covers_what_the_working_grid_does():
-    closer = closer_grid(WORKING)
-    assert closer.size == (30, 20, 40) and closer.spacing == pytest.approx((1.2,) * 3)
+@pytest.mark.parametrize(
+    "ratio, size, spacing", [(FINER, (30, 20, 40), 1.2), (FINEST, (36, 24, 48), 1.0)]
+)
+def test_the_closer_grid_covers_what_the_working_grid_does(ratio, size, spacing):
+    closer = closer_grid(WORKING, ratio)
+    assert closer.size == size and closer.spacing == pytest.approx((spacing,) * 3)
     for side in (-0.5, 0.5):  # the outer faces of the first and the last voxels
         corner = [0 if side < 0 else n - 1 for n in closer.size]
         other = [0 if side < 0 else n - 1 for n in WORKING.size]
@@ -73,31 +79,36 @@ def test_the_closer_grid_covers_what_the_working_grid_does():
 
 
 @pytest.mark.parametrize(
-    "spacings, more",
+    "spacings, ratios",
     [
-        (((0.7, 0.7, 1.0), (0.9, 0.9, 2.5)), True),
-        (((2.5, 0.97, 0.97), (1.2, 1.2, 1.2)), True),  # coronal slices; just as fine
-        (((1.5, 1.5, 1.0), (0.7, 0.7, 1.0)), False),
-        (((0.7, 0.7, 1.0), (1.37, 1.37, 2.5)), False),
-        (((0.7, 0.7, 5.0), (0.7, 0.7, 1.0)), False),
+        (((0.7, 0.7, 1.0), (0.9, 1.0, 1.5)), [FINEST, FINER]),
+        (((0.7, 0.7, 1.0), (0.9, 0.9, 2.5)), [FINER]),
+        (((2.5, 0.97, 0.97), (1.2, 1.2, 1.2)), [FINER]),  # coronal slices; just as fine
+        (((1.5, 1.5, 1.0), (0.7, 0.7, 1.0)), []),
+        (((0.7, 0.7, 1.0), (1.37, 1.37, 2.5)), []),
+        (((0.7, 0.7, 5.0), (0.7, 0.7, 1.0)), []),
     ],
 )
-def test_which_images_show_more(spacings, more):
-    assert show_more(spacings, 1.5) is more
-    volumes = [Volume(np.zeros((9, 9, 9), np.float32), Grid((9, 9, 9), s)) for s in spacings]
-    assert (closer_images(*volumes, WORKING, IDENTITY) is not None) is more
+def test_how_closely_images_can_be_looked_at(spacings, ratios):
+    assert closer_ratios(spacings, 1.5) == ratios
 
 
 @settings(max_examples=15, deadline=None)
-@given(spacing=spacings, turn=turns, start=turns, shift=st.tuples(*[st.floats(-3, 3)] * 3))
-def test_both_images_are_read_where_they_lie(spacing, turn, start, shift):
+@given(
+    spacing=spacings,
+    turn=turns,
+    start=turns,
+    shift=st.tuples(*[st.floats(-3, 3)] * 3),
+    ratio=st.sampled_from((FINER, FINEST)),
+)
+def test_both_images_are_read_where_they_lie(spacing, turn, start, shift, ratio):
     """Moving on an oblique grid of its own, through an affine start: what is true there, in HU."""
     affine = sitk.AffineTransform(3)
     affine.SetMatrix(Rotation.from_rotvec(start).as_matrix().ravel().tolist())
     affine.SetTranslation(shift)
     grids = around(WORKING, (0.8, 0.8, 1.0)), around(WORKING, spacing, turn, room=30.0)
     fixed, moving = (Volume(waves(g.points()).astype(np.float32), g) for g in grids)
-    images = closer_images(fixed, moving, WORKING, affine)
+    images = closer_images(fixed, moving, WORKING, affine, ratio)
     wanted = np.zeros(images.grid.shape, bool)
     wanted[5:-5, 3:-3, 4:-4] = True
     seen = images.on_grid((wanted, wanted))
@@ -111,7 +122,7 @@ def test_an_image_stored_with_an_offset_is_read_in_hu():
     grid = around(WORKING, (0.8, 0.8, 1.0))
     chest = waves(grid.points()) + 700 * (np.abs(grid.points()[..., 0]) > 15)
     images = [Volume(np.rint(chest + add).astype(np.int16), grid) for add in (0, 1024)]
-    first, second = closer_images(*images, WORKING, IDENTITY).on_grid(
+    first, second = closer_images(*images, WORKING, IDENTITY, FINER).on_grid(
         [np.ones((40, 20, 30), bool)] * 2
     )
     np.testing.assert_allclose(first, second, atol=1e-3)
@@ -124,7 +135,7 @@ def test_they_are_looked_at_in_the_end_only():
     image = Volume(np.where(inside, waves(grid.points()), 20).astype(np.float32), grid)
     distance = distance_map(Volume(inside, grid))
     pair = working_pair(image, image, distance, distance, IDENTITY)
-    closer = closer_images(image, image, pair.grid, IDENTITY)
+    closer = closer_images(image, image, pair.grid, IDENTITY, FINER)
     assert closer.repeated == pytest.approx(0.8**3)
     level = FeaturePyramid(pair, "cpu", closer).closer_contrast_level(torch.zeros(3, 2, 2, 2))
     field = torch.zeros((3, *level.shape))
