@@ -96,7 +96,7 @@ class Registration:
     packaged or a .pt file. Left out, the start is the method's own, mostly "search".
 
     Besides `steps`, who looks closer finds what was given and chosen (`fixed`, `moving`, their
-    masks, `plan`, `starts`), `pyramid` and `finest`, what is compared, and `fields`, the
+    masks, `plan`, `starts`, `closer`), `pyramid` and `finest`, what is compared, and `fields`, the
     optimisers' own field (3, d, h, w), mm, after each of the steps.
 
     Raises InputError for anything that cannot be used, before or at the first step.

@@ -233,6 +233,7 @@ class ContrastLevel(Level):
     weight: torch.Tensor
     repeated: float = 1.0
     look_closer: Callable[[torch.Tensor], ContrastLevel] | None = None
+    _closer: ContrastLevel | None = dataclass_field(default=None, init=False, repr=False)
 
     def normal_equations(
         self, field: torch.Tensor, roughly: bool = False
@@ -243,8 +244,6 @@ class ContrastLevel(Level):
         if self._closer is None:
             self._closer = self.look_closer(field)
         return self._closer.normal_equations(field)
-
-    _closer: ContrastLevel | None = dataclass_field(default=None, init=False, repr=False)
 
     @property
     def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -65,7 +65,7 @@ def closer_ratios(spacings: Sequence[Sequence[float]], working: float) -> list[F
     """
     found = []
     for ratio, thickest in RATIOS.items():
-        width = working / ratio
+        width = 1.001 * working / ratio  # headers say 1.0000001
         own = [sorted(spacing) for spacing in spacings]
         if all(middle <= width and last <= thickest * width for _, middle, last in own):
             found.append(ratio)
@@ -102,7 +102,7 @@ def area_averaged(volume: Volume, width: float) -> Volume:
     for first in range(0, len(z[0]), _SLICES):  # a copy of a whole scan in float is large
         index, shares = (part[first : first + _SLICES] for part in z)
         begin, end = index.min(), index.max() + 1
-        slab = torch.from_numpy(np.ascontiguousarray(volume.array[begin:end])).float()
+        slab = torch.from_numpy(volume.array[begin:end].astype(np.float32, order="C"))
         for axis, (places, weights) in enumerate(((index - begin, shares), y, x)):
             slab = _summed(slab, axis, places, weights)
         parts.append(slab)
