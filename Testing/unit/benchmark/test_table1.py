@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib import cli  # noqa: E402
 from L2ORegistrationLib.benchmark import methods, table1  # noqa: E402
