@@ -37,6 +37,19 @@ def test_cancelled_in_the_preparation_it_ends_there(checks, pair):
     assert steps == registration.steps
 
 
+def test_cancelled_while_the_images_are_looked_at_more_closely_it_ends_there(pair):
+    """The closer images are read before the last three iterations, which takes seconds."""
+    wanted = [True]
+    options = {**masks(pair), "device": "cpu", "spacing": 5.0, "cancelled": lambda: not wanted}
+    registration = l2o.Registration(pair.fixed, pair.moving, **options)
+    for step in registration:
+        if step.index == registration.total - 3:
+            wanted.clear()
+    assert registration.closer == 1.25
+    assert registration.steps[-1].index == registration.total - 3
+    assert registration.result().cancelled
+
+
 def test_on_step_sees_every_step_and_may_stop(pair):
     seen = []
     result = register(pair, on_step=lambda step: seen.append(step) or step.index < 4)

@@ -233,7 +233,8 @@ class Registration:
         closer = None
         if self.closer > 1:
             images = self.fixed, self.moving
-            closer = closer_images(*images, pair.grid, pair.start, self.closer)
+            how = pair.grid, pair.start, self.closer, self._check_cancelled
+            closer = closer_images(*images, *how)
         pyramid = FeaturePyramid(pair, self.device, closer)
         finest = _level(self.method.finest, pyramid, None)
         self._check_cancelled()

@@ -7,7 +7,7 @@ ones: what they gain and cost is in Testing/experiments.md, "Voxels finer than t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -32,7 +32,7 @@ class CloserImages:
 
     fixed, moving: HU; start: fixed point -> moving point, LPS mm; grid: around the lungs, closer
     than the working grid; repeated: how many voxels of the working grid show one of the images'
-    own, below 1 where these are finer.
+    own, below 1 where these are finer; between(): called around each image, which takes seconds.
     """
 
     fixed: Volume
@@ -40,15 +40,20 @@ class CloserImages:
     start: sitk.Transform
     grid: Grid
     repeated: float
+    between: Callable[[], None] = lambda: None
 
     def on_grid(self, wanted: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
         """Fixed and moving, (z, y, x), 1 is 1000 HU; moving at start(x) for each x of the grid.
 
         wanted: bool (z, y, x) for either, where it is needed: elsewhere it may be anything.
         """
-        starts = sitk.Transform(3, sitk.sitkIdentity), self.start
+        starts, found = (sitk.Transform(3, sitk.sitkIdentity), self.start), []
         # One after the other: in between each is several times as large as in the end.
-        return list(map(self._seen, (self.fixed, self.moving), starts, wanted))
+        for volume, start, where in zip((self.fixed, self.moving), starts, wanted, strict=True):
+            self.between()
+            found.append(self._seen(volume, start, where))
+        self.between()
+        return found
 
     def _seen(self, volume: Volume, start: sitk.Transform, wanted: np.ndarray) -> np.ndarray:
         offset = stored_offset(volume.array)
@@ -73,13 +78,18 @@ def closer_ratios(spacings: Sequence[Sequence[float]], working: float) -> list[F
 
 
 def closer_images(
-    fixed: Volume, moving: Volume, grid: Grid, start: sitk.Transform, ratio: Fraction
+    fixed: Volume,
+    moving: Volume,
+    grid: Grid,
+    start: sitk.Transform,
+    ratio: Fraction,
+    between: Callable[[], None] = lambda: None,
 ) -> CloserImages:
     """Both images around a working grid, `ratio` times as fine, moving through the start."""
     closer = closer_grid(grid, ratio)
     own = [np.maximum(volume.grid.spacing, closer.spacing[0]) for volume in (fixed, moving)]
     repeated = np.sqrt(np.prod([spacing / grid.spacing[0] for spacing in own]))
-    return CloserImages(fixed, moving, start, closer, float(repeated))
+    return CloserImages(fixed, moving, start, closer, float(repeated), between)
 
 
 def closer_grid(grid: Grid, ratio: Fraction) -> Grid:
