@@ -133,6 +133,23 @@ def test_an_image_on_itself_stays(pair):
     assert np.linalg.norm(motion, axis=1).mean() < 0.1
 
 
+@pytest.mark.parametrize("method", ["l2o", "gauss-newton"])
+def test_an_image_on_itself_stays_when_looked_at_more_closely(method, pair):
+    """At every iteration; the masks' surfaces lie at whole voxels, where rounding might decide."""
+    mask = pair.fixed_mask
+    result = l2o.register(
+        pair.fixed,
+        pair.fixed,
+        fixed_mask=mask,
+        moving_mask=mask,
+        device="cpu",
+        method=method,
+        spacing=5.0,
+    )
+    assert result.provenance["closest_mm"] == 4.0
+    assert max(np.abs(step.field.array).max() for step in result.steps) < 1e-3
+
+
 def test_images_finer_than_the_working_grid_are_looked_at_more_closely(monkeypatch):
     """Voxels of 2.2 mm, a working spacing of 3: in the last iterations 2.4, if there is memory."""
     fine = make_pair(3, spacing=2.2, amplitude_mm=20.0, noise_hu=15.0)

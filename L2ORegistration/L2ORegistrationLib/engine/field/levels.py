@@ -292,7 +292,8 @@ class FeaturePyramid:
         the contrast of moving is measured: two masks that are drawn differently would normalise the
         same tissue differently.
         """
-        near = [d < CONTRAST_MM for d in (self.distances[0], self._carried(field, factor))]
+        lungs = self.distances[0], self._carried(field, factor)
+        near = [(distance < CONTRAST_MM).float() for distance in lungs]
         return self._contrast_level(self.images, near, factor, self.repeated)
 
     def closer_contrast_level(self, field: torch.Tensor, factor: int = 4) -> ContrastLevel:
@@ -307,15 +308,15 @@ class FeaturePyramid:
         distances = [interpolated(distance[None], shape)[0] for distance in distances]
         wanted = tuple((d < CONTRAST_MM + REACH_MM).cpu().numpy() for d in distances)
         images = [torch.from_numpy(image).to(device) for image in self.closer.on_grid(wanted)]
-        near = [distance < CONTRAST_MM for distance in distances]
+        # Soft, or rounding would let a voxel at just that distance count in one image only.
+        near = [(CONTRAST_MM - distance + 0.5).clamp(0, 1) for distance in distances]
         return self._contrast_level(images, near, factor, self.closer.repeated)
 
     def _contrast_level(self, images, near, factor: int, repeated: float) -> ContrastLevel:
         """That of images on the working grid, or another one that covers the same.
 
-        near: where contrast is measured, bool (D, H, W), of either image.
+        near: how much a voxel of either counts where contrast is measured, (D, H, W).
         """
-        near = [part.float() for part in near]
         fixed, moving = (
             with_gradient(channel_last(local_contrast(sharpened(image), weight)))
             for image, weight in zip(images, near)
