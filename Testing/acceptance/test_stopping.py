@@ -45,7 +45,7 @@ def test_cancelled_while_the_images_are_looked_at_more_closely_it_ends_there(pai
     for step in registration:
         if step.index == registration.total - 3:
             wanted.clear()
-    assert registration.closer == 1.25
+    assert registration.closer_ratio == 1.25
     assert registration.steps[-1].index == registration.total - 3
     assert registration.result().cancelled
 

@@ -142,7 +142,7 @@ def _provenance(run, verdict: Verdict, told: dict[str, float]) -> dict[str, str 
         "start_chosen": ", ".join(f"{s.name} {s.mismatch:.4f}" for s in run.starts),
         "plan": ", ".join(f"{stage.name} {stage.iterations}" for stage in run.plan),
         "spacing_mm": run.spacing,
-        "closest_mm": round(run.spacing / float(run.closer), 3),
+        "closest_mm": round(run.spacing / float(run.closer_ratio), 3),
         "device": str(run.device),
         "torch": torch.__version__,
         "seconds": round(run.steps[-1].seconds, 2),

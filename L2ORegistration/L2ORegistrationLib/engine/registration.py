@@ -96,7 +96,7 @@ class Registration:
     packaged or a .pt file. Left out, the start is the method's own, mostly "search".
 
     Besides `steps`, who looks closer finds what was given and chosen (`fixed`, `moving`, their
-    masks, `plan`, `starts`, `closer`), `pyramid` and `finest`, what is compared, and `fields`, the
+    masks, `plan`, `starts`), `pyramid` and `finest`, what is compared, and `fields`, the
     optimisers' own field (3, d, h, w), mm, after each of the steps.
 
     Raises InputError for anything that cannot be used, before or at the first step.
@@ -171,7 +171,7 @@ class Registration:
         self.total = 1 + sum(stage.iterations for stage in self.plan)
         self.steps: list[Step] = []
         self._finished, self.too_coarse, self.short_of_memory = False, False, False
-        self.closer = Fraction(1)  # how many times as fine the last iterations look
+        self.closer_ratio = Fraction(1)  # how many times as fine the last iterations look
         self._cancelled = cancelled
 
     def __iter__(self) -> Iterator[Step]:
@@ -231,9 +231,9 @@ class Registration:
         pair, start = self._prepare()
         self._check_cancelled()
         closer = None
-        if self.closer > 1:
+        if self.closer_ratio > 1:
             images = self.fixed, self.moving
-            how = pair.grid, pair.start, self.closer, self._check_cancelled
+            how = pair.grid, pair.start, self.closer_ratio, self._check_cancelled
             closer = closer_images(*images, *how)
         pyramid = FeaturePyramid(pair, self.device, closer)
         finest = _level(self.method.finest, pyramid, None)
@@ -346,13 +346,13 @@ class Registration:
         voxels = int(np.prod(grid.size))
         needed = BASE_MB + (voxels * BYTES_PER_VOXEL >> 20)
         check_memory(self.device, needed)
-        self.closer, finest = Fraction(1), self._closer_ratios()
+        self.closer_ratio, finest = Fraction(1), self._closer_ratios()
         for ratio in finest:
             more = int(voxels * ratio**3) * CLOSER_BYTES_PER_VOXEL >> 20
             if has_memory(self.device, needed + more):
-                self.closer = ratio
+                self.closer_ratio = ratio
                 break
-        self.short_of_memory = bool(finest) and self.closer < finest[0]
+        self.short_of_memory = bool(finest) and self.closer_ratio < finest[0]
         images = at_once(partial(averaged, spacing=self.spacing), (self.fixed, self.moving))
         comparison = Comparison(*images, distances[0], grid, self.device)
         if not self.searching:
