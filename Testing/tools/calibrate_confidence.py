@@ -1,11 +1,13 @@
 """How far the confidence can be believed: phantoms of every kind, claimed against true distance.
 
-    python Testing/tools/calibrate_confidence.py OUT FIRST COUNT [METHOD] [--spacing=MM] [--fit]
+    python Testing/tools/calibrate_confidence.py OUT FIRST COUNT [METHOD] [--spacing=MM]
+        [--voxels=X,Y,Z] [--fit]
 
 Registers COUNT phantom patients from seed FIRST on, once for every kind of `phantom.varied.KINDS`,
 and keeps in OUT what is known at 1500 places of the fixed lungs each; what is there is not done
 again. "led astray" is the plain kind after something has moved parts of the result by centimetres,
-which no registration would leave, but which the confidence has to find.
+which no registration would leave, but which the confidence has to find. --voxels: of the phantoms
+before what a kind does to them, mm, instead of 1.5 mm and slices of 1.25 to 2.5 mm.
 
 Prints, for all and for each kind, the share of places that are off by less than they are told
 (90 % is meant), the same for places by what they are told, and how surely places off by more than
@@ -43,7 +45,9 @@ SIGNS = (-1, 1, 1, 1)  # which way the distance can only go with the evidence
 QUANTILES = (0, 0.02, 0.1, 0.3, 0.5, 0.7, 0.85, 0.93, 0.97, 0.99, 1)  # of the scores, for a fit
 
 
-def measure(out: Path, first: int, count: int, method: str, spacing: float) -> list[Path]:
+def measure(
+    out: Path, first: int, count: int, method: str, spacing: float, voxels: tuple | None
+) -> list[Path]:
     """Register what is not in OUT yet; the files of all, a kind of a patient each."""
     options, method = {"method": method, "spacing": spacing}, f"{method}_{spacing:g}"
     files = []
@@ -52,7 +56,7 @@ def measure(out: Path, first: int, count: int, method: str, spacing: float) -> l
         for kind in KINDS:
             files.append(out / f"{method}_{kind}_{seed}.npz")
             if not files[-1].exists():
-                pair = pair or patient(seed)
+                pair = pair or patient(seed, voxels)
                 try:
                     found = registered(vary(pair, kind, seed), pair, seed, options, kind == "plain")
                 except InputError as refused:
@@ -69,11 +73,11 @@ def measure(out: Path, first: int, count: int, method: str, spacing: float) -> l
     return files
 
 
-def patient(seed: int):
+def patient(seed: int, voxels: tuple | None):
     """A phantom pair as training makes them: some with emphysema, some that do not slide."""
     rng = np.random.default_rng([seed, 5])
     spacing = (1.5, 1.5, float(rng.choice([1.25, 1.5, 2.0, 2.5])))
-    anatomy = make_anatomy(seed, spacing, detail=1.0)
+    anatomy = make_anatomy(seed, voxels or spacing, detail=1.0)
     if rng.random() < 0.3:
         anatomy = with_emphysema(anatomy, seed)
     return make_pair(seed, anatomy=anatomy, shift_mm=20.0, sliding=rng.random() < 0.7)
@@ -232,7 +236,9 @@ def main(out: str, first: str, count: str, *more: str) -> None:
     method = next((word for word in more if not word.startswith("--")), DEFAULT)
     spacings = [word.partition("=")[2] for word in more if word.startswith("--spacing=")]
     spacing = float(spacings[0]) if spacings else WORKING_SPACING_MM
-    files = measure(folder, int(first), int(count), method, spacing)
+    voxels = [word.partition("=")[2] for word in more if word.startswith("--voxels=")]
+    voxels = tuple(float(width) for width in voxels[0].split(",")) if voxels else None
+    files = measure(folder, int(first), int(count), method, spacing, voxels)
     if "--fit" in more:
         loaded = {f: dict(np.load(f)) for f in sorted(folder.glob(f"{method}_{spacing:g}_*.npz"))}
         for name, values in fit(list(loaded.values())).items():

@@ -87,7 +87,7 @@ class CloseUp:
             return MindLevel(*place, *active, fixed, moving)
         seen = (with_gradient(image[..., None]) for image in (fixed, moving))
         active = active_voxels(distance[0], fixed.shape, CONTRAST_MM)
-        return ContrastLevel(*place, *active, *seen, self.near.float().flatten(), self.repeated)
+        return ContrastLevel(*place, *active, *seen, self.near.float(), self.repeated)
 
 
 def save(close_ups: list[CloseUp], path: str | Path) -> None:
@@ -177,7 +177,7 @@ def _seen(
     fixed, moving, of_contrast = level.fixed, level.moving, {}
     if isinstance(level, ContrastLevel):
         fixed, moving = fixed[..., 0], moving[..., 0]
-        near = level.weight.view(level.voxels.shape) > NEAR
+        near = level.weight > NEAR
         of_contrast = {"near": near.to(torch.uint8), "repeated": float(level.repeated)}
     close = CloseUp(
         fixed=fixed.half(),

@@ -117,16 +117,16 @@ class Level:
         the blocks are believed. roughly: from every second voxel, whose neighbours show much the
         same, and without the spline.
         """
-        count, ratio = self.voxels.shape
-        seen = chessboard(self.ratio) if roughly else torch.ones(ratio, dtype=torch.bool)
-        seen = seen.to(field.device)
-        displacement = self.displacements(field).view(count, ratio, 3)[:, seen].flatten(0, 1)
+        seen = chessboard(self.ratio).nonzero()[:, 0].to(field.device) if roughly else None
+        displacement = self.displacements(field).view(*self.voxels.shape, 3)
         fixed, moving = self.linearised
-        fixed = fixed.view(count, ratio, -1)[:, seen].flatten(0, 1)
-        voxels, spline = self.voxels[:, seen].flatten(), None if roughly else self.spline
-        costs, rows = sampled_system(fixed, moving, displacement, voxels, spline)
-        costs, rows = costs.view(count, -1), rows.view(count, -1, 10)
-        mismatch, system = self._of_nodes(costs, rows, seen)
+        parts = [fixed.view(*self.voxels.shape, -1), displacement, self.voxels, self.weight]
+        fixed, displacement, voxels, weight = (
+            part if part is None or seen is None else part.index_select(1, seen) for part in parts
+        )
+        spline = None if roughly else self.spline
+        mismatch, system = sampled_system(fixed, moving, displacement, voxels, spline, weight)
+        system *= self._belief(mismatch)
         # Noise makes gradients longer, and steps too short, but what both images share does not
         # know it: the matrix counts as far as they share it.
         trace = system[:, :3].sum(dim=1).clamp(min=1e-20)
@@ -167,6 +167,7 @@ class MindLevel(Level):
     moving: torch.Tensor
 
     usual_mismatch = 0.03
+    weight = None  # all voxels count the same
 
     @classmethod
     def of(cls, fixed, moving, distance, lattice: Grid) -> MindLevel:
@@ -191,15 +192,15 @@ class MindLevel(Level):
         """Features and gradients: fixed at active voxels (M r^3, 4 C), moving (D, H, W, 4 C)."""
         rows, voxels = self.fixed.flatten(0, 2), self.voxels.flatten()
         _, height, width, _ = self.fixed.shape
-        parts = [rows[voxels]]
+        parts = [rows.index_select(0, voxels)]
         for stride in (1, width, height * width):
-            after, before = ((voxels + way).clamp(0, len(rows) - 1) for way in (stride, -stride))
-            parts.append((rows[after] - rows[before]) / 2)
+            ends = ((voxels + way).clamp(0, len(rows) - 1) for way in (stride, -stride))
+            after, before = (rows.index_select(0, end) for end in ends)
+            parts.append(after.sub_(before).div_(2))
         return torch.cat(parts, dim=1), with_gradient(self.moving)
 
-    def _of_nodes(self, costs, rows, seen):
-        mismatch = costs.mean(dim=1)
-        return mismatch, rows.mean(dim=1) * self.weights(mismatch)[:, None]
+    def _belief(self, mismatch):
+        return self.weights(mismatch)[:, None]
 
     def weights(self, mismatch: torch.Tensor) -> torch.Tensor:
         """How far blocks with these dissimilarities (M,) are believed: 0 to 1, (M,).
@@ -222,7 +223,7 @@ class MindLevel(Level):
 class ContrastLevel(Level):
     """A level with local contrast and its gradient: one plain sample a voxel, no offsets.
 
-    fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M r^3,);
+    fixed, moving: (D, H, W, 4) contrast and its gradient (x, y, z) per voxel; weight: (M, r^3);
     repeated: how many voxels of the working grid show one of the images' own; look_closer(field in
     mm): the same level of closer images, where there are some, which then is what is looked at not
     roughly.
@@ -248,17 +249,15 @@ class ContrastLevel(Level):
     @property
     def linearised(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Contrast and gradients: fixed at the active voxels (M r^3, 4), moving (D, H, W, 4)."""
-        return self.fixed.flatten(0, 2)[self.voxels.flatten()], self.moving
+        return self.fixed.flatten(0, 2).index_select(0, self.voxels.flatten()), self.moving
 
     @cached_property
     def spline(self) -> torch.Tensor:
         """Coefficients (D, H, W) of the quadratic spline through moving's contrast."""
         return coefficients(self.moving[..., 0])
 
-    def _of_nodes(self, costs, rows, seen):
-        weight = self.weight.view(self.voxels.shape)[:, seen]
-        evidence = (rows * weight[..., None]).mean(dim=1) / self.repeated**REPETITION
-        return (costs * weight).mean(dim=1), evidence
+    def _belief(self, mismatch):
+        return self.repeated**-REPETITION
 
 
 class FeaturePyramid:
@@ -323,7 +322,7 @@ class FeaturePyramid:
         )
         distance = pool(self.distances[0][None], factor)
         active_nodes, voxels = active_voxels(distance[0], fixed.shape[:3], CONTRAST_MM)
-        weight = near[0].flatten()[voxels.flatten()]
+        weight = near[0].flatten()[voxels]
         lattice = self.grid.coarsened(factor)
         place = lattice.spacing[0], lattice.origin
         found = active_nodes, voxels, fixed, moving, weight, repeated

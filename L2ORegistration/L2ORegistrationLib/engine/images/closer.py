@@ -18,6 +18,7 @@ import torch
 from ...core.geometry import Grid, Volume
 from ...core.hounsfield import stored_offset
 from .preprocessing import intensity, seen_part
+from .spline import along_axes
 
 # How many times as fine as the working grid, the finest first: usually 1 and 1.2 mm; and how thick
 # slices may be, against that, for it to gain anything.
@@ -108,48 +109,40 @@ def area_averaged(volume: Volume, width: float) -> Volume:
     own = np.array(volume.grid.spacing)
     spacing = np.maximum(own, width)
     x, y, z = (_shares(n, s, w) for n, s, w in zip(volume.grid.size, own, spacing))
-    parts = []
-    for first in range(0, len(z[0]), _SLICES):  # a copy of a whole scan in float is large
-        index, shares = (part[first : first + _SLICES] for part in z)
-        begin, end = index.min(), index.max() + 1
+    size = [n if shares is None else len(shares) for n, shares in zip(volume.grid.size, (x, y, z))]
+    array = np.empty(size[::-1], np.float32)
+    for first in range(0, len(array), _SLICES):  # a copy of a whole scan in float is large
+        rows, begin, end = None, first, first + _SLICES
+        if z is not None:
+            met = np.flatnonzero(z[first : first + _SLICES].any(axis=0))
+            begin, end = met[0], met[-1] + 1
+            rows = z[first : first + _SLICES, begin:end]
         slab = torch.from_numpy(volume.array[begin:end].astype(np.float32, order="C"))
-        for axis, (places, weights) in enumerate(((index - begin, shares), y, x)):
-            slab = _summed(slab, axis, places, weights)
-        parts.append(slab)
-    array = torch.cat(parts).numpy()
+        array[first : first + _SLICES] = along_axes(slab, (x, y, rows)).numpy()
     origin = volume.grid.to_world((spacing / own - 1) / 2)
     grid = Grid(array.shape[::-1], tuple(spacing), tuple(origin), volume.grid.direction)
     return Volume(array, grid)
 
 
-def _shares(count: int, own: float, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `count` voxels of width `own` make those of `width`, and their shares: (., taps).
+def _shares(count: int, own: float, width: float) -> np.ndarray | None:
+    """What each of `count` voxels of width `own` gives to each of those of `width`: (n, count).
 
-    Linear between the voxels' middles, so that an average lies where its voxel does. As they are
-    where the width is their own.
+    Linear between the voxels' middles, so that an average lies where its voxel does. None where
+    they stay as they are.
     """
     if own == width:
-        return np.arange(count)[:, None], np.ones((count, 1))
+        return None
     edges = np.arange(max(1, int(count * own / width + 1e-6)) + 1)[:, None] * width / own - 0.5
     first = np.floor(edges[:-1]).astype(int)
     index = first + np.arange(int(np.ceil(width / own - 1e-6)) + 2)
     shares = _up_to(edges[1:] - index) - _up_to(edges[:-1] - index)
-    return index.clip(0, count - 1), shares / shares.sum(axis=1, keepdims=True)
+    matrix = np.zeros((len(index), count))
+    rows = np.arange(len(index))[:, None]
+    np.add.at(matrix, (rows, index.clip(0, count - 1)), shares / shares.sum(axis=1, keepdims=True))
+    return matrix
 
 
 def _up_to(place: np.ndarray) -> np.ndarray:
     """The part of a voxel's influence, linear to its neighbours' middles, before a place."""
     place = place.clip(-1, 1)
     return np.where(place < 0, (1 + place) ** 2 / 2, 1 - (1 - place) ** 2 / 2)
-
-
-def _summed(values: torch.Tensor, axis: int, index: np.ndarray, shares: np.ndarray) -> torch.Tensor:
-    """The values at index (n, taps) along an axis, times their shares, in sums of n."""
-    total = None
-    for places, weights in zip(torch.from_numpy(index).T, torch.from_numpy(shares).float().T):
-        if not weights.any():
-            continue
-        part = values.index_select(axis, places)
-        part *= weights.view([-1 if a == axis else 1 for a in range(3)])
-        total = part if total is None else total.add_(part)
-    return total

@@ -7,6 +7,8 @@ the last level reads moving at displaced voxels (`field.sampling`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from ...core.geometry import Grid, Volume
 
 _ASKEW = 0.005  # voxels by which a lattice may leave an axis, over its whole length
+_ROWS, _NEGLIGIBLE = 32, 1e-7  # of a matrix that are multiplied at a time; a weight
 _SLAB = 1 << 17  # points at once, so that what belongs to them stays in the cache
 
 
@@ -39,7 +42,7 @@ def spline(
     steps = ways / grid.size
     if len(set(order.tolist())) == 3 and np.abs(across).max() <= _ASKEW:
         lines = [first[k] + steps[k, a] * np.arange(grid.size[a]) for k, a in enumerate(order)]
-        values = _along_axes(values, [_weights(n, v) for n, v in zip(volume.grid.size, lines)])
+        values = along_axes(values, [_weights(n, v) for n, v in zip(volume.grid.size, lines)])
         # Its axes are the volume's z, y, x; the lattice's axis order[k] runs along the k-th.
         back = [2 - order.tolist().index(2 - k) for k in range(3)]
         return values.permute(back).contiguous().numpy()
@@ -49,7 +52,7 @@ def spline(
 def coefficients(values: torch.Tensor) -> torch.Tensor:
     """Those (D, H, W) of the quadratic spline through values (D, H, W), mirrored at the edges."""
     sizes = values.shape[::-1]
-    return _along_axes(values, [np.linalg.inv(_splines(n, np.arange(n))) for n in sizes])
+    return along_axes(values, [np.linalg.inv(_splines(n, np.arange(n))) for n in sizes])
 
 
 def weights_of_three(away: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,11 +85,33 @@ def weighed(
     return box
 
 
-def _along_axes(values: torch.Tensor, matrices: list[np.ndarray]) -> torch.Tensor:
-    """values (D, H, W) times a matrix along each axis, x, y and z."""
-    x, y, z = (torch.from_numpy(matrix.astype(np.float32)).to(values.device) for matrix in matrices)
-    values = torch.matmul(y, values @ x.T)
-    return (z @ values.flatten(1)).view(len(z), len(y), len(x))
+def along_axes(values: torch.Tensor, matrices: Sequence[np.ndarray | None]) -> torch.Tensor:
+    """values (D, H, W) times a matrix (n, W), (n, H), (n, D) along x, y and z; None: as they are.
+
+    Meant for matrices of which all but a band around the diagonal is next to nothing.
+    """
+    for axis, matrix in zip((2, 1, 0), matrices):
+        if matrix is None:
+            continue
+        size = list(values.shape)
+        size[axis] = len(matrix)
+        result = values.new_empty(size)
+        for first in range(0, len(matrix), _ROWS):
+            rows = matrix[first : first + _ROWS]
+            near = np.flatnonzero((np.abs(rows) > _NEGLIGIBLE).any(axis=0))
+            begin, count = int(near[0]), int(near[-1] - near[0]) + 1
+            rows = rows[:, begin : begin + count].astype(np.float32)
+            rows = torch.from_numpy(rows).to(values.device)
+            here = values.narrow(axis, begin, count)
+            if axis == 2:
+                product = here @ rows.T
+            elif axis == 1:
+                product = rows @ here
+            else:
+                product = (rows @ here.flatten(1)).view(-1, *here.shape[1:])
+            result.narrow(axis, first, len(rows)).copy_(product)
+        values = result
+    return values
 
 
 def _at_points(

@@ -40,9 +40,14 @@ def by_grid_sample(features, where):
 
 
 def system_at(fixed, moving, displacement, voxels):
-    """`sampled_system` of features (C, D, H, W)."""
+    """`sampled_system` of features (C, D, H, W), a block a voxel."""
     fixed, moving = (with_gradient(channel_last(f)) for f in (fixed, moving))
-    return sampled_system(fixed.flatten(0, 2)[voxels], moving, displacement, voxels)
+    return alone(fixed.flatten(0, 2)[voxels], moving, displacement, voxels)
+
+
+def alone(fixed, moving, displacement, voxels, *more):
+    """`sampled_system` of voxels (N,), each a block of its own."""
+    return sampled_system(fixed[:, None], moving, displacement[:, None], voxels[:, None], *more)
 
 
 def test_one_voxel_by_hand():
@@ -78,9 +83,7 @@ def test_a_spline_gives_the_values_and_linear_interpolation_the_gradients(reach)
     residual = torch.from_numpy(value) - fixed[0].flatten()[voxels]
     both = [with_gradient(channel_last(f)) for f in (fixed, moving)]
     rows = both[0].flatten(0, 2)[voxels]
-    cost, system = sampled_system(
-        rows, both[1], displacement, voxels, coefficients(moving[0].contiguous())
-    )
+    cost, system = alone(rows, both[1], displacement, voxels, coefficients(moving[0].contiguous()))
     torch.testing.assert_close(cost, residual.square(), atol=1e-5, rtol=0)
     gradient = (by_grid_sample(both[1].permute(3, 0, 1, 2), where) + rows)[:, 1:] / 2
     torch.testing.assert_close(system[:, 6:9], -gradient * residual[:, None], atol=1e-5, rtol=0)
@@ -91,10 +94,28 @@ def test_the_spline_ends_half_a_voxel_within_the_lattice():
     spline, corner = coefficients(moving[0].contiguous()), torch.tensor([0, COUNT - 1])
     rows = torch.zeros(2, 4)
     far = torch.tensor([[-50.0, -50, -50], [50, 50, 50]])
-    cost, _ = sampled_system(rows, with_gradient(channel_last(moving)), far, corner, spline)
+    cost, _ = alone(rows, with_gradient(channel_last(moving)), far, corner, spline)
     inside = np.stack(([0.5] * 3, np.array(SHAPE) - 1.5), axis=1)
     expected = ndimage.map_coordinates(moving[0].numpy(), inside, order=2, mode="mirror") ** 2
     np.testing.assert_allclose(cost, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("weighed", [False, True])
+def test_a_block_says_what_its_voxels_say_on_average(channels, weighed):
+    """More blocks than are sampled at a time; a voxel that counts half counts so in the mean."""
+    fixed, moving = random(channels, *SHAPE), random(channels, *SHAPE, seed=1)
+    blocks = random(4000, 6, seed=3).mul(COUNT).long()
+    displacement = random(4000, 6, 3, seed=2) - 0.5
+    weight = random(4000, 6, seed=4) if weighed else None
+    rows, lattice = (with_gradient(channel_last(f)) for f in (fixed, moving))
+    rows = rows.flatten(0, 2)[blocks]
+    costs, system = sampled_system(rows, lattice, displacement, blocks, None, weight)
+    parts = rows.flatten(0, 1), lattice, displacement.flatten(0, 1), blocks.flatten()
+    each, systems = (part.view(4000, 6, -1) for part in alone(*parts))
+    share = torch.ones(4000, 6, 1) if weight is None else weight[..., None]
+    torch.testing.assert_close(costs, (each * share).mean(dim=1)[:, 0])
+    torch.testing.assert_close(system, (systems * share).mean(dim=1), atol=1e-5, rtol=1e-4)
 
 
 def test_where_both_images_agree_the_system_asks_for_nothing():

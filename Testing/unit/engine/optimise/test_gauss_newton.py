@@ -348,7 +348,7 @@ def test_noise_does_not_shorten_the_step(noise, least, most):
     level = made.contrast_level(STILL)
     _, system = level.normal_equations(torch.zeros(3, *level.shape))
     both = (level.moving + level.fixed)[..., 1:].square().sum(dim=-1) / 4
-    both = both.flatten()[level.voxels.flatten()] * level.weight
+    both = both.flatten()[level.voxels] * level.weight
     both = both.sum() / level.voxels.shape[1] / (level.spacing / level.ratio) ** 2
     assert least < float(system[:, :3].sum() / both) < most
 
