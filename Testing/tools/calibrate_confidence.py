@@ -113,6 +113,8 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
             "evidence": np.stack([Volume(one, level.grid).sample(points) for one in found]),
             "inside": Volume(inside.astype(np.float32), level.grid).sample(points) > 0.5,
             "verdict": result.verdict,
+            "spacing": [image.grid.spacing for image in (pair.fixed, pair.moving)],
+            "closest": result.provenance["closest_mm"],
         }
 
     rows = {"": known(torch.zeros_like(field))}

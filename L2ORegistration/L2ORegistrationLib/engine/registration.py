@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
 from ..core.at_once import at_once
 from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Grid, Volume
+from ..core.geometry import DisplacementField
 from .appraisal import appraised, judgement, warning
 from .arguments import (
     as_landmarks,
@@ -44,7 +43,7 @@ from .catalogue import (
 from .devices import check_memory, choose_device, has_memory
 from .field.levels import FeaturePyramid, Level
 from .field.monitor import Monitor
-from .field.whole import WholeField, continued, start_grid
+from .field.whole import WholeField, start_grid
 from .images.closer import closer_images, closer_ratios
 from .images.lungs import lung_mask
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair, averaged, pair_on, working_grid
@@ -53,22 +52,15 @@ from .models import load_model
 from .packaged import checked_weights
 from .resources import borrowed
 from .result import Result, Step
-from .start.alignment import (
-    box_alignment,
-    distance_map,
-    landmark_alignment,
-    lung_alignment,
-    rigid_part,
-)
-from .start.apart import lungs_apart
-from .start.choice import CONVINCING, Comparison, Start, best_start
+from .start.alignment import distance_map
+from .start.beginning import Beginning
+from .start.choice import Comparison
 from .start.orientation import lost_orientation
 from .verdict import CHECK, MATCHED, Verdict
 
 BYTES_PER_VOXEL = 125  # peak per voxel of the working grid, measured
 CLOSER_BYTES_PER_VOXEL = 57  # more, per voxel of the closer grid where there is one
 BASE_MB = 500
-MIN_OVERLAP = 0.3
 MOST_REPEATED = 6.0  # voxels of the grid show one of the images' own: packaged weights saw no more
 WORSE = 1.1  # a later step may look this much worse before an earlier one is preferred
 
@@ -318,13 +310,23 @@ class Registration:
         network = (self._network,) if stage.learned else ()
         return load(stage.optimiser)(*network, **settings)
 
-    def _closer_ratios(self) -> list[Fraction]:
-        """How many times as fine as the working grid a stage would look, if there is memory."""
+    def _closer_ratio(self, voxels: int, needed: int) -> Fraction:
+        """How many times as fine as the working grid the last iterations look, if there is memory.
+
+        voxels: of the working grid; needed: MB, for all else.
+        """
         if all(stage.compares != CLOSER for stage in self.plan):
-            return []
-        return closer_ratios(
-            [image.grid.spacing for image in (self.fixed, self.moving)], self.spacing
-        )
+            return Fraction(1)
+        spacings = [image.grid.spacing for image in (self.fixed, self.moving)]
+        wished = closer_ratios(spacings, self.spacing)
+        for ratio in wished:
+            more = int(voxels * ratio**3) * CLOSER_BYTES_PER_VOXEL >> 20
+            if has_memory(self.device, needed + more):
+                break
+        else:
+            ratio = Fraction(1)
+        self.short_of_memory = bool(wished) and ratio < wished[0]
+        return ratio
 
     @property
     def searching(self) -> bool:
@@ -346,72 +348,24 @@ class Registration:
         voxels = int(np.prod(grid.size))
         needed = BASE_MB + (voxels * BYTES_PER_VOXEL >> 20)
         check_memory(self.device, needed)
-        self.closer_ratio, finest = Fraction(1), self._closer_ratios()
-        for ratio in finest:
-            more = int(voxels * ratio**3) * CLOSER_BYTES_PER_VOXEL >> 20
-            if has_memory(self.device, needed + more):
-                self.closer_ratio = ratio
-                break
-        self.short_of_memory = bool(finest) and self.closer_ratio < finest[0]
+        self.closer_ratio = self._closer_ratio(voxels, needed)
         images = at_once(partial(averaged, spacing=self.spacing), (self.fixed, self.moving))
         comparison = Comparison(*images, distances[0], grid, self.device)
-        if not self.searching:
-            start, field = self._started(*distances, start_grid(grid)), None
-            if self._pinned is not None:  # what was wrong at landmarks may be wrong all around
-                field = comparison.improved(start)
-        else:
-            candidates = self._candidates(comparison, *distances)
-            self.starts = best_start(comparison, candidates)
-            self._check_cancelled()
-            grids = self.fixed.grid, self.moving.grid
-            lattice = start_grid(grid)
-            apart = lungs_apart(comparison, self.starts[0], distances, grids, lattice)
-            self.starts[:0] = [apart] if apart else []
-            self.starts = [replace(one, level=None) for one in self.starts]
+        beginning = Beginning(*distances, (self.fixed.grid, self.moving.grid), start_grid(grid))
+        if self.searching:
+            self.starts = beginning.chosen(comparison, self._check_cancelled)
             start, field = self.starts[0].transform, self.starts[0].field
-        self._check_overlap(distances[0], start)
+        else:
+            start = beginning.asked_for(self.start_name, self.given, self._landmarks)
+            # What was wrong at landmarks may be wrong all around.
+            field = None if self._pinned is None else comparison.improved(start)
+        beginning.check_overlap(start)
         self._check_cancelled()
         return pair_on(grid, *images, *distances, start), field
-
-    def _candidates(self, comparison: Comparison, fixed: Volume, moving: Volume) -> Iterator[Start]:
-        """The starts among which the images choose, the safest first, from both distance maps."""
-        unmoved = comparison.searched("identity", sitk.Transform(3, sitk.sitkIdentity))
-        yield unmoved
-        self._check_cancelled()
-        affine = lung_alignment(fixed, moving, self.fixed.grid, self.moving.grid)
-        self._check_cancelled()
-        if unmoved.mismatch >= CONVINCING and (rigid := rigid_part(affine, fixed)):
-            yield comparison.searched("rigid", comparison.realigned(rigid))
-            self._check_cancelled()
-        yield comparison.searched("affine", affine)
-        self._check_cancelled()
-        yield comparison.searched("box", box_alignment(fixed, moving))
 
     def _check_cancelled(self) -> None:
         if self._cancelled():
             raise _Cancelled
-
-    def _started(self, fixed: Volume, moving: Volume, lattice: Grid) -> sitk.Transform:
-        """The start, from both distance maps; where it is a displacement field, on the lattice."""
-        if self.given is not None:
-            return continued(self.given, lattice)
-        if self.start_name == "none":
-            return sitk.Transform(3, sitk.sitkIdentity)
-        if self.start_name == "box":
-            return box_alignment(fixed, moving)
-        if self.start_name == "landmarks":
-            return landmark_alignment(*self._landmarks, lattice)
-        return lung_alignment(fixed, moving, self.fixed.grid, self.moving.grid)
-
-    def _check_overlap(self, distance: Volume, start: sitk.Transform) -> None:
-        points = distance.grid.points()[distance.array < 0][::97]
-        moved = np.array([start.TransformPoint(p) for p in points.tolist()])
-        if self.moving.grid.contains(moved).mean() < MIN_OVERLAP:
-            raise InputError(
-                "The images hardly overlap at the start: most of the fixed lungs fall outside the "
-                "moving image. Start from 'affine' or 'search', or give an initial transform "
-                "from fixed to moving."
-            )
 
     def _best(self) -> int:
         """The last step, unless an earlier one, such as none at all, matches clearly better."""
