@@ -19,7 +19,7 @@ WORKING_SPACING_MM = 1.5
 MARGIN_MM = 12.0
 BLOCK = 8  # the coarsest field voxel is 8 working voxels wide
 HU_RANGE = (-1000.0, 300.0)
-SPLINE_VOXELS = 4  # ITK fits no spline through fewer
+SPLINE_VOXELS = 4  # no spline through fewer
 SLAB_BINS = 16  # rows of bins that are averaged at a time
 TAIL_VOXELS = 12  # a voxel's influence on a spline is negligible beyond this
 
@@ -155,11 +155,11 @@ def intensity(
     volume: Volume,
     grid: Grid,
     transform: sitk.Transform,
-    interpolator: int = sitk.sitkBSpline2,
+    linear: bool = False,
     offset: int | None = None,
     wanted: np.ndarray | None = None,
 ) -> np.ndarray:
-    """HU on the working grid, 1 is 1000 HU.
+    """HU on the working grid, 1 is 1000 HU, by a quadratic spline or linearly.
 
     offset: stored value less HU, where it is known; wanted: bool (z, y, x), the voxels that are
     needed, where others may be anything.
@@ -171,14 +171,11 @@ def intensity(
     hounsfield = volume.array.astype(np.float32)
     hounsfield -= offset
     np.clip(hounsfield, *HU_RANGE, out=hounsfield)
-    volume, values = Volume(hounsfield, volume.grid), None
-    if interpolator == sitk.sitkBSpline2:
-        if min(volume.grid.size) < SPLINE_VOXELS:
-            interpolator = sitk.sitkLinear
-        else:
-            values = spline(volume, grid, transform, wanted)
-    if values is None:
-        values = resample(volume, grid, transform, interpolator)
+    volume = Volume(hounsfield, volume.grid)
+    if linear or min(volume.grid.size) < SPLINE_VOXELS:
+        values = resample(volume, grid, transform)
+    else:
+        values = spline(volume, grid, transform, wanted)
     np.clip(values, *HU_RANGE, out=values)
     values /= 1000
     return values

@@ -1,20 +1,20 @@
-"""The quadratic spline through an image, read on a lattice that an affine motion takes into it.
+"""The quadratic spline through an image, read on a lattice that a transform takes into it.
 
-ITK's is the same, three to ten times slower. Where the lattice runs along the image's axes, fit and
+ITK's is the same, several times slower. Where the lattice runs along the image's axes, fit and
 reading together are one small matrix an axis; otherwise each point weighs 27 coefficients, as where
 the last level reads moving at displaced voxels (`field.sampling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-from ...core.geometry import Grid, Volume
+from ...core.geometry import DisplacementField, Grid, Volume
 
 _ASKEW = 0.005  # voxels by which a lattice may leave an axis, over its whole length
 _ROWS, _NEGLIGIBLE = 32, 1e-7  # of a matrix that are multiplied at a time; a weight
@@ -23,19 +23,20 @@ _SLAB = 1 << 17  # points at once, so that what belongs to them stays in the cac
 
 def spline(
     volume: Volume, grid: Grid, transform: sitk.Transform, wanted: np.ndarray | None = None
-) -> np.ndarray | None:
+) -> np.ndarray:
     """volume at transform(x) for each x of grid, the edge value beyond it; (z, y, x) float32.
 
-    None where the transform bends. Within the volume as ITK's: mirrored at the edges. wanted: bool
-    (z, y, x), the voxels that are needed, where others may be anything.
+    Within the volume as ITK's: mirrored at the edges. wanted: bool (z, y, x), the voxels that are
+    needed, where others may be anything.
     """
+    values = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))
     if not transform.IsLinear():
-        return None
+        places = _bent(volume.grid, grid, transform)
+        return _at_points(values, places, grid.shape, wanted).numpy()
     # Where the lattice's first voxel and the ends of its axes lie, in voxels of the volume.
     ends = grid.to_world(np.concatenate((np.zeros((1, 3)), np.diag(grid.size))))
     ends = volume.grid.to_index([transform.TransformPoint(p) for p in ends.tolist()])
     first, ways = ends[0], (ends[1:] - ends[0]).T  # ways: (volume's axes, lattice's axes)
-    values = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))
     order = np.abs(ways).argmax(axis=1)
     across = ways.copy()
     across[range(3), order] = 0
@@ -46,7 +47,7 @@ def spline(
         # Its axes are the volume's z, y, x; the lattice's axis order[k] runs along the k-th.
         back = [2 - order.tolist().index(2 - k) for k in range(3)]
         return values.permute(back).contiguous().numpy()
-    return _at_points(values, first, steps, grid.shape, wanted).numpy()
+    return _at_points(values, _along(first, steps), grid.shape, wanted).numpy()
 
 
 def coefficients(values: torch.Tensor) -> torch.Tensor:
@@ -114,16 +115,45 @@ def along_axes(values: torch.Tensor, matrices: Sequence[np.ndarray | None]) -> t
     return values
 
 
+def _along(first: np.ndarray, steps: np.ndarray):
+    """`places` of `_at_points`: first + steps @ (x, y, z)."""
+
+    def places(slices: range, here, shape) -> Iterator[torch.Tensor]:
+        if here is None:
+            z, y, x = (torch.arange(n, dtype=torch.float32) for n in shape)
+            z, y = z[:, None, None], y[:, None]
+        else:
+            z, y, x = (place.float() for place in here)
+        begin = (first + slices.start * steps[:, 2]).tolist()
+        for axis, (across, down, through) in enumerate(steps.tolist()):
+            yield ((through * z + down * y + begin[axis]) + across * x).flatten()
+
+    return places
+
+
+def _bent(image: Grid, lattice: Grid, transform: sitk.Transform):
+    """`places` of `_at_points`: where a transform takes the voxels of a lattice in an image."""
+
+    def places(slices: range, here, shape) -> Iterator[torch.Tensor]:
+        origin = tuple(lattice.to_world(np.array((0.0, 0.0, slices.start))))
+        part = Grid(shape[::-1], lattice.spacing, origin, lattice.direction)
+        points = part.points() + DisplacementField.of_transform(transform, part).array
+        index = image.to_index(points if here is None else points[tuple(here)]).reshape(-1, 3)
+        yield from torch.from_numpy(index.astype(np.float32).T.copy())
+
+    return places
+
+
 def _at_points(
     values: torch.Tensor,
-    first: np.ndarray,
-    steps: np.ndarray,
+    places: Callable,
     shape: tuple[int, int, int],
     wanted: np.ndarray | None,
 ) -> torch.Tensor:
-    """The spline through values (D, H, W) at first + steps @ (x, y, z) of a lattice, `shape`.
+    """The spline through values (D, H, W) at the points of a lattice, `shape`.
 
-    0 at places that are not wanted.
+    places(slices, here, shape): x, y and z (N,), in voxels of the values, of the points of some
+    slices of the lattice, or of those `here` (z, y, x) alone. 0 at places that are not wanted.
     """
     sizes = values.shape[::-1]
     padded = F.pad(coefficients(values)[None, None], (1,) * 6, mode="reflect")[0, 0]
@@ -132,26 +162,21 @@ def _at_points(
     result = torch.zeros(shape)
     slab = max(1, _SLAB // (shape[1] * shape[2]))
     for k, part in zip(range(0, shape[0], slab), result.split(slab)):
-        if wanted is None:
-            z, y, x = (torch.arange(n, dtype=torch.float32) for n in part.shape)
-            z, y = z[:, None, None], y[:, None]
-        else:
+        slices, here = range(k, k + len(part)), None
+        if wanted is not None:
             here = torch.from_numpy(wanted[k : k + slab]).nonzero(as_tuple=True)
-            z, y, x = (place.float() for place in here)
-        begin = (first + k * steps[:, 2]).tolist()
         corner, weights = 0, []
-        for axis, (across, down, through) in enumerate(steps.tolist()):
-            index = (through * z + down * y + begin[axis]) + across * x
+        for axis, index in enumerate(places(slices, here, tuple(part.shape))):
             last = sizes[axis] - 1
             index.masked_fill_(index < -0.5, 0).masked_fill_(index > last + 0.5, last)
             nearest = index.round().clamp_(0, last)
-            weights.append(weights_of_three(index.sub_(nearest).flatten()))
-            corner = nearest.long().mul_(strides[axis]).flatten() + corner
-        values = weighed(flat, corner, strides, weights)
-        if wanted is None:
-            part.copy_(values.view(part.shape))
+            weights.append(weights_of_three(index.sub_(nearest)))
+            corner = nearest.long().mul_(strides[axis]) + corner
+        found = weighed(flat, corner, strides, weights)
+        if here is None:
+            part.copy_(found.view(part.shape))
         else:
-            part[here] = values
+            part[here] = found
     return result
 
 

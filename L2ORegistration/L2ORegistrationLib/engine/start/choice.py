@@ -117,7 +117,7 @@ class Comparison:
     def _features(self, side: int, transform: sitk.Transform, factor: int) -> torch.Tensor:
         """MIND (12, D, H, W) of one image at `factor` times the spacing."""
         # Linear: the spline that keeps fine detail costs more than all the rest and finds the same.
-        image = intensity(self._images[side], self._grid, transform, sitk.sitkLinear)
+        image = intensity(self._images[side], self._grid, transform, linear=True)
         return feature_map(torch.from_numpy(image).to(self._device), factor)
 
 

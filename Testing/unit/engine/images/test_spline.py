@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 import SimpleITK as sitk  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import resample  # noqa: E402
 from L2ORegistrationLib.engine.images.spline import spline  # noqa: E402
 from scipy.spatial.transform import Rotation  # noqa: E402
@@ -55,6 +55,23 @@ def test_it_goes_through_every_voxel_and_beyond_the_image_its_edge_goes_on(turn)
     np.testing.assert_allclose(found, volume.array[0, :, 6], atol=1e-5)
 
 
-def test_a_transform_that_bends_is_left_to_itk():
-    field = sitk.DisplacementFieldTransform(sitk.Image((4, 4, 4), sitk.sitkVectorFloat64, 3))
-    assert spline(noise(np.eye(3)), Grid((4, 4, 4)), field) is None
+@pytest.mark.parametrize("every", [True, False])
+def test_where_a_transform_bends_it_is_itks_too(every):
+    """On an oblique lattice in an oblique image, of all voxels and of those that are wanted."""
+    turn = Rotation.from_euler("xyz", (5, -20, 10), degrees=True).as_matrix()
+    volume = noise(turn)
+    centre = volume.grid.to_world((11.0, 15.0, 9.0))
+    grid = Grid((20, 22, 25), (1.2, 1.5, 1.3), tuple(centre - 15.0), turn.T.ravel())
+    lattice = Grid((6, 6, 6), (9.0, 9.0, 9.0), tuple(centre - 22.0))
+    rng = np.random.default_rng(2)
+    field = DisplacementField(rng.normal(0, 2, (6, 6, 6, 3)).astype(np.float32), lattice)
+    transform = field.to_transform()
+    wanted = rng.random(grid.shape) < (2 if every else 0.3)
+    found = spline(volume, grid, transform, None if every else wanted)
+    index = volume.grid.to_index(
+        grid.points() + DisplacementField.of_transform(transform, grid).array
+    )
+    inside = ((index >= -0.49) & (index <= np.array(volume.grid.size) - 0.51)).all(axis=-1)
+    assert inside.mean() > 0.3
+    expected = resample(volume, grid, transform, sitk.sitkBSpline2)
+    np.testing.assert_allclose(found[inside & wanted], expected[inside & wanted], atol=1e-4)
