@@ -119,7 +119,7 @@ def loadBreathingPhantom(source=None):
     from L2ORegistrationLib.scene import sample
 
     with slicer.util.WaitCursor():
-        nodes = sample.addPhantomPair()
+        nodes = sample.add_phantom_pair()
     slicer.util.setSliceViewerLayers(background=nodes["fixed"], foreground=None, fit=True)
     return list(nodes.values())
 
@@ -130,7 +130,7 @@ def loadBreathingSequence(source=None):
     from L2ORegistrationLib.scene.browsers import proxy_of
 
     with slicer.util.WaitCursor():
-        nodes = breathing_sample.addBreathingSequence()
+        nodes = breathing_sample.add_breathing_sequence()
     image = proxy_of(nodes["browser"])
     slicer.util.setSliceViewerLayers(background=image, foreground=None, fit=True)
     return [image, nodes["landmarks"]]

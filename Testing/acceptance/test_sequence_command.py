@@ -128,6 +128,16 @@ def test_a_phase_that_cannot_be_registered_is_named_and_the_others_are_kept(
     assert not (tmp_path / "out" / "transform-03.h5").exists()
 
 
+def test_results_are_not_written_among_the_phases(breath, tmp_path, monkeypatch):
+    """Where the next run would read them as phases."""
+    for number, phase in enumerate(breath[0].phases[:3]):
+        write_volume(phase, tmp_path / f"{number}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    for out in (".", tmp_path):
+        sentence = refused("sequence", tmp_path, "-o", out, *FAST, within=tmp_path)
+        assert "would be read as phases" in sentence
+
+
 def test_wrong_phases_and_references_are_sentences(breath, tmp_path):
     made, path = breath
     out = tmp_path / "out"

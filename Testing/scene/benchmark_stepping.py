@@ -66,7 +66,7 @@ def main():
         SliceView(desktop, name, (500, 500), (300, 300))
         for name in ("Axial", "Sagittal", "Coronal")
     ]
-    display.showBlend(*nodes[:2])  # images are on display before somebody registers them
+    display.show_blend(*nodes[:2])  # images are on display before somebody registers them
     _draw(views)
     settings = Settings(nodes[0], nodes[1], outputVolume=nodes[2], outputJacobian=nodes[3])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
-from L2ORegistrationLib.scene import transforms, volumes  # noqa: E402
+from L2ORegistrationLib.job import RegistrationJob  # noqa: E402
+from L2ORegistrationLib.scene import run, transforms, volumes  # noqa: E402
+from L2ORegistrationLib.scene.logic import SceneLogic  # noqa: E402
 
 _LOGICS = ("Markups", "Sequences", "Transform", "Volumes", "Plots", "Tables", "Models")
 _LOGICS += ("SegmentationsModule",)
@@ -179,9 +182,59 @@ class Trial:
         )
 
 
+def finished(run):
+    """All events of a run, polled to its end."""
+    events = []
+    until = time.monotonic() + 10
+    while run.active:
+        assert time.monotonic() < until
+        events += run.poll()
+        time.sleep(0.002)
+    return events
+
+
+def node_ids(scene):
+    """The IDs of all nodes, sorted."""
+    return sorted(scene.GetNthNode(k).GetID() for k in range(scene.GetNumberOfNodes()))
+
+
 @pytest.fixture
 def kit():
     """The functions and classes above, for tests that need more than a fixture."""
     return SimpleNamespace(
-        GRIDS=GRIDS, AXES=AXES, image_on=image_on, field_over=field_over, Trial=Trial
+        GRIDS=GRIDS,
+        AXES=AXES,
+        image_on=image_on,
+        field_over=field_over,
+        Trial=Trial,
+        finished=finished,
+        node_ids=node_ids,
     )
+
+
+@pytest.fixture
+def scans(kit, add_volume, add_linear, askew):
+    """Fixed and moving volume of different geometry, the moving one under a transform."""
+    fixed = add_volume(kit.image_on(kit.GRIDS["oblique"]), "fixed")
+    moving = add_volume(kit.image_on(kit.GRIDS["anisotropic"]), "moving", add_linear(askew))
+    return fixed, moving
+
+
+@pytest.fixture
+def steer(monkeypatch):
+    """steer(trial): registrations are that class, or function, from now on."""
+
+    def replace(trial):
+        def job(factory, **arguments):
+            return RegistrationJob(factory or trial, **arguments)
+
+        monkeypatch.setattr(run, "RegistrationJob", job)
+
+    return replace
+
+
+@pytest.fixture
+def logic(steer):
+    """The logic on the small registration above."""
+    steer(Trial)
+    return SceneLogic()

@@ -15,20 +15,13 @@ from L2ORegistrationLib.scene.session import Session
 from L2ORegistrationLib.scene.settings import Settings
 
 
-def finished(run):
-    events = []
-    while run.active:
-        events += run.poll()
-    return events
-
-
 @pytest.fixture
 def result(scene, kit, add_volume):
     """Settings and output transform of a registration in four steps, and the engine's class."""
     grid = kit.GRIDS["oblique"]
     settings = Settings(*(add_volume(kit.image_on(grid), n) for n in ("fixed", "moving")))
     run = Run(settings, preview=False, factory=kit.Trial)
-    finished(run)
+    kit.finished(run)
     run.session.close()
     settings.outputTransform = run.outcome.transform
     return settings, run.outcome.transform
@@ -71,7 +64,7 @@ def test_it_goes_on_and_undo_steps_back_twice(result, kit, scene):
         seen = {}
         field = transforms.field_of(transform)
         run = Continuation(settings, fixed, moving, factory=seeing(kit, seen))
-        assert isinstance(finished(run)[-1], Finished), length
+        assert isinstance(kit.finished(run)[-1], Finished), length
         run.session.close()
         assert len(history) == length and history.index == history.result == length - 1
         start = seen["initial_transform"]
@@ -99,7 +92,7 @@ def test_going_on_from_an_earlier_iteration(result, kit):
     history = History.of(transform)
     history.index = 1
     seen = {}
-    finished(Continuation(settings, fixed, moving, factory=seeing(kit, seen)))
+    kit.finished(Continuation(settings, fixed, moving, factory=seeing(kit, seen)))
     shown = history.field(1)
     assert np.abs(seen["initial_transform"].grid.origin - np.array(shown.grid.origin)).max() == 0
     gap = np.linalg.norm(seen["initial_transform"].array - shown.array, axis=-1)
@@ -125,7 +118,7 @@ def test_what_comes_to_nothing_leaves_the_result(result, kit, how):
     if how == "cancel":  # before its first step
         run.cancel()
     gate.release(10)
-    events = finished(run)
+    events = kit.finished(run)
     if how == "fail":
         assert isinstance(events[-1], Failed) and "no luck" in events[-1].message
     assert run.outcome is None and len(history) == 5 and not history.can_undo
@@ -140,5 +133,5 @@ def test_what_cannot_go_on_is_said(result, kit, scene):
     with pytest.raises(InputError, match="add a pair"):
         Continuation(settings, fixed, None)
     fixed.SetNthControlPointPositionWorld(0, 900.0, 0.0, 0.0)
-    (event,) = finished(Continuation(settings, fixed, moving, factory=seeing(kit, {})))
+    (event,) = kit.finished(Continuation(settings, fixed, moving, factory=seeing(kit, {})))
     assert "outside the field" in event.message

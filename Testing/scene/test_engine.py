@@ -7,12 +7,12 @@ pytest.importorskip("torch")
 
 from L2ORegistrationLib.scene import landmarks, transforms, volumes  # noqa: E402
 from L2ORegistrationLib.scene.logic import SceneLogic  # noqa: E402
-from L2ORegistrationLib.scene.sample import addPhantomPair  # noqa: E402
+from L2ORegistrationLib.scene.sample import add_phantom_pair  # noqa: E402
 
 
 def test_the_phantom_is_registered_where_it_lies(scene, add_linear, askew):
     """Moving is under a transform that lays the patient elsewhere, as a second table would."""
-    sample = addPhantomPair(scene, spacing=4.0)
+    sample = add_phantom_pair(spacing=4.0)
     askew[:3, :3] = np.eye(3)
     elsewhere = add_linear(askew)
     for role in ("moving", "movingLandmarks"):

@@ -28,7 +28,7 @@ def test_the_inverse_node_leads_back(node, kit):
     grid = kit.GRIDS["oblique"]
     index = np.random.default_rng(0).uniform(3, np.array(grid.size) - 4, (200, 3))
     points = grid.to_world(index)
-    inverse, found = outputs.add_inverse(node)
+    inverse, found = outputs.inverse_task(node).now()
     back = through(inverse, through(node, points))
     assert np.linalg.norm(back - points, axis=1).max() < 0.1
     assert inverse.GetName() == "field inverse"
@@ -42,14 +42,25 @@ def test_partners_keep_their_labels(node, kit, add_points):
     points = grid.to_world(np.array([[5.0, 6.0, 7.0], [8.0, 5.0, 6.0]]))
     markups = add_points(points)
     markups.SetNthControlPointLabel(1, "nodule")
-    made, _, confidence = outputs.add_partners(node, markups, "fixed")
+    made, _, confidence = outputs.partners_task(node, markups, "fixed").now()
     assert confidence is None  # no registration the other way round
     found = transforms.ras_lps(slicer.util.arrayFromMarkupsControlPoints(made, world=True))
     np.testing.assert_allclose(found, through(node, points), atol=1e-3)
     assert made.GetNthControlPointLabel(1) == "nodule"
-    back, _, _ = outputs.add_partners(node, made, "moving")
+    back, _, _ = outputs.partners_task(node, made, "moving").now()
     found = transforms.ras_lps(slicer.util.arrayFromMarkupsControlPoints(back, world=True))
     np.testing.assert_allclose(found, points, atol=0.01)
+
+
+def test_points_that_are_moved_meanwhile_get_no_partners(node, kit, add_points, scene):
+    points = kit.GRIDS["oblique"].to_world(np.array([[5.0, 6.0, 7.0], [8.0, 5.0, 6.0]]))
+    markups = add_points(points)
+    task = outputs.partners_task(node, markups, "fixed")
+    found, before = task.compute(), kit.node_ids(scene)
+    markups.SetNthControlPointPosition(0, 1.0, 2.0, 3.0)
+    with pytest.raises(InputError, match="'points' was changed meanwhile"):
+        task.finish(found)
+    assert kit.node_ids(scene) == before
 
 
 def test_ventilation_maps_say_sign_and_unit(scene):
@@ -65,7 +76,8 @@ def test_ventilation_maps_say_sign_and_unit(scene):
         images.append(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode"))
         array = np.full(grid.shape, 1000 * (rho - 1), np.float32)
         volumes.set_volume(images[-1], Volume(array, grid))
-    made, table, found = outputs.add_ventilation(node, *images, Volume(lungs, grid))
+    lungs = outputs.lungs_of(images[0], Volume(lungs, grid))
+    made, table, found = outputs.ventilation_task(node, *images, lungs).now()
     assert "volume gained / volume at expiration" in made["hu"].GetName()
     assert made["jacobian"].GetAttribute("L2ORegistration.FixedIs") == "expiration"
     shown = slicer.util.arrayFromVolume(made["jacobian"])
@@ -113,7 +125,7 @@ def test_a_registration_the_other_way_round_tells_the_uncertainty(registered, ad
     node, _, ball = registered
     points = add_points(ball.marked_points(most=5))
     assert outputs.backward_of(node) is None
-    inverse, _ = outputs.add_inverse(node, ball)
+    inverse, _ = outputs.inverse_task(node, lambda: ball).now()
     assert outputs.backward_of(node) is None  # an inverse would always agree
     backward = scene.AddNewNodeByClass("vtkMRMLTransformNode", "backward")
     field = transforms.field_of(inverse)
@@ -122,7 +134,7 @@ def test_a_registration_the_other_way_round_tells_the_uncertainty(registered, ad
     for role, image in zip(("fixed", "moving"), transforms.roles(inverse), strict=True):
         transforms.set_role(backward, role, image)
     assert outputs.backward_of(node) is backward
-    _, _, apart = outputs.add_partners(node, points, "fixed")
+    _, _, apart = outputs.partners_task(node, points, "fixed").now()
     assert np.abs(apart - 2).max() < 0.7  # mm: the error that was put in
     rows = quality_task(node, lungs=lambda: ball).now()[1]
     assert rows[-1].name.startswith("Consistency") and rows[-1].passed
@@ -132,7 +144,7 @@ def test_tg_132_compares_the_segments_that_both_scans_have(registered, scene):
     node, (fixed, _), ball = registered
     far = Volume(np.zeros(ball.array.shape, bool), ball.grid)
     far.array[:3] = True
-    back = outputs.add_inverse(node, ball)[0]
+    back = outputs.inverse_task(node, lambda: ball).now()[0]
     moved = transforms.field_of(back).transform_points(ball.grid.points())
     in_moving = Volume(ball.sample(moved, order=0, outside=0.0) > 0, ball.grid)
     first = segmentation(scene, "in fixed", {"tumour": ball, "only here": far})
@@ -178,14 +190,14 @@ def test_the_volume_of_a_segment_follows_the_field(scene):
     ball = Volume(np.linalg.norm(grid.points(), axis=-1) < 12, grid)
     drawn = segmentation(scene, "nodule", {"nodule": ball})
     ml = ball.array.sum() * 8 / 1000
-    there = outputs.segment_change(node, (drawn, "nodule"))
+    there = outputs.change_task(node, (drawn, "nodule")).now()
     assert (there.fixed_ml, there.carried_ml) == (pytest.approx(ml), pytest.approx(1.2 * ml))
-    back = outputs.segment_change(node, None, drawn)
+    back = outputs.change_task(node, None, drawn).now()
     assert (back.moving_ml, back.carried_ml) == (pytest.approx(ml), pytest.approx(ml / 1.2))
-    both = outputs.segment_change(node, drawn, drawn)
+    both = outputs.change_task(node, drawn, drawn).now()
     assert both.growth == pytest.approx(1 / 1.2 - 1) and "-17 %" in both.sentence()
     with pytest.raises(InputError, match="Choose a segment"):
-        outputs.segment_change(node)
+        outputs.change_task(node)
 
 
 def test_the_grid_is_drawn_near_the_lungs_only(registered, scene):

@@ -2,11 +2,11 @@
 
 import numpy as np
 from L2ORegistrationLib.scene import landmarks, volumes
-from L2ORegistrationLib.scene.sample import addPhantomPair
+from L2ORegistrationLib.scene.sample import add_phantom_pair
 
 
 def test_two_breathing_states_with_landmarks_inside(scene):
-    found = addPhantomPair(scene, spacing=5.0)
+    found = add_phantom_pair(spacing=5.0)
     fixed, moving = landmarks.pairs(found["fixedLandmarks"], found["movingLandmarks"])
     assert len(fixed.points) == 100
     distance = np.linalg.norm(fixed.points - moving.points, axis=1)

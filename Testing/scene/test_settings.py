@@ -5,7 +5,7 @@ import pytest
 import slicer
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.engine import packaged
-from L2ORegistrationLib.scene import browsers, transforms, volumes
+from L2ORegistrationLib.scene import browsers, confidence, transforms, volumes
 from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.settings import Settings
 
@@ -191,3 +191,21 @@ class TestAsPython:
         code = Settings(one, two).as_python()
         assert one.GetID() in code and two.GetID() in code
         assert odd.GetID() in Settings(odd, one).as_python()
+
+
+@pytest.mark.parametrize("role", ["outputVolume", "moving", "fixed"])
+def test_what_shows_a_registration_is_no_input_and_no_output(logic, scans, scene, role):
+    outcome = logic.register(*scans)
+    session = logic.restore(outcome.transform)
+    shown = session.preview.volume, confidence.of(outcome.transform)
+    for node in shown:
+        settings = Settings(*scans)
+        setattr(settings, role, node)
+        assert "shows a registration" in settings.problem()
+    session.close()
+
+
+def test_a_mask_is_not_written_over(scans, add_volume, kit):
+    mask = add_volume(kit.image_on(kit.GRIDS["oblique"]), "mask")
+    settings = Settings(*scans, fixedMask=mask, outputVolume=mask)
+    assert "would overwrite an input" in settings.problem()

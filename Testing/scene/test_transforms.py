@@ -6,7 +6,7 @@ import SimpleITK as sitk
 import slicer
 import vtk
 from L2ORegistrationLib.core.errors import InputError
-from L2ORegistrationLib.core.geometry import DisplacementField, Grid
+from L2ORegistrationLib.core.geometry import DisplacementField
 from L2ORegistrationLib.scene import transforms
 
 RNG = np.random.default_rng(3)
@@ -107,37 +107,3 @@ def test_a_scaled_grid_counts_its_scale(node, kit):
     transforms.set_field(node, field)
     node.GetTransformFromParent().SetDisplacementScale(0.5)
     np.testing.assert_allclose(transforms.field_of(node).array, 0.5 * field.array, atol=1e-6)
-
-
-class TestArrayToNode:
-    def test_ras_vectors_on_a_matrix(self, scene, grid):
-        array = RNG.normal(0, 2, (*grid.shape, 3))
-        matrix = transforms.ijk_to_ras(grid)
-        node = transforms.add_displacement_field_node(array, matrix)
-        k, j, i = 3, 5, 7
-        point = matrix @ (i, j, k, 1)
-        general = vtk.vtkGeneralTransform()
-        node.GetTransformFromWorld(general)
-        np.testing.assert_allclose(
-            general.TransformPoint(point[:3]), point[:3] + array[k, j, i], atol=1e-5
-        )
-
-    def test_lps_vectors_on_a_volume_node_or_grid(self, scene, kit, add_volume):
-        field = kit.field_over(kit.GRIDS["straight"])
-        image = add_volume(kit.image_on(field.grid))
-        for geometry in (image, field.grid):
-            node = transforms.add_displacement_field_node(field.array, geometry, lps=True)
-            np.testing.assert_allclose(transforms.field_of(node).array, field.array, atol=1e-6)
-
-    @pytest.mark.parametrize(
-        "shape, message", [((4, 4, 4), "shape"), ((4, 4, 4, 2), "shape"), ((4, 4, 5, 3), "voxels")]
-    )
-    def test_other_shapes_are_refused(self, scene, shape, message):
-        with pytest.raises(InputError, match=message):
-            transforms.add_displacement_field_node(np.zeros(shape), Grid((4, 4, 4)))
-
-    def test_a_sheared_grid_is_refused_with_the_way_out(self, scene):
-        matrix = np.eye(4)
-        matrix[0, 1] = 0.2
-        with pytest.raises(InputError, match="sheared.*Crop Volume"):
-            transforms.add_displacement_field_node(np.zeros((4, 4, 4, 3)), matrix)

@@ -3,27 +3,18 @@
 import pytest
 import slicer
 from L2ORegistrationLib.core.errors import InputError
-from L2ORegistrationLib.scene import run, transforms
+from L2ORegistrationLib.scene import transforms
 from L2ORegistrationLib.scene.correction import Continuation
 from L2ORegistrationLib.scene.following import images_of
-from L2ORegistrationLib.scene.logic import SceneLogic
 from L2ORegistrationLib.scene.products import products_task
 from L2ORegistrationLib.scene.session import Session
 from L2ORegistrationLib.scene.settings import Settings
 
 
 @pytest.fixture
-def outcome(kit, add_volume, add_linear, askew, monkeypatch):
+def outcome(logic, scans):
     """A registration whose moving volume lies under a linear transform."""
-    from L2ORegistrationLib.job import RegistrationJob
-
-    def job(factory, **arguments):
-        return RegistrationJob(factory or kit.Trial, **arguments)
-
-    monkeypatch.setattr(run, "RegistrationJob", job)
-    fixed = add_volume(kit.image_on(kit.GRIDS["oblique"]), "fixed")
-    moving = add_volume(kit.image_on(kit.GRIDS["anisotropic"]), "moving", add_linear(askew))
-    return SceneLogic().register(fixed, moving)
+    return logic.register(*scans)
 
 
 def hardened(outcome, scene):

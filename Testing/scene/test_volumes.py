@@ -141,6 +141,14 @@ class TestMasks:
     def drawn(self, mask, grid):
         return mask.sample(grid.points(), order=0, outside=0.0) > 0
 
+    def surfaces_of(self, node):
+        """The node's segmentation, with nothing but surfaces from now on."""
+        assert node.CreateClosedSurfaceRepresentation()
+        segments = node.GetSegmentation()
+        segments.SetSourceRepresentationName("Closed surface")
+        segments.RemoveRepresentation("Binary labelmap")
+        return segments
+
     @pytest.mark.parametrize("by", ["id", "name", "all"])
     def test_a_segment_where_it_was_drawn(self, segmentation, by):
         node, image = segmentation
@@ -156,10 +164,7 @@ class TestMasks:
     def test_a_surface_only_segmentation_is_left_as_it_is(self, segmentation):
         node, image = segmentation
         before = self.drawn(volumes.mask_to_volume((node, "box")), image.grid)
-        assert node.CreateClosedSurfaceRepresentation()
-        segments = node.GetSegmentation()
-        segments.SetSourceRepresentationName("Closed surface")
-        segments.RemoveRepresentation("Binary labelmap")
+        segments = self.surfaces_of(node)
         after = self.drawn(volumes.mask_to_volume((node, "box")), image.grid)
         assert not segments.ContainsRepresentation("Binary labelmap")
         overlap = 2 * (before & after).sum() / (before.sum() + after.sum())
@@ -169,10 +174,7 @@ class TestMasks:
         """An RTSTRUCT has dozens, and each takes its time."""
         node, image = segmentation
         before = self.drawn(volumes.mask_to_volume((node, "box")), image.grid)
-        assert node.CreateClosedSurfaceRepresentation()
-        segments = node.GetSegmentation()
-        segments.SetSourceRepresentationName("Closed surface")
-        segments.RemoveRepresentation("Binary labelmap")
+        segments = self.surfaces_of(node)
         segments.AddSegment(slicer.vtkSegment(), "nothing")
         made, cls = [], slicer.vtkMRMLSegmentationNode
         monkeypatch.setattr(

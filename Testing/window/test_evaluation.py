@@ -9,6 +9,7 @@ import slicer
 from fixtures import add_phantom, process_events, wait_for
 from L2ORegistrationLib import job
 from L2ORegistrationLib.scene import transforms, volumes
+from L2ORegistrationLib.scene.history import History
 
 
 def cell(panel, row, column):
@@ -99,6 +100,23 @@ def test_closing_the_scene_while_it_is_assessed(registered, dialogs):
     go.set()
     process_events(0.3)
     assert dialogs == [] and "taken from the scene" not in registered.ui.evaluationHintLabel.text
+
+
+def test_no_table_of_another_result_is_shown(registered, monkeypatch):
+    go, assessed = threading.Event(), []
+    job.Call(go.wait, 20)  # the worker is busy
+    section, session = registered._evaluation, registered._shown.session
+    real = section._assessed
+    monkeypatch.setattr(section, "_assessed", lambda found: (assessed.append(found), real(found)))
+    registered.ui.qualityCheckBox.click()
+    wait_for(lambda: section._background.running)
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "other")
+    History.create(other).append(session.history.field(1))
+    registered._parameterNode.outputTransform = other
+    go.set()
+    wait_for(lambda: assessed and not section._background.running, 60)
+    names = [table.GetName() for table, _rows in assessed]
+    assert set(names) == {"other QA after TG-132"}
 
 
 def test_landmarks_that_do_not_match_are_explained_without_a_popup(registered, dialogs):

@@ -1,11 +1,16 @@
 """Walking through the iterations afterwards, and what can be seen and kept on the way."""
 
+import gc
+import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 import slicer
 from fixtures import add_phantom, grid_magnitude, pause_between_clicks, process_events, wait_for
+from L2ORegistrationLib import job
+from L2ORegistrationLib.core.jacobian import jacobian_determinant
 from L2ORegistrationLib.scene import transforms
 from PySide6 import QtCore, QtTest
 
@@ -136,6 +141,31 @@ def test_checkerboard_is_one_volume_that_is_used_again(registered, phantom):
     assert np.mean(slicer.util.arrayFromVolume(board) == fixed) > 0.4
     registered.ui.checkerboardButton.click()
     assert len(slicer.util.getNodes("Checkerboard*")) == 1
+
+
+def test_outputs_are_of_the_iteration_that_was_kept_also_where_they_have_to_wait(registered):
+    node, slider = registered._parameterNode, registered.ui.iterationSlider
+    node.outputJacobian = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "J")
+    go = threading.Event()
+    job.Call(go.wait, 20)  # the worker is busy
+    registered.ui.checkerboardButton.click()
+    slider.setValue(3)
+    registered.ui.keepButton.click()
+    slider.setValue(0)
+    go.set()
+    wait_for(lambda: not registered._iterations._volumes.running, 60)
+    field = registered._shown.session.history.field(3)
+    found = slicer.util.arrayFromVolume(node.outputJacobian)
+    np.testing.assert_allclose(found, jacobian_determinant(field).array, atol=1e-5)
+
+
+def test_a_closed_scene_keeps_no_checkerboard_in_memory(registered):
+    registered.ui.checkerboardButton.click()
+    board = weakref.ref(slicer.util.getNode("Checkerboard"))
+    wait_for(lambda: not registered._iterations._volumes.running)
+    slicer.mrmlScene.Clear(0)
+    gc.collect()
+    assert board() is None
 
 
 def test_reveal_is_offered_where_compare_volumes_exists(registered):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import slicer
 from fixtures import SteeredEngine, grid_magnitude, process_events, wait_for
-from L2ORegistrationLib.scene.logic import waited
 from L2ORegistrationLib.scene.run import Run
 from L2ORegistrationLib.scene.settings import Settings
 from PySide6 import QtWidgets
@@ -57,7 +56,7 @@ def test_the_console_reaches_the_logic(panel, phantom, pair, engine, monkeypatch
 def test_the_console_can_register_into_the_transform_that_is_shown(registered, phantom, pair):
     shown = registered._parameterNode.outputTransform
     given = Settings(phantom["fixed"], phantom["moving"], outputTransform=shown)
-    waited(Run(given, preview=False, factory=SteeredEngine(pair, steps=4)))
+    Run(given, preview=False, factory=SteeredEngine(pair, steps=4)).wait()
     process_events(0.1)
     assert registered._shown.session.history.transform is shown
     assert registered.ui.iterationSlider.enabled and registered.ui.iterationSlider.maximum == 3

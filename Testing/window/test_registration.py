@@ -236,9 +236,8 @@ def test_closing_the_scene_stops_the_run(panel, phantom, engine, dialogs):
     assert slicer.util.getNodesByClass("vtkMRMLTransformNode") == []
 
 
-def test_a_run_goes_on_while_another_module_is_open_and_tells_afterwards(
-    panel, phantom, engine, dialogs
-):
+def end_in_another_module(panel, engine):
+    """A registration that ends while another module is open."""
     process_events()
     steered = engine(free=False)
     panel.ui.registerButton.click()
@@ -248,12 +247,26 @@ def test_a_run_goes_on_while_another_module_is_open_and_tells_afterwards(
     panel.exit()
     steered.go(9)
     finish(panel)
+
+
+def test_a_run_goes_on_while_another_module_is_open_and_tells_afterwards(
+    panel, phantom, engine, dialogs
+):
+    end_in_another_module(panel, engine)
     assert dialogs == []
     panel.parent.isEntered = True
     panel.enter()
     assert panel.ui.hintLabel.text.startswith("Done in")
     assert panel._parameterNode.outputTransform is not None
     assert panel.ui.iterationSlider.enabled and panel.ui.iterationSlider.maximum == 5
+
+
+def test_of_a_scene_that_was_closed_meanwhile_nothing_is_told(panel, phantom, engine):
+    end_in_another_module(panel, engine)
+    slicer.mrmlScene.Clear(0)
+    panel.parent.isEntered = True
+    panel.enter()
+    assert panel.ui.hintLabel.text == "Choose a fixed volume."
 
 
 def test_cancelling_what_would_replace_a_result_brings_that_back(registered, engine, dialogs):

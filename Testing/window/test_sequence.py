@@ -123,7 +123,6 @@ def test_all_phases_with_one_progress_bar(section, breath):
     wait_for(lambda: not section.running)
     assert "Done: 4 phases" in section.hint.text and "0.30 mm" in section.hint.text
     assert "Verdict: check.\nPhase 2: check. Look at it.\n" in section.hint.text
-    assert browsers.registered_phases(breath) == [0, 1, 2, 3]
     assert section.button.text == "Register all phases"
     section.meanBox.setChecked(True)  # what is said stays until there is something else to say
     assert "Verdict: check." in section.hint.text
@@ -141,13 +140,13 @@ def test_cancel_keeps_the_finished_phases(section, breath):
     Slow.gate.release(5)
     wait_for(lambda: not section.running)
     assert "Cancelled" in section.hint.text
-    done = browsers.registered_phases(breath)
-    assert 1 in done and len(done) < 4
-    image = browsers.proxy_of(breath)
-    for phase in range(4):  # the player shows them, and the others without motion
+    image, done = browsers.proxy_of(breath), []
+    for phase in range(1, 4):  # the player shows them, and the others without motion
         breath.SetSelectedItemNumber(phase)
         shown = transforms.field_of(image.GetParentTransformNode()).array
-        assert np.allclose(shown, phase if phase in done else 0)
+        assert np.allclose(shown, phase) or not shown.any()
+        done += [phase] if shown.any() else []
+    assert 1 in done and len(done) < 3
 
 
 def test_cancelled_behind_the_work_of_another_it_ends_at_once(section):

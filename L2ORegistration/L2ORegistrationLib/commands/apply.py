@@ -125,7 +125,10 @@ def apply(
         answer = _moved_points(thing, output, field, to, target, kind, other, told)
     else:
         motion = field if to is To.fixed else invert(field, moving=target).field
-        answer = _moved(kind, thing, output, motion, target, reference, source)
+        if kind == "structures":
+            answer = _moved_structures(thing, output, motion, target, reference, source)
+        else:
+            answer = _moved(kind, thing, output, motion, target, reference)
         answer["warnings"] = [*answer.get("warnings", []), *_doubts(field, motion, target)]
     warnings = [
         *_of_record(transform, thing, kind, reference, target, to),
@@ -217,7 +220,7 @@ def _moved_points(
     target: Grid | None,
     kind: str,
     backward: DisplacementField | None,
-    told: Volume | None = None,
+    told: Volume | None,
 ) -> dict:
     from ..outputs import points
 
@@ -282,10 +285,7 @@ def _moved(
     motion: DisplacementField,
     target: Grid,
     reference: Path,
-    source: Path | None,
 ) -> dict:
-    if kind == "structures":
-        return _moved_structures(thing, output, motion, target, reference, source)
     if kind == "labels":
         from ..outputs.labels import warp_label_file
 

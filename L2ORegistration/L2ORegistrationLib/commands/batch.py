@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 
 from ..core.memory import free_mb
 from ..engine.catalogue import DEFAULT
-from .console import checked_folder, messages, note, print_json, say, tell_written
+from .console import checked_folder, messages, note, print_json, progress_bar, say, tell_written
 from .console import output as out_console
 from .options import Device, Iterations, Json, Quiet, Spacing
 from .register import Method
@@ -120,17 +120,13 @@ class _Progress:
 
     def __init__(self, *, shown: bool):
         self._shown = shown
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+        self._bar = progress_bar(
             TextColumn("left:"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            shown=shown,
+            # A pair takes minutes: the pace of the last half hour tells more than that of seconds.
+            speed_estimate_period=1800.0,
         )
-        disabled = not (shown and messages.is_terminal)
-        self._bar = Progress(*columns, console=messages, transient=True, disable=disabled)
-        # A pair takes minutes: the pace of the last half hour tells more than that of seconds.
-        self._bar.speed_estimate_period = 1800.0
         self._task = None
 
     def __enter__(self):

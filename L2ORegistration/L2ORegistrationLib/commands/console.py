@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from ..core.errors import InputError
@@ -111,6 +118,17 @@ def follow(
     return registration.result()
 
 
+def progress_bar(*more: ProgressColumn, shown: bool, **options: Any) -> Progress:
+    """A bar on stderr, where that is a terminal: what is done, how much of how many, and `more`.
+
+    It goes away in the end; options: of rich's Progress.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *more
+    disabled = not (shown and messages.is_terminal)
+    options = {"transient": True, **options}
+    return Progress(*columns, console=messages, disable=disabled, **options)
+
+
 def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) -> Table:
     """A table of what `tables.table` returns; without the columns that no row has."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -190,16 +208,9 @@ def _progress(total: int, shown: bool, with_tre: bool) -> Iterator:
     if not shown:
         yield lambda step, error: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    bar = Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal)
     head = f"{'step':>5}  {'stage':<8}{'level':>5}  {'dissimilarity':>13}"
     messages.print(f"[bold]{head}{'  TRE mm' if with_tre else ''}  seconds")
-    with bar:
+    with progress_bar(TimeElapsedColumn(), shown=True) as bar:
         task = bar.add_task("", total=total)
         stride = max(1, total // _LINES)
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from ..core.errors import InputError
 from ..core.paths import made
-from .console import messages
+from .console import messages, progress_bar
 from .console import output as out
 from .data import warn
 
@@ -136,11 +136,6 @@ def one_voice() -> Iterator[None]:
 
 
 def _bar(shown: bool) -> Progress:
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[error]}"),
-    )
-    return Progress(*columns, console=messages, disable=not (shown and messages.is_terminal))
+    """It stays, so that what was prepared stands above what is trained."""
+    error = TextColumn("{task.fields[error]}")
+    return progress_bar(TimeRemainingColumn(), error, shown=shown, transient=False)

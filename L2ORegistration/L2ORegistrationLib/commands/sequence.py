@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
 from ..core.measures import check_landmarks_inside
 from ..core.paths import counted, made
-from .console import checked_folder, messages, note, print_json, say, tell_written
+from .console import checked_folder, messages, note, print_json, progress_bar, say, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet, Spacing, Threads
 
@@ -51,6 +51,11 @@ def sequence(
     the exit code is 3. Ctrl-C keeps the phases that are finished and exits with code 130.
     """
     out = checked_folder(out)
+    if out.resolve() in [path.expanduser().resolve() for path in phases]:
+        raise InputError(
+            f"{out} holds the phases, and the results would be read as phases by the next run: "
+            "give another --out."
+        )
     from ..sequence.phases import read_phases
 
     found = read_phases(phases, on_skip=note)
@@ -129,16 +134,9 @@ def sequence(
 
 def _followed(registration, names: list[str], *, shown: bool) -> bool:
     """Run it with a line for each phase; False where it ended after the first one, before all."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(compact=True),
-    )
-    disabled = not (shown and messages.is_terminal)
     done = 0
-    with Progress(*columns, console=messages, transient=True, disable=disabled) as bar:
+    left = TextColumn("left:"), TimeRemainingColumn(compact=True)
+    with progress_bar(*left, shown=shown) as bar:
         task = bar.add_task("registrations", total=registration.total)
         try:
             for step in registration:

@@ -122,7 +122,8 @@ def read_structures(path: str | Path) -> tuple[list[Structure], object]:
     data = pydicom().dcmread(existing(path), force=True)
     if data.get("SOPClassUID") != STRUCTURES_SOP:
         raise InputError(f"{path} is not a DICOM RT structure set.")
-    names = {int(roi.ROINumber): str(roi.ROIName) for roi in data.StructureSetROISequence}
+    named = data.get("StructureSetROISequence", [])
+    names = {int(roi.ROINumber): str(roi.ROIName) for roi in named}
     found = []
     for roi in data.get("ROIContourSequence", []):
         name = names.get(int(roi.ReferencedROINumber), str(roi.ReferencedROINumber))

@@ -48,3 +48,19 @@ def as_field(
     return DisplacementField.of_transform(
         transform, Grid.covering(points, spacing, margin=2 * spacing)
     )
+
+
+def extended(motion: DisplacementField, target: Grid) -> DisplacementField:
+    """The motion on a grid that holds the target, where SimpleITK would take it to be zero.
+
+    On its own nodes, and more of them beyond, where its edge value continues.
+    """
+    grid, index = motion.grid, motion.grid.to_index(target.corners())
+    before = np.ceil(np.maximum(-index.min(axis=0), 0)).astype(int)
+    after = np.ceil(np.maximum(index.max(axis=0) - (np.array(grid.size) - 1), 0)).astype(int)
+    if not (before.any() or after.any()):
+        return motion
+    widths = [*zip(before[::-1].tolist(), after[::-1].tolist()), (0, 0)]
+    size = tuple((np.array(grid.size) + before + after).tolist())
+    wider = Grid(size, grid.spacing, tuple(grid.to_world(-before.astype(float))), grid.direction)
+    return DisplacementField(np.pad(motion.array, widths, mode="edge"), wider)

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, existing
-from .labels import _beyond
+from .fields import extended
 from .requires import pydicom
 
 DOSE_SOP = "1.2.840.10008.5.1.4.1.1.481.2"
@@ -22,7 +22,7 @@ def warp_image(image: Volume, motion: DisplacementField, target: Grid, outside: 
 
     Raises InputError when no point of the target leads into the image.
     """
-    transform = _beyond(motion, target).to_transform()
+    transform = extended(motion, target).to_transform()
     reference = Volume(np.zeros(target.shape, np.uint8), target).to_image()
     inside = sitk.Resample(
         Volume(np.ones(image.array.shape, np.uint8), image.grid).to_image(),
@@ -47,17 +47,19 @@ def warp_image(image: Volume, motion: DisplacementField, target: Grid, outside: 
 def read_dose(path: str | Path) -> tuple[Volume, object]:
     """An RT dose file: Gy (float32) on its grid, and the DICOM data set that it came from.
 
-    Raises InputError for a file that is no RT dose, or whose planes are unevenly spaced.
+    Raises InputError for a file that is no RT dose, of a single plane or of unevenly spaced ones.
     """
     data = pydicom().dcmread(existing(path), force=True)
     if data.get("SOPClassUID") != DOSE_SOP:
         raise InputError(f"{path} is not a DICOM RT dose.")
     if data.get("DoseUnits", "GY") != "GY":
         raise InputError(f"{path} is in {data.DoseUnits} units: export the dose in Gy.")
-    frames = np.asarray(data.GridFrameOffsetVector, dtype=float)
+    frames = np.atleast_1d(np.asarray(data.get("GridFrameOffsetVector"), dtype=float))
     steps = np.diff(frames)
     if len(frames) < 2 or np.ptp(steps) > 0.01:
-        raise InputError(f"{path} has unevenly spaced planes: resample the dose first.")
+        raise InputError(
+            f"{path} has a single plane, or unevenly spaced ones: resample the dose first."
+        )
     row, column = np.reshape(np.asarray(data.ImageOrientationPatient, dtype=float), (2, 3))
     normal = np.cross(row, column) * np.sign(steps[0])
     # Offsets start at 0, or they are the z coordinates themselves.

@@ -12,6 +12,7 @@ from ..core.errors import InputError
 from ..core.files import read_image, write_image
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic
+from .fields import extended
 
 _MOST_REGIONS = 100
 _EXTENT = re.compile(r"Segment(\d+)_Extent$")
@@ -35,7 +36,7 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
     reference.SetSpacing(target.spacing)
     reference.SetOrigin(target.origin)
     reference.SetDirection(target.direction)
-    transform = _beyond(motion, target).to_transform()
+    transform = extended(motion, target).to_transform()
     moved = [
         sitk.Resample(layer, reference, transform, sitk.sitkLabelLinear, 0, layer.GetPixelID())
         for layer in layers
@@ -158,19 +159,3 @@ def _volumes(labels: sitk.Image, about: dict[str, str]) -> dict[str, float]:
         return {name: float(mask.sum()) * ml for name, mask in segments.items()}
     values, counts = np.unique(layers, return_counts=True)
     return {str(v): float(n) * ml for v, n in zip(values, counts, strict=True) if v}
-
-
-def _beyond(motion: DisplacementField, target: Grid) -> DisplacementField:
-    """The motion on a grid that holds the target, where SimpleITK would take it to be zero.
-
-    On its own nodes, and more of them beyond, where its edge value continues.
-    """
-    grid, index = motion.grid, motion.grid.to_index(target.corners())
-    before = np.ceil(np.maximum(-index.min(axis=0), 0)).astype(int)
-    after = np.ceil(np.maximum(index.max(axis=0) - (np.array(grid.size) - 1), 0)).astype(int)
-    if not (before.any() or after.any()):
-        return motion
-    widths = [*zip(before[::-1].tolist(), after[::-1].tolist()), (0, 0)]
-    size = tuple((np.array(grid.size) + before + after).tolist())
-    wider = Grid(size, grid.spacing, tuple(grid.to_world(-before.astype(float))), grid.direction)
-    return DisplacementField(np.pad(motion.array, widths, mode="edge"), wider)

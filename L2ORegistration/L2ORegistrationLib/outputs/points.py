@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
-from .inverse import _Newton
+from .newton import Newton
 
 INVERSE_MM, MOVED_MM = 0.01, 1.0
 
@@ -39,7 +39,7 @@ def to_moving(points: np.ndarray, field: DisplacementField) -> MovedPoints:
     """Points (N, 3) of the fixed scan in the moving one: the field itself, LPS mm."""
     points = np.asarray(points, dtype=float)
     beyond = ~field.grid.contains(points, margin=0)
-    folded = _Newton(field).folded(field.grid.to_index(points))
+    folded = Newton(field).folded(field.grid.to_index(points))
     return MovedPoints(field.transform_points(points), beyond, folded)
 
 
@@ -47,7 +47,7 @@ def to_fixed(points: np.ndarray, field: DisplacementField) -> MovedPoints:
     """Points (N, 3) of the moving scan in the fixed one: solved point by point, LPS mm."""
     points = np.asarray(points, dtype=float)
     y = field.grid.to_index(points)
-    newton = _Newton(field)
+    newton = Newton(field)
     v, _ = newton.solve(y.astype(np.float32))
     found = field.grid.to_world(y + v)
     beyond = ~field.grid.contains(found, margin=0)

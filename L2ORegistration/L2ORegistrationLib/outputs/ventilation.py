@@ -40,7 +40,7 @@ _LEAST_SHARE = 0.01  # of what a value is averaged over, that must be usable
 class Ventilation:
     """Maps on one grid in the fixed scan, NaN outside the lungs, and tables by region.
 
-    jacobian, hu: volume gained per volume at expiration, averaged over scale_mm; specific: the
+    jacobian, hu: volume gained per volume at expiration, averaged over SCALE_MM; specific: the
     gain of `hu` per volume of air at expiration; fixed_is: "expiration" or "inspiration"; mass: f,
     the share by which the lungs' mass grows with the breath; regions: by name, with "volume_ml"
     (at expiration), "change_ml", "jacobian", "hu" (of both lungs as if f were 0), and "low": the
@@ -53,7 +53,6 @@ class Ventilation:
     specific: Volume
     fixed_is: str
     mass: float
-    scale_mm: float
     regions: dict[str, dict[str, float]]
 
     def sentence(self) -> str:
@@ -71,7 +70,7 @@ class Ventilation:
                 "than a breath explains. Check the registration, and that both images are in HU. "
             )
         return said + (
-            f"Values of single voxels are uncertain: they are averaged over {self.scale_mm:g} mm."
+            f"Values of single voxels are uncertain: they are averaged over {SCALE_MM:g} mm."
         )
 
 
@@ -81,7 +80,6 @@ def ventilation(
     moving: Volume,
     lungs: Volume,
     regions: Mapping[str, Volume] | None = None,
-    scale_mm: float = SCALE_MM,
 ) -> Ventilation:
     """Ventilation in the fixed lungs; fixed, moving: HU; lungs: mask of both in the fixed scan.
 
@@ -122,7 +120,7 @@ def ventilation(
     mass_ex = (weight * rho_ex)[usable].sum()
     mass = (weight * gain * rho_in)[usable].sum() / mass_ex - 1
 
-    sigma = scale_mm / _NODE_MM
+    sigma = SCALE_MM / _NODE_MM
     volume = _blurred(weight, sigma)
     mean_gain = _blurred(weight * gain, sigma) / volume - 1
     # Masses are averaged before they are divided: a ratio of noise has no mean.
@@ -164,7 +162,7 @@ def ventilation(
             "low": float((part * low).sum() / total),
         }
     side = "expiration" if expiration else "inspiration"
-    return Ventilation(*maps, side, float(mass), scale_mm, found)
+    return Ventilation(*maps, side, float(mass), found)
 
 
 def _lattice(lungs: Volume) -> Grid:

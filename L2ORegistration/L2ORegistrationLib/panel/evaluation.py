@@ -42,6 +42,7 @@ class EvaluationPanel:
         history = session.history if session is not None else None
         self._history = history
         self._transform = history.transform if history else None
+        self._background.abandon()  # what is computed now is of the one before
         self._quality = None
         self.update()
 

@@ -87,7 +87,7 @@ class FollowingPanel:
         widgets.say(self.confidenceLabel, sentence(history.description))
         node.SetHideFromEditors(False)
         if fixed is not None:
-            display.showBlend(fixed, node, 0.6)
+            display.show_blend(fixed, node, 0.6)
 
     def invert(self):
         """Make the inverse of the iteration shown."""
@@ -148,7 +148,7 @@ class FollowingPanel:
         header = self.regionsTable.horizontalHeader()
         header.setSectionResizeMode(0, qt.QHeaderView.Stretch)  # names wrap, numbers are seen
         self.regionsTable.setVisible(True)
-        display.showBlend(transforms.roles(transform)[0], maps["jacobian"], 0.6)
+        display.show_blend(transforms.roles(transform)[0], maps["jacobian"], 0.6)
 
     def _failed(self, label, sentence, details):
         widgets.say(label, "")

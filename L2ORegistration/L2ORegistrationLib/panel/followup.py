@@ -149,7 +149,7 @@ class FollowUpPanel:
                 table.setItem(row, column, qt.QTableWidgetItem(text))
         table.setVisible(True)
         table.setMinimumHeight(120)
-        display.showSideBySide(*images_of(transform), linked=False)
+        display.show_side_by_side(*images_of(transform), linked=False)
         slicer.util.resetSliceViews()
         table.clearSelection()
         table.selectRow(0)

@@ -42,7 +42,7 @@ class IterationsPanel:
         self._reveal = None
         self._board = self._grid = None
         self._play_timer = _timer(_PLAY_MS, self._play_on)
-        self._flicker_timer = _timer(_FLICKER_MS, lambda: display.flicker())
+        self._flicker_timer = _timer(_FLICKER_MS, lambda: display.flicker(slicer.mrmlScene))
         for name in _STANDARD_ICONS:
             getattr(ui, name + "Button").setIcon(_standard_icon(name))
         for name in _ICONS:
@@ -144,7 +144,7 @@ class IterationsPanel:
     def blend(self):
         """The warped volume half transparent over the fixed one."""
         self._stop_comparing()
-        display.showBlend(self.fixed, self.session.preview.volume)
+        display.show_blend(self.fixed, self.session.preview.volume)
 
     def _transform(self):
         """The output transform, None without a session or after its nodes were removed."""
@@ -201,7 +201,7 @@ class IterationsPanel:
 
     def _side_by_side(self):
         self._stop_comparing()
-        display.showSideBySide(self.fixed, self.session.preview.volume)
+        display.show_side_by_side(self.fixed, self.session.preview.volume)
         if self._grid is not None:
             self._grid.follow_views()
         slicer.util.resetSliceViews()
@@ -210,7 +210,7 @@ class IterationsPanel:
         if not on:
             self._flicker_timer.stop()
             return
-        display.showBlend(self.fixed, self.session.preview.volume, 1.0)
+        display.show_blend(self.fixed, self.session.preview.volume, 1.0)
         self._flicker_timer.start()
 
     def _checkerboard(self):
@@ -224,7 +224,7 @@ class IterationsPanel:
                 lambda: checkerboard_task(transform, board), lambda _none: None, self._failed
             )
             if self._volumes.running:
-                display.showBlend(board, None, 0.0)  # at once; it is filled when it is made
+                display.show_blend(board, None, 0.0)  # at once; it is filled when it is made
 
     def _failed(self, sentence, details):
         if self.session is not None and self.session.preview is not None:
@@ -238,7 +238,7 @@ class IterationsPanel:
         if on:
             from CompareVolumes import LayerReveal
 
-            display.showBlend(self.fixed, self.session.preview.volume, 0.0)
+            display.show_blend(self.fixed, self.session.preview.volume, 0.0)
             self._reveal = LayerReveal()
 
     def _on_show(self, mode, on):
@@ -249,7 +249,7 @@ class IterationsPanel:
         transform = self._transform()
         if transform is None:
             return
-        display.setGridVisible(transform, on, mode)
+        display.set_grid_visible(transform, on, mode)
         if on and mode == "grid" and self.session.lungs is not None:
             lungs = self.session.lungs
             self._background.start(
@@ -287,11 +287,15 @@ class IterationsPanel:
         chosen = self._outputs()
         if any(node is not None for node in chosen):
             transform = self.session.history.transform
-            self._volumes.start(lambda: products_task(transform, *chosen), lambda _none: None)
+            field = transforms.field_of(transform)  # another may be shown before they begin
+            self._volumes.start(
+                lambda: products_task(transform, *chosen, field), lambda _none: None
+            )
 
     def abandon(self):
         """The scene goes away."""
         self._volumes.abandon()
+        self._board = None  # its voxels would stay in memory
 
     def _apply(self):
         nodes = list(self.ui.applyToSelector.checkedNodes())

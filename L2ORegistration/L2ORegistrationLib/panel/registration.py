@@ -71,6 +71,7 @@ class RegistrationPanel:
 
     def abandon(self):
         """End it at once and without a result, because the scene goes away."""
+        self._unseen = None
         if self._run is not None:
             self._run.abandon()
             self._end(None)

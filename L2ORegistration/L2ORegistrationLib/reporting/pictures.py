@@ -32,6 +32,7 @@ _WINDOW = -1100.0, 150.0  # HU shown as black and white
 _MARGIN = 20.0  # mm around the lungs
 _LEAST_MM = 0.01  # smaller errors are drawn as this one, on an axis that has no zero
 _PIXELS = 300  # along the longer side of a plane, at most
+_THUMBNAIL, _DPI = 160, 110  # pixels across, about, and of an inch of a figure
 _FIXED, _MOVING = np.array([1.0, 0.5, 0.0]), np.array([0.0, 0.5, 1.0])  # they add up to white
 _COLOURS = ("#0a6ebd", "#d9730d", "#5b8c2a", "#8a4fbf")
 _INK = "#333333"
@@ -76,7 +77,7 @@ def overview(result: Result) -> Figure:
     figure, axes = _panels(planes, len(columns))
     for row, plane in zip(axes, planes, strict=True):
         fixed, moving, warped = (
-            _shades(volume, points)
+            shades(volume, points)
             for volume, points in (
                 (result.fixed, plane.points),
                 (result.moving, plane.points),
@@ -92,18 +93,15 @@ def overview(result: Result) -> Figure:
     return figure
 
 
-def thumbnails(result: Result, width: int = 160) -> tuple[bytes, bytes]:
-    """Small .png files of the overlay before and after, on the coronal plane of the lungs.
-
-    width: pixels, about.
-    """
+def thumbnails(result: Result) -> tuple[bytes, bytes]:
+    """Small .png files of the overlay before and after, on the coronal plane of the lungs."""
     points = lung_planes(result.fixed_mask)[1].points
-    stride = -(-points.shape[1] // width)
+    stride = -(-points.shape[1] // _THUMBNAIL)
     points = points[::stride, ::stride]
-    fixed = _shades(result.fixed, points)
+    fixed = shades(result.fixed, points)
     found = []
     for where in (points, result.field.transform_points(points)):
-        picture = np.nan_to_num(_overlay(fixed, _shades(result.moving, where)))
+        picture = np.nan_to_num(_overlay(fixed, shades(result.moving, where)))
         buffer = io.BytesIO()
         imsave(buffer, np.clip(picture, 0, 1), format="png")
         found.append(buffer.getvalue())
@@ -183,10 +181,10 @@ def curves(results: dict[str, Result], pairs: LandmarkPairs | None = None) -> Fi
     return figure
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
+def png(figure: Figure) -> bytes:
     """The figure as the content of a .png file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -239,7 +237,7 @@ def _scale_errors(line: np.ndarray, errors: list[float]) -> None:
     _plain_ticks(line[0].yaxis, LogLocator(subs=(1, 2, 5)))
 
 
-def _shades(volume: Volume, points: np.ndarray) -> np.ndarray:
+def shades(volume: Volume, points: np.ndarray) -> np.ndarray:
     """A CT at points as shades of the window, 0 (black) to 1 (white); NaN where it ends."""
     low, high = _WINDOW
     values = volume.sample(points, outside=np.nan) - stored_offset(volume.array)
@@ -273,7 +271,7 @@ def _draw_map(
     axis, plane: Plane, result: Result, values: Volume, norm, colours: str, folds: bool
 ) -> None:
     """Values in the lungs over the fixed image; folds: mark where they are not positive."""
-    axis.imshow(np.nan_to_num(_shades(result.fixed, plane.points)), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(np.nan_to_num(shades(result.fixed, plane.points)), cmap="gray", vmin=0, vmax=1)
     outside = result.fixed_mask.sample(plane.points, order=0, outside=0.0) == 0
     shown = np.ma.masked_where(outside, values.sample(plane.points))
     axis.imshow(shown, cmap=colours, norm=norm, interpolation="nearest")

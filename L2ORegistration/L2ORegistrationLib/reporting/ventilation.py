@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from ..core.files import write_volume
 from ..core.geometry import Volume
 from ..core.paths import atomic
-from ..outputs.ventilation import Ventilation
+from ..outputs.ventilation import SCALE_MM, Ventilation
 from . import page
-from .pictures import _shades, lung_planes, png
+from .pictures import lung_planes, png, shades
 from .tables import plain
 
 _MAPS = {
@@ -37,8 +37,8 @@ def picture(found: Ventilation, fixed: Volume, lungs: Volume) -> Figure:
     for row, (name, title) in zip(axes, _MAPS.items(), strict=True):
         volume = getattr(found, name)
         for axis, plane in zip(row, planes, strict=True):
-            shades = np.nan_to_num(_shades(fixed, plane.points))
-            axis.imshow(shades, cmap="gray", vmin=0, vmax=1)
+            image = np.nan_to_num(shades(fixed, plane.points))
+            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
             inside = lungs.sample(plane.points, order=0, outside=0.0) > 0
             filled = Volume(np.nan_to_num(volume.array), volume.grid)
             shown = np.ma.masked_where(~inside, filled.sample(plane.points))
@@ -61,7 +61,7 @@ def picture(found: Ventilation, fixed: Volume, lungs: Volume) -> Figure:
     axis.axhline(0, color="0.5", lw=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, fontsize=8)
-    scale = f"fixed is {found.fixed_is}; averaged over {found.scale_mm:g} mm (sd)"
+    scale = f"fixed is {found.fixed_is}; averaged over {SCALE_MM:g} mm (sd)"
     axis.set_title(f"By region ({scale})", fontsize=9)
     return figure
 
@@ -99,7 +99,7 @@ def write(found: Ventilation, fixed: Volume, lungs: Volume, folder: Path) -> lis
         write_volume(Volume(np.nan_to_num(volume.array), volume.grid), paths[-1])
     about = {
         "fixed_is": found.fixed_is,
-        "scale_mm": found.scale_mm,
+        "scale_mm": SCALE_MM,
         "mass_change": found.mass,
         "unit": "volume gained from expiration to inspiration per volume at expiration",
         "regions": found.regions,

@@ -7,6 +7,7 @@ settings    Settings: nodes and options; problem() says why Register is disabled
 logic       SceneLogic: the module's logic; start(), register(), applyTo(), evaluate(), ...
 run         Run: one registration in progress; poll() it, cancel(), then read its outcome
 tasks       Task: what takes long, cut into what a thread does and what the scene gets
+            BackgroundRun: a job that the scene follows, what Run and SequenceRun share
 outputs     inverse, ventilation maps, partners of points, volumes of segments as nodes
 products    warped volume, Jacobian determinant and checkerboard of the iteration shown
 quality     TG-132's rows as a table node

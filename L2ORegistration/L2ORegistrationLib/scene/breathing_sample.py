@@ -15,17 +15,15 @@ _LANDMARKS = 100  # of thousands of vessel branches
 _WINDOW = 1400.0, -500.0  # width and level in HU, the usual lung window
 
 
-def addBreathingSequence(
-    scene=None, seed: int = _SEED, spacing: float = _SPACING, phases: int = 10
-) -> dict:
+def add_breathing_sequence(spacing: float = _SPACING, phases: int = 10) -> dict:
     """Add a 4DCT of the phantom and the landmarks of its first phase to the scene.
 
     Returns the nodes "browser" and "landmarks", and "trajectories": (phases, N, 3), LPS mm, where
     the landmarks are in each phase.
     """
-    scene = scene or slicer.mrmlScene
+    scene = slicer.mrmlScene
     job.loaded(job.LOADING_SECONDS)
-    breath = make_breathing(seed, phases=phases, spacing=spacing, amplitude_mm=_AMPLITUDE)
+    breath = make_breathing(_SEED, phases=phases, spacing=spacing, amplitude_mm=_AMPLITUDE)
     loose = []
     for number, volume in enumerate(breath.phases):
         node = nodes.unique(scene, "vtkMRMLScalarVolumeNode", f"Phantom phase {number}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 
-import numpy as np
 import slicer
 import vtk
 
@@ -12,11 +11,11 @@ from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..core.paths import counted
 from . import nodes, transforms, volumes
+from .nodes import PREFIX
 
-ROLE = "L2ORegistration.Sequence"  # of the browser, to the sequence of transforms
-REGISTERED = "L2ORegistration.registered"  # of an item of it: "1", or "0" where cancelled before
-BETWEEN = "L2ORegistration.between"  # of a linear transform that was put in between: whose copy
-MADE = "L2ORegistration.MadeTransform"  # of the browser, to a proxy that is not the user's own
+ROLE = PREFIX + "Sequence"  # of the browser, to the sequence of transforms
+BETWEEN = PREFIX + "between"  # of a linear transform that was put in between: whose copy
+MADE = PREFIX + "MadeTransform"  # of the browser, to a proxy that is not the user's own
 LEAST = 3  # phases
 
 
@@ -53,7 +52,7 @@ def making_sequence(phases: Sequence, name: str = "4DCT") -> Generator:
         for number, node in enumerate(phases):
             sequence.SetDataNodeAtValue(node, str(number))
             yield number + 1
-    except GeneratorExit:
+    except BaseException:  # also where it is closed before
         nodes.remove(sequence)
         raise
     browser = nodes.unique(scene, "vtkMRMLSequenceBrowserNode", f"{name} browser")
@@ -106,7 +105,7 @@ def phases_of(browser) -> list[Volume]:
         size = node.GetImageData().GetDimensions()
         world = to_world @ transforms.matrix_of(matrix)
         grid = transforms.grid_of_matrix(world, size, f"Phase {number} of {name}")
-        found.append(Volume(slicer.util.arrayFromVolume(node).astype(np.float32), grid))
+        found.append(Volume(slicer.util.arrayFromVolume(node).copy(), grid))
         if not grid.matches(found[0].grid, tolerance=0.1):
             raise InputError(f"The phases 0 and {number} of {name} have different grids.")
     return found
@@ -121,15 +120,6 @@ def transform_of(browser):
     """The transform that shows an earlier registration; None without one."""
     motion = motion_of(browser)
     return None if motion is None else browser.GetProxyNode(motion)
-
-
-def registered_phases(browser) -> list[int]:
-    """The phases that have a registration, also after loading a scene."""
-    sequence = motion_of(browser)
-    if sequence is None:
-        return []
-    items = range(sequence.GetNumberOfDataNodes())
-    return [k for k in items if sequence.GetNthDataNode(k).GetAttribute(REGISTERED) == "1"]
 
 
 def as_proxy(browser, sequence, wanted, name: str):

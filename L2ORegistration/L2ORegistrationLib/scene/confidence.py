@@ -5,9 +5,10 @@ from __future__ import annotations
 from ..core.geometry import Volume
 from . import nodes, volumes
 from .history import History
+from .nodes import PREFIX
 
-_ROLE = "L2ORegistration.confidence"
-_ITERATION = "L2ORegistration.iteration"
+_ROLE = "confidence"
+_ITERATION = PREFIX + "iteration"
 _RANGE_MM = 0.0, 8.0
 # Of ColorBrewer's YlOrRd (Brewer and Harrower), pale where it is sure.
 _SURE_TO_UNSURE = [
@@ -25,19 +26,15 @@ def keep(transform, confidence: Volume, iteration: int):
     Returns its volume node; an earlier one of the same transform is used again. It is hidden from
     lists of volumes, so that nobody registers it by mistake.
     """
-    scene = transform.GetScene()
-    node = transform.GetNodeReference(_ROLE)
-    if node is None:
-        name = f"{transform.GetName()} confidence (mm)"
-        node = nodes.unique(scene, "vtkMRMLScalarVolumeNode", name)
-        transform.SetNodeReferenceID(_ROLE, node.GetID())
+    name = f"{transform.GetName()} confidence (mm)"
+    node = nodes.owned(transform, _ROLE, "vtkMRMLScalarVolumeNode", name)
     node.SetAttribute(nodes.MADE, "confidence")
     low, high = _RANGE_MM
     volumes.set_volume(node, confidence, window=(high - low, (high + low) / 2))
     node.SetAttribute(_ITERATION, str(iteration))
     node.SetHideFromEditors(True)
     display = node.GetDisplayNode()
-    colour = nodes.colours(scene, "Confidence", _SURE_TO_UNSURE)
+    colour = nodes.colours(transform.GetScene(), "Confidence", _SURE_TO_UNSURE)
     display.SetAndObserveColorNodeID(colour.GetID())
     display.SetThreshold(1e-3, 1e6)
     display.SetApplyThreshold(True)
@@ -57,7 +54,7 @@ def of(transform):
 
 def of_result(transform):
     """As of(), whichever iteration is shown."""
-    node, history = transform.GetNodeReference(_ROLE), History.of(transform)
+    node, history = transform.GetNodeReference(PREFIX + _ROLE), History.of(transform)
     if node is None or history is None:
         return None
     return node if node.GetAttribute(_ITERATION) == str(history.result) else None

@@ -62,7 +62,7 @@ class Continuation(Run):
         settings = replace(settings, method=METHOD, **plain)
         super().__init__(settings, preview=False, factory=_pulled(self._pairs, factory))
         self.session = session or Session(history)
-        self._must_stay += [history.browser, history.sequence]
+        self._needed += [history.browser, history.sequence]
         self._base = len(history)
 
     def _arguments(self) -> dict:
@@ -94,9 +94,7 @@ class Continuation(Run):
             )
         self._finish_from(event, self._base - 1, event.result.best, PULLED)
 
-    def _undo(self) -> None:
-        self.active = False
-        self.job.cancel()
+    def _put_back(self) -> None:
         if self.session is None:
             return
         self.session.close()

@@ -14,7 +14,8 @@ import vtk
 from ..core import measures
 from ..core.landmarks import Landmarks
 from . import nodes
-from .history import PREFIX, History
+from .history import History
+from .nodes import PREFIX
 
 # metric -> (column of its numbers, column that is drawn, colour)
 _LINES = {
@@ -133,9 +134,4 @@ class Curve:
                 chart.AddAndObservePlotSeriesNodeID(series.GetID())
 
     def _node(self, role: str, class_name: str, name: str):
-        browser = self.history.browser
-        node = browser.GetNodeReference(PREFIX + role)
-        if node is None:
-            node = nodes.unique(browser.GetScene(), class_name, name)
-            browser.SetNodeReferenceID(PREFIX + role, node.GetID())
-        return node
+        return nodes.owned(self.history.browser, role, class_name, name)

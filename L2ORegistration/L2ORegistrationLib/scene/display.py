@@ -29,8 +29,13 @@ _DISPLACEMENT = {
     30: (0.95, 0.85, 0.4),
 }
 
+_MODES = {
+    "grid": slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID,
+    "arrows": slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GLYPH,
+}
 
-def layers(scene=None) -> list[tuple]:
+
+def layers(scene) -> list[tuple]:
     """What the slice views show now, for set_layers()."""
     return [
         (
@@ -43,9 +48,8 @@ def layers(scene=None) -> list[tuple]:
     ]
 
 
-def set_layers(remembered: list[tuple], scene=None) -> None:
+def set_layers(remembered: list[tuple], scene) -> None:
     """Show again what layers() returned; nodes that are gone are left empty."""
-    scene = scene or slicer.mrmlScene
     for composite_id, background, foreground, opacity in remembered:
         composite = scene.GetNodeByID(composite_id)
         if composite is not None:
@@ -54,7 +58,7 @@ def set_layers(remembered: list[tuple], scene=None) -> None:
             )
 
 
-def showBlend(background, foreground, opacity: float = 0.5) -> None:
+def show_blend(background, foreground, opacity: float = 0.5) -> None:
     """Two volume nodes on top of each other in every slice view."""
     for composite in _composites(background.GetScene()):
         _set(composite, background, foreground, opacity)
@@ -71,13 +75,13 @@ def put_back(background, foreground) -> None:
             composite.SetForegroundVolumeID(foreground.GetID())
 
 
-def flicker(scene=None) -> None:
+def flicker(scene) -> None:
     """Each call shows the other layer: foreground fully, background fully, and so on."""
     for composite in _composites(scene):
         composite.SetForegroundOpacity(0.0 if composite.GetForegroundOpacity() > 0.5 else 1.0)
 
 
-def showSideBySide(left, right, linked: bool = True) -> None:
+def show_side_by_side(left, right, linked: bool = True) -> None:
     """Two volume nodes beside each other, in slices of the same orientation.
 
     linked: scrolling one moves the other; wrong for scans that are not brought together.
@@ -97,8 +101,8 @@ def showSideBySide(left, right, linked: bool = True) -> None:
         _set(composite, right if composite.GetLayoutName() == "Yellow" else left, None, 0.0)
 
 
-def setGridVisible(transform, visible: bool = True, mode: str = "grid") -> None:
-    """The deformation over the slices: "grid" lines every 12 mm, "arrows" or "contours"."""
+def set_grid_visible(transform, visible: bool = True, mode: str = "grid") -> None:
+    """The deformation over the slices: "grid" lines every 12 mm, or "arrows"."""
     display = transform.GetDisplayNode()
     if display is None:
         transform.CreateDefaultDisplayNodes()
@@ -116,22 +120,19 @@ def setGridVisible(transform, visible: bool = True, mode: str = "grid") -> None:
         for displacement, colour in _DISPLACEMENT.items():
             colours.AddRGBPoint(displacement, *colour)
         display.SetColorMap(colours)
-    cls = slicer.vtkMRMLTransformDisplayNode
-    modes = {"grid": "VIS_MODE_GRID", "arrows": "VIS_MODE_GLYPH", "contours": "VIS_MODE_CONTOUR"}
-    display.SetVisualizationMode(getattr(cls, modes[mode]))
+    display.SetVisualizationMode(_MODES[mode])
     display.SetVisibility3D(False)  # cluttered and slow
     display.SetVisibility2D(visible)
     display.SetVisibility(visible)
 
 
 def drawn_as(transform) -> str | None:
-    """The mode in which setGridVisible() draws a deformation now: "grid" or "arrows"."""
+    """The mode in which set_grid_visible() draws a deformation now: "grid" or "arrows"."""
     display = transform.GetDisplayNode()
     if display is None or not (display.GetVisibility() and display.GetVisibility2D()):
         return None
-    cls = slicer.vtkMRMLTransformDisplayNode
-    modes = {cls.VIS_MODE_GRID: "grid", cls.VIS_MODE_GLYPH: "arrows"}
-    return modes.get(display.GetVisualizationMode())
+    shown = display.GetVisualizationMode()
+    return next((mode for mode, number in _MODES.items() if number == shown), None)
 
 
 def show_jacobian(node, jacobian: Volume) -> None:
@@ -142,8 +143,8 @@ def show_jacobian(node, jacobian: Volume) -> None:
     display.SetAndObserveColorNodeID(colour.GetID())
 
 
-def _composites(scene=None) -> list:
-    return nodes.of_class(scene or slicer.mrmlScene, "vtkMRMLSliceCompositeNode")
+def _composites(scene) -> list:
+    return nodes.of_class(scene, "vtkMRMLSliceCompositeNode")
 
 
 def slice_view(scene, name: str):

@@ -22,7 +22,7 @@ class FollowingLogic:
         return outputs.inverse_task(transform, outputs.lungs_of(fixed, mask)).now()
 
     def addVentilation(self, transform, mask=None, regions=None) -> tuple:
-        """({name: volume node}, table node, Ventilation): see scene.outputs.add_ventilation.
+        """({name: volume node}, table node, Ventilation): see scene.outputs.ventilation_task.
 
         regions: a segmentation of the fixed scan, such as lobes.
         """
@@ -32,12 +32,12 @@ class FollowingLogic:
         return outputs.ventilation_task(transform, *images, lungs, more).now()
 
     def addPartners(self, transform, markups, markedIn: str = "fixed") -> tuple:
-        """(markups node, MovedPoints, confidence): see scene.outputs.add_partners."""
-        return outputs.add_partners(transform, markups, markedIn)
+        """(markups node, MovedPoints, confidence): see scene.outputs.partners_task."""
+        return outputs.partners_task(transform, markups, markedIn).now()
 
     def segmentChange(self, transform, fixedSegment=None, movingSegment=None) -> VolumeChange:
-        """The volume of a segment in both scans: see scene.outputs.segment_change."""
-        return outputs.segment_change(transform, fixedSegment, movingSegment)
+        """The volume of a segment in both scans: see scene.outputs.change_task."""
+        return outputs.change_task(transform, fixedSegment, movingSegment).now()
 
     def assessQuality(
         self,

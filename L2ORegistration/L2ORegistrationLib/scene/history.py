@@ -13,8 +13,8 @@ import slicer
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField
 from . import nodes, transforms
+from .nodes import PREFIX
 
-PREFIX = "L2ORegistration."
 _BROWSER = PREFIX + "History"
 _RESULT = PREFIX + "Result"
 _EARLIER = PREFIX + "Earlier"  # of the browser: "length:result" of each state that undo() goes to
@@ -176,11 +176,11 @@ class History:
     def _earlier(self) -> list[str]:
         return (self.browser.GetAttribute(_EARLIER) or "").split()
 
-    def keep(self, index: int | None = None, name: str | None = None):
+    def keep(self, index: int | None = None):
         """A copy of iteration `index` (None: the shown one) in a transform node of its own."""
         index = self.index if index is None else index
         shown = self.transform
-        name = name or f"{shown.GetName()}, iteration {index}"
+        name = f"{shown.GetName()}, iteration {index}"
         node = nodes.unique(shown.GetScene(), "vtkMRMLTransformNode", name)
         node.CopyContent(self._item(index))
         node.RemoveAttribute("Sequences.BaseName")

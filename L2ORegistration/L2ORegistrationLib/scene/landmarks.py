@@ -100,12 +100,17 @@ def evaluate(
     columns = {"Before": before, "After": after}
     if snapped is not None:
         columns["Snapped"] = snapped
-    table = _own_node(transform, "landmarkTable", "vtkMRMLTableNode", "landmark errors in mm")
+    named = transform.GetName()
+    table = nodes.owned(
+        transform, "landmarkTable", "vtkMRMLTableNode", f"{named} landmark errors in mm"
+    )
     rounded = {name: np.round(errors, 2) for name, errors in columns.items()}
     if told is not None:
         rounded["Told"] = np.round(told_at(told, fixed.points), 2)
     nodes.fill_table(table, {"Landmark": list(fixed.labels), **rounded})
-    summary = _own_node(transform, "summaryTable", "vtkMRMLTableNode", "landmark summary in mm")
+    summary = nodes.owned(
+        transform, "summaryTable", "vtkMRMLTableNode", f"{named} landmark summary in mm"
+    )
     described = _summary(before, after, snapped).values()
     nodes.fill_table(
         summary,
@@ -117,7 +122,9 @@ def evaluate(
             },
         },
     )
-    lines = _own_node(transform, "errorLines", "vtkMRMLModelNode", "landmark error lines")
+    lines = nodes.owned(
+        transform, "errorLines", "vtkMRMLModelNode", f"{named} landmark error lines"
+    )
     # Drawn at the fixed landmark, over the fixed image: what is still missing there.
     missing = moving.points - field.transform_points(fixed.points)
     show_lines(lines, fixed.points, fixed.points + missing, after, before.max())
@@ -167,11 +174,3 @@ def show_lines(
 def _summary(before, after, snapped) -> dict:
     found = {"before": before, "after": after, "snapped": snapped}
     return {k: measures.summarise(v) for k, v in found.items() if v is not None}
-
-
-def _own_node(transform, role: str, class_name: str, name: str):
-    node = transform.GetNodeReference("L2ORegistration." + role)
-    if node is None:
-        node = nodes.unique(transform.GetScene(), class_name, f"{transform.GetName()} {name}")
-        transform.SetNodeReferenceID("L2ORegistration." + role, node.GetID())
-    return node

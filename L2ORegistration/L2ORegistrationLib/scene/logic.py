@@ -5,14 +5,11 @@ A mix-in, so that the module's own file can stay thin and this can be tested wit
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from .. import job
-from ..core import measures
 from ..core.errors import InputError
 from ..engine.catalogue import DEFAULT
-from ..job import Failed, Finished
 from . import confidence, landmarks, nodes, transforms, volumes
 from .correction import Continuation, undo
 from .curve import Curve
@@ -67,7 +64,7 @@ class SceneLogic(SequenceLogic, FollowingLogic):
             device,
             **others,
         )
-        return waited(Run(settings, preview=False), onStep)
+        return Run(settings, preview=False).wait(onStep)
 
     def continueFrom(
         self, transform, fixedPoints, movingPoints, onStep: Callable | None = None, **others
@@ -79,7 +76,7 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         such as fixedMask, device, outputVolume. Raises as register() does.
         """
         settings = Settings(*images_of(transform), outputTransform=transform, **others)
-        return waited(Continuation(settings, fixedPoints, movingPoints), onStep)
+        return Continuation(settings, fixedPoints, movingPoints).wait(onStep)
 
     def undo(self, transform) -> None:
         """Take back the iterations of the last continueFrom(); InputError where there are none."""
@@ -89,8 +86,16 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         """Put nodes of the moving image (segmentations, models, markups, ...) under the transform.
 
         A linear transform that a node is already under is copied and kept in between. Returns the
-        nodes that were put there now. Raises InputError under a non-linear transform.
+        nodes that were put there now. Raises InputError under a non-linear transform, and for the
+        fixed volume and what was made in its place.
         """
+        fixed = transforms.roles(transform)[0]
+        for node in others:
+            if node is fixed or node.GetAttribute(nodes.MADE) not in (None, "preview"):
+                raise InputError(
+                    f"'{node.GetName()}' lies in the fixed scan: only what belongs to the moving "
+                    "one follows it."
+                )
         others = [node for node in others if not transforms.is_under(node, transform)]
         matrices = [transforms.world_matrix(node) for node in others]
         for node, matrix in zip(others, matrices, strict=True):
@@ -107,14 +112,6 @@ class SceneLogic(SequenceLogic, FollowingLogic):
     def copyAsPython(self, settings: Settings) -> str:
         """The call of register() that does what these settings do."""
         return settings.as_python()
-
-    def addDisplacementFieldNode(self, array, ijkToRAS, name="Displacement field", lps=False):
-        """A transform node from a displacement array (k, j, i, 3) in mm: where to sample in moving.
-
-        ijkToRAS: the fixed grid, as a 4x4 matrix, a volume node or a Grid; lps: the components are
-        L, P, S instead of R, A, S. Put the moving volume under the node to see it registered.
-        """
-        return transforms.add_displacement_field_node(array, ijkToRAS, name, lps)
 
     def keepIteration(self, transform, index: int | None = None):
         """Iteration `index` (None: the shown one) becomes the result; returns a copy that stays."""
@@ -145,12 +142,6 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         field, told = transforms.field_of(transform), confidence.map_of(transform)
         return landmarks.evaluate(field, *pairs, transform, grid, told)
 
-    def quality(self, transform, mask=None) -> dict[str, float]:
-        """Measures of the Jacobian determinant in a mask of fixed, as `jacobian_summary` says."""
-        job.loaded(job.LOADING_SECONDS)
-        inside = None if mask is None else volumes.mask_to_volume(mask)
-        return measures.jacobian_summary(transforms.field_of(transform), inside)
-
     def restore(self, transform) -> Session | None:
         """The iterations of an output transform, for instance of a scene that was just loaded."""
         return Session.of(transform)
@@ -161,28 +152,3 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         if history is None:
             raise InputError(f"'{transform.GetName()}' has no iterations: run Register first.")
         return history
-
-
-def waited(run: Run, on_step: Callable | None = None) -> Outcome | None:
-    """The outcome of a run, when it has ended; on_step and what is raised: see register()."""
-    try:
-        while run.active:
-            for event in run.poll(most=1):
-                if isinstance(event, Failed):
-                    raise _exception(event) from event.error
-                if not isinstance(event, Finished) and on_step and on_step(event) is False:
-                    run.cancel()
-            time.sleep(0.005)
-    except BaseException:
-        run.abandon()
-        raise
-    if run.session:
-        run.session.close()
-    return run.outcome
-
-
-def _exception(event: Failed) -> Exception:
-    """What register() raises: InputError for what the user can mend, else RuntimeError."""
-    if isinstance(event.error, InputError) or event.error is None:
-        return InputError(event.message)
-    return RuntimeError(event.message)

@@ -6,7 +6,8 @@ import numpy as np
 import vtk
 from vtk.util import numpy_support
 
-MADE = "L2ORegistration.Made"  # of volumes that go with a registration and are no scans
+PREFIX = "L2ORegistration."  # of all attributes and references
+MADE = PREFIX + "Made"  # of volumes that go with a registration and are no scans
 
 
 def of_class(scene, name: str) -> list:
@@ -17,6 +18,15 @@ def of_class(scene, name: str) -> list:
 def unique(scene, class_name: str, name: str):
     """A new node of this class, named `name` or, where that is taken, `name_1` and so on."""
     return scene.AddNewNodeByClass(class_name, scene.GenerateUniqueName(name))
+
+
+def owned(owner, role: str, class_name: str, name: str):
+    """The node that `owner` refers to in this role (without PREFIX); made where there is none."""
+    node = owner.GetNodeReference(PREFIX + role)
+    if node is None:
+        node = unique(owner.GetScene(), class_name, name)
+        owner.SetNodeReferenceID(PREFIX + role, node.GetID())
+    return node
 
 
 def remove(*unwanted) -> None:

@@ -1,6 +1,6 @@
 """What follows a registration, as nodes: inverse transform, ventilation maps, a point's partner.
 
-Each is a Task, for a window that stays free while it is computed, and a function for scripts.
+Each is a Task, for a window that stays free while it is computed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 
 from ..core.errors import InputError
 from ..core.geometry import Volume
-from ..outputs.followup import VolumeChange, volume_change
+from ..outputs.followup import volume_change
 from ..outputs.points import to_fixed, to_moving, uncertainty
 from . import confidence, landmarks, nodes, transforms, volumes
+from .nodes import PREFIX
 from .tasks import Task
 
-PREFIX = "L2ORegistration."
 _ROUND_TRIP = PREFIX + "RoundTrip."
 _LUNG_POINTS = 300_000
 # Viridis (van der Walt and Smith, 2015), at five places.
@@ -73,7 +73,11 @@ def backward_of(node):
 
 
 def inverse_task(node, lungs=None) -> Task:
-    """(transform node, Inverse): see add_inverse(). lungs: of lungs_of(), None: the whole field."""
+    """(transform node, Inverse): the inverse of a displacement-field node, roles exchanged.
+
+    lungs: of lungs_of(), where the round trip is measured; None: at all nodes of the field. Raises
+    InputError for a node that is no single displacement grid.
+    """
     field = transforms.field_of(node)
     fixed, moving = transforms.roles(node)
     grid = volumes.grid_of(moving, below=node) if moving else None
@@ -97,19 +101,11 @@ def inverse_task(node, lungs=None) -> Task:
     return Task(compute, show, (node,), torch=True)
 
 
-def add_inverse(node, mask: Volume | None = None) -> tuple:
-    """(transform node, Inverse): the inverse of a displacement-field node, roles exchanged.
-
-    mask: where the round trip is measured, such as the fixed lungs; all nodes of the field without
-    one. Raises InputError for a node that is no single displacement grid.
-    """
-    return inverse_task(node, None if mask is None else lambda: mask).now()
-
-
 def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None) -> Task:
-    """({name: volume node}, table node, Ventilation): see add_ventilation().
+    """({name: volume node}, table node, Ventilation) of a displacement-field node and its two CTs.
 
-    lungs: of lungs_of(); regions: masks by name, Volumes in the fixed scan.
+    lungs: of lungs_of(); regions: more masks in the fixed scan, such as lobes, by name. The names
+    say sign and unit; -1 is no lung. Raises InputError as `ventilation` does.
     """
     field = transforms.field_of(node)
     images = volumes.to_volume(fixed), volumes.to_volume(moving, below=node)
@@ -127,7 +123,6 @@ def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None)
             made[name].SetAttribute(nodes.MADE, name)
             _show_map(made[name], getattr(found, name), title)
             made[name].SetAttribute(PREFIX + "FixedIs", found.fixed_is)
-            made[name].SetAttribute(PREFIX + "ScaleMm", f"{found.scale_mm:g}")
         table = nodes.unique(scene, "vtkMRMLTableNode", f"{node.GetName()} ventilation by region")
         columns = {"Region": list(found.regions)}
         for title, text in _COLUMNS.items():
@@ -138,17 +133,15 @@ def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None)
     return Task(compute, show, (node, fixed, moving))
 
 
-def add_ventilation(node, fixed, moving, mask: Volume, regions: Mapping | None = None) -> tuple:
-    """({name: volume node}, table node, Ventilation) of a displacement-field node and its two CTs.
-
-    mask: the fixed lungs; regions: more masks in the fixed scan, such as lobes, by name. The names
-    say sign and unit; -1 is no lung. Raises InputError as `ventilation` does.
-    """
-    return ventilation_task(node, fixed, moving, lambda: mask, regions).now()
-
-
 def partners_task(node, markups, marked_in: str) -> Task:
-    """(markups node, MovedPoints, confidence): see add_partners()."""
+    """(markups node, MovedPoints, confidence): where marked points lie in the other scan.
+
+    marked_in: "fixed" or "moving"; labels are kept. confidence: (N,) mm that they may be off by:
+    what the result's confidence says or, where it is more, how far an independent registration the
+    other way round is from them, where the scene has one; NaN or None where nothing is known.
+    """
+    if marked_in not in ("fixed", "moving"):
+        raise InputError(f"Points are marked in 'fixed' or in 'moving', not in '{marked_in}'.")
     told = confidence.map_of(node)
     field = transforms.field_of(node)
     marked = landmarks.of_markups(markups, below=node)
@@ -163,6 +156,9 @@ def partners_task(node, markups, marked_in: str) -> Task:
 
     def show(found: tuple) -> tuple:
         moved, apart = found
+        now = landmarks.of_markups(markups, below=node).points
+        if not np.array_equal(now, marked.points):
+            raise InputError(f"'{markups.GetName()}' was changed meanwhile: find its points again.")
         where = "fixed" if marked_in == "moving" else "moving"
         name = f"{markups.GetName()} in {where}"
         made = nodes.unique(node.GetScene(), "vtkMRMLMarkupsFiducialNode", name)
@@ -175,18 +171,6 @@ def partners_task(node, markups, marked_in: str) -> Task:
     return Task(compute, show, (node, markups), torch=True)
 
 
-def add_partners(node, markups, marked_in: str = "fixed") -> tuple:
-    """(markups node, MovedPoints, confidence): where marked points lie in the other scan.
-
-    marked_in: "fixed" or "moving"; labels are kept. confidence: (N,) mm that they may be off by:
-    what the result's confidence says or, where it is more, how far an independent registration the
-    other way round is from them, where the scene has one; NaN or None where nothing is known.
-    """
-    if marked_in not in ("fixed", "moving"):
-        raise InputError(f"Points are marked in 'fixed' or in 'moving', not in '{marked_in}'.")
-    return partners_task(node, markups, marked_in).now()
-
-
 def ends(node, fixed_markups, moving_markups) -> tuple[np.ndarray, np.ndarray]:
     """Where corresponding points lie, (N, 3) RAS mm: in the fixed scan, and in the moving one.
 
@@ -197,7 +181,12 @@ def ends(node, fixed_markups, moving_markups) -> tuple[np.ndarray, np.ndarray]:
 
 
 def change_task(node, fixed_segment=None, moving_segment=None) -> Task:
-    """VolumeChange of a segment that is drawn in one scan or in both; see segment_change()."""
+    """VolumeChange: how the volume of a segment changes from the fixed to the moving scan.
+
+    A segment: a label map node, a segmentation (all its segments) or (segmentation, segment).
+    Drawn in one scan, the field says its volume in the other; drawn in both, its growth beside
+    what breathing explains is told. Raises InputError for none and for empty ones.
+    """
     if fixed_segment is None and moving_segment is None:
         raise InputError("Choose a segment in the fixed scan, in the moving scan, or in both.")
     field = transforms.field_of(node)
@@ -206,16 +195,6 @@ def change_task(node, fixed_segment=None, moving_segment=None) -> Task:
         moving_segment and volumes.mask_to_volume(moving_segment, below=node),
     )
     return Task(lambda: volume_change(field, *drawn), lambda found: found, (node,), torch=True)
-
-
-def segment_change(node, fixed_segment=None, moving_segment=None) -> VolumeChange:
-    """How the volume of a segment changes from the fixed to the moving scan.
-
-    A segment: a label map node, a segmentation (all its segments) or (segmentation, segment).
-    Drawn in one scan, the field says its volume in the other; drawn in both, its growth beside
-    what breathing explains is told. Raises InputError for none and for empty ones.
-    """
-    return change_task(node, fixed_segment, moving_segment).now()
 
 
 def segments_by_name(segmentation) -> dict[str, str]:

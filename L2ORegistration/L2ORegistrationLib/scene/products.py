@@ -11,9 +11,12 @@ from .following import images_of
 from .tasks import Task
 
 
-def products_task(transform, volume=None, jacobian=None) -> Task:
-    """Fills the warped and the Jacobian volume node, where they are given."""
-    field = transforms.field_of(transform)
+def products_task(transform, volume=None, jacobian=None, field=None) -> Task:
+    """Fills the warped and the Jacobian volume node, where they are given.
+
+    field: of the iteration that they are of, None: of the one shown.
+    """
+    field = transforms.field_of(transform) if field is None else field
     warped = None if volume is None else _warped(transform, field)
     images = None if volume is None else images_of(transform)
 

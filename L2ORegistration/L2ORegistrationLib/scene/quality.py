@@ -12,11 +12,9 @@ from .history import History
 from .outputs import backward_of, masks_by_name, segments_by_name
 from .tasks import Task
 
-_ROLE = "L2ORegistration.qualityTable"
-
 
 def quality_task(node, markups=None, structures=None, lungs=None, backward=None) -> Task:
-    """(table node, rows): see assess_quality(). lungs: of outputs.lungs_of(), None: not looked at.
+    """(table node, rows) of `outputs.quality.assess`. lungs: of lungs_of(), None: not looked at.
 
     Raises InputError for structures of which no name is in both scans.
     """
@@ -33,11 +31,8 @@ def quality_task(node, markups=None, structures=None, lungs=None, backward=None)
         return assess(field, pairs, both, masks, back)
 
     def show(rows: list[Row]) -> tuple:
-        table = node.GetNodeReference(_ROLE)
-        if table is None:
-            name = f"{node.GetName()} QA after TG-132"
-            table = nodes.unique(node.GetScene(), "vtkMRMLTableNode", name)
-            node.SetNodeReferenceID(_ROLE, table.GetID())
+        name = f"{node.GetName()} QA after TG-132"
+        table = nodes.owned(node, "qualityTable", "vtkMRMLTableNode", name)
         columns = {
             "TG-132": [f"{row.name}, {row.where}" for row in rows],
             "Measured": [row.value for row in rows],

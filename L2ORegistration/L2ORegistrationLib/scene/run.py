@@ -1,28 +1,26 @@
 """One registration from nodes to nodes: the job's steps become iterations in the scene.
 
-Everything here runs on the main thread; only the job's own work does not. The scene is touched
-for the first time when the first step has come, and what was made then is undone if the run fails.
+The scene is touched for the first time when the first step has come, and what was made then is
+undone if the run fails.
 """
 
 from __future__ import annotations
 
-import time
-import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..core import measures
 from ..core.errors import InputError
-from ..job import Failed, Finished, Progress, RegistrationJob
+from ..job import Failed, Finished, RegistrationJob
 from ..outputs.registry import OUTPUTS
 from . import confidence, display, nodes, transforms, unchanged, volumes
+from .background import BackgroundRun
 from .before import Before
 from .curve import Curve
 from .history import History
 from .session import Session
 from .settings import Settings
-
-_POLL_SECONDS = 0.03  # of the main thread, after which further steps wait for the next poll()
 
 
 @dataclass
@@ -49,8 +47,8 @@ class Outcome:
     note: str = ""
 
 
-class Run:
-    """Starts at once; call poll() from a timer until `active` is False."""
+class Run(BackgroundRun):
+    """Starts at once; call poll() from a timer until `active` is False. Its steps are Steps."""
 
     def __init__(self, settings: Settings, *, preview: bool = True, factory=None):
         """Reads the nodes and starts the worker.
@@ -60,54 +58,28 @@ class Run:
         """
         self.settings = settings
         self.session: Session | None = None
-        self.outcome: Outcome | None = None
-        self.active = True
         self._preview = preview
         arguments = self._arguments()
-        self._scene = settings.fixed.GetScene()
         self._landmarks = settings.landmark_pairs()
-        self._must_stay = settings.inputs()
         self._made: list = []
         self._before = Before()
         self._earlier: History | None = None  # the iterations of a run that this one replaces
         self._restores = False
-        self._pending: list = []
         nodes_of = {"warped": settings.outputVolume, "jacobian": settings.outputJacobian}
         wanted = [name for name, node in nodes_of.items() if node is not None]
-        self.job = RegistrationJob(
-            factory, after=lambda result: _products(result, wanted), **arguments
-        )
+        job = RegistrationJob(factory, after=lambda result: _products(result, wanted), **arguments)
+        super().__init__(settings.fixed.GetScene(), settings.inputs(), job)
 
     def _arguments(self) -> dict:
         """What the engine gets."""
         return self.settings.engine_arguments()
 
-    def poll(self, most: int | None = None) -> list:
-        """The job's events since the last call (Step, Finished, Failed), when the scene shows them.
-
-        most: leave further events for the next call. Never raises: whatever goes wrong is a
-        Failed, after the scene is as it was before.
-        """
-        if not self.active:
-            return []
-        gone = [node for node in self._must_stay if node.GetScene() is not self._scene]
-        if gone:
-            self._undo()
-            return [
-                Failed(f"The registration stopped: '{gone[0].GetName()}' was taken from the scene.")
-            ]
-        self._pending += self.job.poll()
-        events = []
-        until = time.monotonic() + _POLL_SECONDS
-        while self._pending and self.active and time.monotonic() < until and len(events) != most:
-            event = self._pending.pop(0)
-            try:
-                self._take(event)
-            except Exception as error:
-                event = Failed(_sentence(error), traceback.format_exc(), error)
-                self._undo()
-            events.append(event)
-        return events
+    def wait(self, on_step: Callable | None = None) -> Outcome | None:
+        """As BackgroundRun.wait(); the session, which nobody steps through, is closed."""
+        super().wait(on_step)
+        if self.session is not None:
+            self.session.close()
+        return self.outcome
 
     def cancel(self, restore: bool = False) -> None:
         """Stop after the iteration in progress and keep the best one; goes on until Finished.
@@ -115,17 +87,7 @@ class Run:
         restore: where an earlier result would be replaced, keep that one instead.
         """
         self._restores = restore
-        self.job.cancel()
-
-    def abandon(self) -> None:
-        """Stop and put the scene back at once; nothing is kept."""
-        if self.active:
-            self._undo()
-
-    @property
-    def progress(self) -> Progress:
-        """Steps done and planned, seconds elapsed and remaining."""
-        return self.job.progress
+        super().cancel()
 
     def _take(self, event) -> None:
         if isinstance(event, Failed):
@@ -181,10 +143,10 @@ class Run:
             unchanged.remember(history, settings.fixed, settings.moving)
             self.session = Session(history, settings.moving if self._preview else None)
             if self._preview:
-                display.showBlend(settings.fixed, self.session.preview.volume)
+                display.show_blend(settings.fixed, self.session.preview.volume)
         finally:
             self._made = [node for node in _all_nodes(scene) if node not in existing]
-        self._must_stay += [transform, history.browser, history.sequence]
+        self._needed += [transform, history.browser, history.sequence]
 
     def _finish(self, event: Finished) -> None:
         self._finish_from(event, 0, event.result.best)
@@ -205,12 +167,12 @@ class Run:
         history.result = base + best
         self.session.lungs = result.fixed_mask
         self.session.select(base + best)
-        if settings.outputVolume is not None:
+        if "warped" in products:
             window = volumes.window_of(settings.moving)
             volumes.set_volume(
                 settings.outputVolume, products["warped"], like=settings.fixed, window=window
             )
-        if settings.outputJacobian is not None:
+        if "jacobian" in products:
             display.show_jacobian(settings.outputJacobian, products["jacobian"])
         confidence.keep(history.transform, products["confidence"], base + best)
         self.active = False
@@ -224,12 +186,10 @@ class Run:
             result=result,
             cancelled=event.cancelled,
             best=base + best,
-            note=note,
+            note=(note + products["note"]).strip(),
         )
 
-    def _undo(self) -> None:
-        self.active, self.outcome = False, None
-        self.job.cancel()
+    def _put_back(self) -> None:
         if self.session is not None:
             self.session.close()
             self.session.curve.remove()
@@ -248,9 +208,9 @@ class Run:
 def _products(result, wanted: list[str]) -> dict:
     """What follows from the result and takes long; on the worker, without a node.
 
-    wanted: keys of OUTPUTS.
+    wanted: keys of OUTPUTS; "note" names those that could not be made, which costs no result.
     """
-    products = {"qualities": []}
+    products = {"qualities": [], "note": ""}
     try:
         for step in result.steps:
             quality = measures.jacobian_summary(step.field, result.fixed_mask)
@@ -258,13 +218,13 @@ def _products(result, wanted: list[str]) -> dict:
     except InputError:  # a mask so small that no node of the field lies in it
         pass
     products["confidence"] = result.confidence_image()
-    return products | {name: OUTPUTS[name].compute(result) for name in wanted}
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, InputError):
-        return str(error)
-    return f"The result could not be shown ({type(error).__name__}: {error})."
+    for name in wanted:
+        try:
+            products[name] = OUTPUTS[name].compute(result)
+        except Exception as error:  # such as memory that runs out
+            reason = f"{type(error).__name__}: {error}"
+            products["note"] += f" The {name} volume could not be made ({reason})."
+    return products
 
 
 def _all_nodes(scene) -> list:

@@ -15,14 +15,14 @@ _GLYPH_MM = 2.5  # small enough to see the vessel branch below
 _WINDOW = 1400.0, -500.0  # width and level in HU, the usual lung window
 
 
-def addPhantomPair(scene=None, seed: int = _SEED, spacing: float = _SPACING) -> dict:
+def add_phantom_pair(spacing: float = _SPACING) -> dict:
     """Add expiration (fixed), inspiration (moving) and their landmark lists to the scene.
 
     Returns the nodes by "fixed", "moving", "fixedLandmarks" and "movingLandmarks".
     """
-    scene = scene or slicer.mrmlScene
+    scene = slicer.mrmlScene
     job.loaded(job.LOADING_SECONDS)
-    pair = make_pair(seed, spacing=spacing, amplitude_mm=_AMPLITUDE, swap=False)
+    pair = make_pair(_SEED, spacing=spacing, amplitude_mm=_AMPLITUDE, swap=False)
     found = {}
     for role, phase in (("fixed", "expiration"), ("moving", "inspiration")):
         node = nodes.unique(scene, "vtkMRMLScalarVolumeNode", f"Phantom {phase}")

@@ -7,8 +7,6 @@ that it is saved with the scene.
 
 from __future__ import annotations
 
-import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +16,12 @@ import slicer
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
-from ..job import Failed, Finished, Progress, RegistrationJob
+from ..job import Failed, Finished, RegistrationJob
 from . import browsers, nodes, transforms, volumes
+from .background import BackgroundRun
 from .before import Before
 from .history import History
-
-PREFIX = "L2ORegistration."
+from .nodes import PREFIX
 
 
 @dataclass
@@ -92,8 +90,8 @@ class SequenceSettings:
         return arguments
 
 
-class SequenceRun:
-    """Starts at once; call poll() from a timer until `active` is False, then read `outcome`."""
+class SequenceRun(BackgroundRun):
+    """Starts at once; call poll() from a timer until `active` is False. Its steps are PhaseDone."""
 
     def __init__(self, settings: SequenceSettings, *, factory: Callable | None = None):
         """Reads the nodes and starts the worker. Raises InputError.
@@ -101,13 +99,10 @@ class SequenceRun:
         factory: what makes the registration, SequenceRegistration by default.
         """
         self.settings = settings
-        self.outcome: SequenceOutcome | None = None
-        self.active = True
         arguments = settings.engine_arguments()
         self._count = len(arguments["phases"])
         self._images = settings.browser.GetMasterSequenceNode()
         self._shown = browsers.proxy_of(settings.browser)
-        self._scene = settings.browser.GetScene()
         self._sequence = self._transform = None
         self._made: list = []
         given = settings.outputTransform
@@ -116,51 +111,14 @@ class SequenceRun:
         self._earlier = browsers.motion_of(settings.browser)  # of a run that this one replaces
         self._registered: set[int] = set()
         wanted = settings.outputVolume is not None
-        self.job = RegistrationJob(
+        job = RegistrationJob(
             factory or _registration, after=lambda result: _mean(result, wanted), **arguments
         )
+        needed = [settings.browser, self._images, self._shown]
+        needed += [settings.outputVolume] if wanted else []
+        super().__init__(settings.browser.GetScene(), needed, job)
 
-    @property
-    def progress(self) -> Progress:
-        """Registrations done and planned, seconds elapsed and remaining."""
-        return self.job.progress
-
-    def poll(self) -> list:
-        """The events since the last call: PhaseDone, at last one Finished or Failed. Never raises.
-
-        After Failed the scene is as it was before.
-        """
-        if not self.active:
-            return []
-        gone = next((n for n in self._needed() if n.GetScene() is not self._scene), None)
-        if gone is not None:
-            self.abandon()
-            name = gone.GetName()
-            return [Failed(f"The registration stopped: '{name}' was taken from the scene.")]
-        events = []
-        for event in self.job.poll():
-            try:
-                self._take(event)
-            except Exception as error:
-                told = isinstance(error, InputError)
-                sentence = f"The result could not be shown ({type(error).__name__}: {error})."
-                event = Failed(str(error) if told else sentence, traceback.format_exc(), error)
-                self.abandon()
-            events.append(event)
-            if not self.active:
-                break
-        return events
-
-    def cancel(self) -> None:
-        """Stop after the phase in progress and keep those that are finished."""
-        self.job.cancel()
-
-    def abandon(self) -> None:
-        """Stop and put the scene back at once; nothing is kept."""
-        if not self.active:
-            return
-        self.active = False
-        self.job.cancel()
+    def _put_back(self) -> None:
         if self._transform is not None and self._shown.GetScene() is self._scene:
             self._shown.SetAndObserveTransformNodeID(self._parent)
         if self._sequence is not None and self.settings.browser.GetScene() is self._scene:
@@ -171,24 +129,16 @@ class SequenceRun:
         if self._before is not None:
             self._before.put_back(self._scene)
 
-    def _needed(self) -> list:
-        found = [self.settings.browser, self._images, self._sequence, self._transform]
-        found += [self._shown, self.settings.outputVolume]
-        return [node for node in found if node is not None]
-
     def _take(self, event) -> None:
-        if isinstance(event, Failed):
-            self.abandon()
+        if isinstance(event, Failed) or (isinstance(event, Finished) and event.result is None):
+            self._undo()
         elif isinstance(event, Finished):
-            if event.result is None:
-                self.abandon()
-            else:
-                self._finish(event)
+            self._finish(event)
         else:
             if self._sequence is None:
                 self._begin(event.field)
             self._registered.add(event.phase)
-            self._set(event.phase, event.field, True)
+            self._set(event.phase, event.field)
 
     def _begin(self, first: DisplacementField) -> None:
         settings, browser = self.settings, self.settings.browser
@@ -200,7 +150,7 @@ class SequenceRun:
         self._sequence.SetIndexType(self._images.GetIndexType())
         still = DisplacementField.zeros(first.grid)
         for phase in range(self._count):
-            self._set(phase, still, False)
+            self._set(phase, still)
         browser.AddSynchronizedSequenceNode(self._sequence)
         self._transform = browsers.as_proxy(browser, self._sequence, settings.outputTransform, name)
         if self._transform is not settings.outputTransform:
@@ -209,14 +159,14 @@ class SequenceRun:
         browser.SetOverwriteProxyName(self._sequence, False)
         browser.SetNodeReferenceID(browsers.ROLE, self._sequence.GetID())
         transforms.set_role(self._transform, "moving", browsers.proxy_of(browser))
+        self._needed += [self._sequence, self._transform]
         self._show()
         below = None if self._earlier is None else browser.GetProxyNode(self._earlier)
         self._made += browsers.put_under(browsers.proxy_of(browser), self._transform, below)
 
-    def _set(self, phase: int, motion: DisplacementField, registered: bool) -> None:
+    def _set(self, phase: int, motion: DisplacementField) -> None:
         node = slicer.vtkMRMLTransformNode()
         node.SetName(self._sequence.GetName())
-        node.SetAttribute(browsers.REGISTERED, "1" if registered else "0")
         transforms.set_field(node, motion)
         self._sequence.SetDataNodeAtValue(node, self._images.GetNthIndexValue(phase))
         if self._transform is not None:
@@ -234,7 +184,7 @@ class SequenceRun:
         result = event.result
         registered = sorted({*self._registered, *result.fields})
         for phase, motion in result.fields.items():
-            self._set(phase, motion, True)
+            self._set(phase, motion)
         summary = {
             name: {"mean": float(mm.mean()), "p95": float(np.percentile(mm, 95))}
             for name, mm in result.loops.items()
@@ -311,25 +261,10 @@ class SequenceLogic:
         spacing. Raises InputError, or RuntimeError where the engine fails; the scene is then as
         before.
         """
-        run = SequenceRun(
-            SequenceSettings(
-                browser, reference, outputTransform, outputVolume, smooth, device, **others
-            )
+        settings = SequenceSettings(
+            browser, reference, outputTransform, outputVolume, smooth, device, **others
         )
-        try:
-            while run.active:
-                for event in run.poll():
-                    if isinstance(event, Failed):
-                        if isinstance(event.error, InputError) or event.error is None:
-                            raise InputError(event.message) from event.error
-                        raise RuntimeError(event.message) from event.error
-                    if not isinstance(event, Finished) and onPhase and onPhase(event) is False:
-                        run.cancel()
-                time.sleep(0.005)
-        except BaseException:
-            run.abandon()
-            raise
-        return run.outcome
+        return SequenceRun(settings).wait(onPhase)
 
 
 def _move_below(earlier, transform) -> None:

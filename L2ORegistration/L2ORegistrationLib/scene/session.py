@@ -7,7 +7,8 @@ import vtk
 from ..core.errors import InputError
 from . import nodes, transforms, unchanged
 from .curve import Curve
-from .history import PREFIX, History
+from .history import History
+from .nodes import PREFIX
 from .preview import Preview
 
 

@@ -13,7 +13,6 @@ from vtk.util import numpy_support
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid
-from . import nodes
 
 SHEAR_TOLERANCE = 1e-3  # cosine between two axes, far above the rounding in file headers
 _ROLES = {
@@ -120,35 +119,6 @@ def field_of(node, grid: Grid | None = None) -> DisplacementField:
     vectors = vectors * transform.GetDisplacementScale() + transform.GetDisplacementShift()
     array = ras_lps(vectors).astype(np.float32).reshape(*size[::-1], 3)
     return DisplacementField(array, grid_of_matrix(matrix, size))
-
-
-def add_displacement_field_node(array, geometry, name="Displacement field", lps=False, scene=None):
-    """A new transform node from a displacement array, ready to put the moving nodes under.
-
-    array: (k, j, i, 3), mm, components R, A, S (lps: L, P, S): where to sample in moving, from
-    each voxel of the fixed grid. geometry: that grid as a 4x4 index-to-RAS matrix (numpy or
-    vtkMatrix4x4), a volume node or a Grid. Raises InputError for other shapes or a sheared grid.
-    """
-    array = np.asarray(array)
-    if array.ndim != 4 or array.shape[3] != 3:
-        raise InputError(
-            f"A displacement field needs an array of shape (k, j, i, 3), not {array.shape}."
-        )
-    size = array.shape[2::-1]
-    if not isinstance(geometry, Grid):
-        if hasattr(geometry, "GetIJKToRASMatrix"):
-            matrix = vtk.vtkMatrix4x4()
-            geometry.GetIJKToRASMatrix(matrix)
-            geometry = matrix
-        matrix = matrix_of(geometry) if isinstance(geometry, vtk.vtkMatrix4x4) else geometry
-        geometry = grid_of_matrix(matrix, size, "The displacement field's grid")
-    if geometry.size != size:
-        raise InputError(f"The grid has {geometry.size} voxels, the displacement array {size}.")
-    field = DisplacementField(array if lps else ras_lps(array), geometry)
-    scene = scene or slicer.mrmlScene
-    node = nodes.unique(scene, "vtkMRMLTransformNode", name)
-    set_field(node, field)
-    return node
 
 
 def set_role(node, role: str, image) -> None:

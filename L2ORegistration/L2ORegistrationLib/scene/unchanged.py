@@ -7,7 +7,8 @@ from vtk.util import numpy_support
 
 from ..core.errors import InputError
 from . import transforms, volumes
-from .history import PREFIX, History
+from .history import History
+from .nodes import PREFIX
 
 _SAMPLES = 200
 _TOLERANCE = 0.51  # of a value; a file may round it

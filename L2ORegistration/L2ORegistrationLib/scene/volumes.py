@@ -81,8 +81,7 @@ def mask_to_volume(mask, below=None) -> Volume:
     """
     node, segment = mask_node_and_segment(mask)
     if segment is None and node.IsA("vtkMRMLScalarVolumeNode"):
-        volume = to_volume(node, below)
-        volume = Volume(volume.array != 0, volume.grid)
+        volume = Volume(slicer.util.arrayFromVolume(node) != 0, grid_of(node, below))
     else:
         volume = _segments(node, segment, below)
     if not volume.array.any():

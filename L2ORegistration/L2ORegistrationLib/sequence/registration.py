@@ -276,19 +276,19 @@ class SequenceRegistration:
 
 
 def smooth_in_time(
-    fields: dict[int, DisplacementField], reference: int, weight: float = SMOOTHNESS
+    fields: dict[int, DisplacementField], reference: int
 ) -> dict[int, DisplacementField]:
     """The fields of a whole cycle with less jitter from phase to phase; the reference stays.
 
-    Minimises, at each point, the squared change of the fields plus `weight` times their squared
-    second difference round the cycle (Whittaker's smoother). Of ten phases the weight 0.02 keeps
+    Minimises, at each point, the squared change of the fields plus SMOOTHNESS times their squared
+    second difference round the cycle (Whittaker's smoother). Of ten phases this keeps
     99.7 % of a motion that swings once in a breath, 96 % of one that swings twice and 75 % of what
     changes its sign from phase to phase.
     """
     count = len(fields)
     bend = np.roll(np.eye(count), 1, 0) + np.roll(np.eye(count), -1, 0) - 2 * np.eye(count)
     others = [k for k in range(count) if k != reference]
-    system = np.eye(count) + weight * bend.T @ bend
+    system = np.eye(count) + SMOOTHNESS * bend.T @ bend
     matrix = np.linalg.inv(system[np.ix_(others, others)]).astype(np.float32)
     stack = np.stack([fields[k].array for k in others])
     smooth = np.tensordot(matrix, stack, axes=1)

@@ -17,7 +17,7 @@ from L2ORegistrationLib.core.files import (
     write_volume,
 )
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.outputs import contours, dicom, images, labels, points
+from L2ORegistrationLib.outputs import contours, dicom, fields, images, labels, points
 from L2ORegistrationLib.outputs.quality import _consistency
 from L2ORegistrationLib.outputs.record import Record, Scan
 from moved import CENTRE, GRID, SHIFT, ball, shift
@@ -270,6 +270,18 @@ def test_a_moved_dose_has_no_histograms_of_the_old_anatomy(ct, transform, tmp_pa
     assert moved.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
 
 
+@pytest.mark.parametrize("planes", [None, [], 0.0])
+def test_a_dose_of_one_plane_is_refused(ct, tmp_path, planes):
+    dose_file(tmp_path / "d.dcm", ct, GRID, np.ones(GRID.shape, np.float32))
+    data = pydicom.dcmread(tmp_path / "d.dcm")
+    data.GridFrameOffsetVector = planes
+    if planes is None:
+        del data.GridFrameOffsetVector
+    data.save_as(tmp_path / "d.dcm")
+    with pytest.raises(InputError, match="a single plane"):
+        images.read_dose(tmp_path / "d.dcm")
+
+
 def test_a_registration_in_dicom_reads_back_to_the_bit(ct, tmp_path):
     other = series(tmp_path / "other", "1.2.3.5")
     rng = np.random.default_rng(0)
@@ -391,10 +403,10 @@ def test_a_motion_goes_on_beyond_its_lattice_on_nodes_of_its_own():
         np.random.default_rng(0).normal(0, 5, (*grid.shape, 3)).astype(np.float32), grid
     )
     target = Grid((30, 30, 30), (2.0, 2.0, 2.0), (-20.0, -30.0, -20.0))
-    wider = labels._beyond(motion, target)
+    wider = fields.extended(motion, target)
     assert wider.grid.spacing == grid.spacing and wider.grid.contains(target.corners()).all()
     inside = Grid((2, 2, 2), (1.0, 1.0, 1.0), tuple(grid.to_world((4, 4, 9))))
-    assert labels._beyond(motion, inside) is motion
+    assert fields.extended(motion, inside) is motion
     points = target.points().reshape(-1, 3)[::7]
     np.testing.assert_allclose(wider.sample(points), motion.sample(points), atol=1e-3)
 

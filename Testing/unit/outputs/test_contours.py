@@ -228,6 +228,18 @@ def test_a_contour_of_more_than_64_kilobytes_is_written_for_all_to_read(written)
     assert np.allclose(again.contours[0], body.contours[0], atol=1e-4)
 
 
+def test_a_structure_set_without_names_is_refused_or_numbered(written):
+    path = written(structure([ring(9.0, 0.0)]))
+    data = pydicom.dcmread(path)
+    del data.StructureSetROISequence
+    data.save_as(path)
+    assert contours.read_structures(path)[0][0].name == "0"
+    del data.ROIContourSequence
+    data.save_as(path)
+    with pytest.raises(InputError, match="no closed contour"):
+        contours.read_structures(path)
+
+
 @pytest.mark.parametrize(
     "mm, text",
     [(-3.0, "-3"), (-1e-9, "0"), (1 / 3, "0.3333"), (-1234.56789, "-1234.5679"), (1e-4, "0.0001")],
