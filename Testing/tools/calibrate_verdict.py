@@ -11,21 +11,17 @@ verdict, the share of failed ones (mean error above 5 mm) called good, and the s
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.geometry import Grid, Volume
+from L2ORegistrationLib.core.measures import target_registration_error
+from L2ORegistrationLib.datasets.registry import load_dataset
+from L2ORegistrationLib.engine.registration import register
+from L2ORegistrationLib.phantom.pair import make_pair
 from scipy.spatial.transform import Rotation
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
-
-from L2ORegistrationLib.core.errors import InputError  # noqa: E402
-from L2ORegistrationLib.core.files import read_volume  # noqa: E402
-from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
-from L2ORegistrationLib.core.landmarks import read_landmarks  # noqa: E402
-from L2ORegistrationLib.core.measures import target_registration_error  # noqa: E402
-from L2ORegistrationLib.engine.registration import register  # noqa: E402
-from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
 FAR_MM = 60.0
 FARTHER_MM = (200.0, -200.0, 200.0)
@@ -45,13 +41,9 @@ def cases(phantoms: int, folders: list[Path]):
             pair.field.transform_points(points),
         )
     for folder in folders:
-        for path in sorted(p for p in folder.iterdir() if (p / "fixed_landmarks.csv").exists()):
-            images = (read_volume(path / f"{side}.nii.gz") for side in ("fixed", "moving"))
-            points = (
-                read_landmarks(path / f"{side}_landmarks.csv").points
-                for side in ("fixed", "moving")
-            )
-            yield f"{folder.name}/{path.name}", *images, *points
+        for case in load_dataset("pairs", folder):
+            if case.landmarks:
+                yield f"{folder.name}/{case.name}", case.fixed(), case.moving(), *case.landmarks
 
 
 def variants(case, other):
@@ -92,8 +84,12 @@ def turned(moving: Volume, p: np.ndarray, q: np.ndarray, axis: int):
     return Volume(array.astype(np.float32), grid), p[seen], ends[seen]
 
 
-def main(phantoms: int = 4, *folders: str) -> None:
-    every = list(cases(int(phantoms), [Path(f) for f in folders]))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("phantoms", nargs="?", type=int, default=4)
+    parser.add_argument("pairs", nargs="*", type=Path)
+    given = parser.parse_args()
+    every = list(cases(given.phantoms, given.pairs))
     rows = []
     for number, case in enumerate(every):
         for kind, (name, fixed, moving, p, q), options in variants(case, every[number - 1]):
@@ -115,4 +111,4 @@ def main(phantoms: int = 4, *folders: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -10,12 +10,14 @@ minutes and 3 GB.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
-from pathlib import Path
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
+import L2ORegistrationLib as l2o
+from L2ORegistrationLib.core.measures import target_registration_error
+from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair
+from L2ORegistrationLib.phantom.scanner import Scan, averaged
+from L2ORegistrationLib.phantom.varied import faded, vary, with_texture
 
 FINE, THICKER = (0.8, 0.8, 1.0), (0.97, 0.97, 2.5)
 AMPLITUDE_MM = 20.0
@@ -23,10 +25,6 @@ AMPLITUDE_MM = 20.0
 
 def pairs(seed: int) -> dict:
     """The pairs of one patient, by what is named."""
-    from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair
-    from L2ORegistrationLib.phantom.scanner import Scan, averaged
-    from L2ORegistrationLib.phantom.varied import faded, vary, with_texture
-
     anatomy = with_texture(make_anatomy(seed, FINE), seed)
     plain = faded(make_pair(seed, anatomy=anatomy, amplitude_mm=AMPLITUDE_MM), seed)
     scans = (Scan(plain.fixed, plain.fixed_mask), Scan(plain.moving, plain.moving_mask))
@@ -43,9 +41,6 @@ def pairs(seed: int) -> dict:
 
 def measured(pair, threads: int) -> tuple[float, float, float]:
     """Mean landmark error, mm, the share of landmarks within what they were told, and seconds."""
-    import L2ORegistrationLib as l2o
-    from L2ORegistrationLib.core.measures import target_registration_error
-
     masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
     result = l2o.register(pair.fixed, pair.moving, **masks, device="cpu", threads=threads)
     places = pair.fixed_landmarks, pair.moving_landmarks

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 import SimpleITK as sitk
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
+from L2ORegistrationLib.core.geometry import Volume
+from L2ORegistrationLib.engine.registration import register
 
 NAMES = ("fixed", "moving", "fixed_mask", "moving_mask")
 SIZE = (512, 512, 650)
@@ -37,9 +37,6 @@ def refined(image: sitk.Image, mask: bool) -> sitk.Image:
 
 def measured(folder: Path, threads: int, repeats: int) -> None:
     """Print the seconds and the peak memory of registrations of the files of a folder."""
-    from L2ORegistrationLib.core.geometry import Volume
-    from L2ORegistrationLib.engine.registration import register
-
     parts = [Volume.of_image(sitk.ReadImage(str(folder / f"{name}.nrrd"))) for name in NAMES]
     loaded = sum(part.array.nbytes for part in parts) / 1e9
     for _ in range(repeats):

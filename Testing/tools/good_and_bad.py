@@ -1,14 +1,13 @@
 """Draw how right and wrong registrations look: python Testing/tools/good_and_bad.py [FILE]
 
 A breathing phantom under three displacement fields: its exact one, two fifths of it, and the exact
-one with a wave that folds. Needs L2ORegistration on PYTHONPATH; FILE is the README's picture where
-left out.
+one with a wave that folds. FILE is the README's picture where left out.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -26,8 +25,11 @@ WAVE_LENGTH, WAVE_WIDTH = 50.0, 40.0  # mm
 AROUND_MM = 22.0  # of the lungs
 
 
-def main(path: str = str(TARGET)) -> None:
+def main() -> None:
     """Draw the phantom."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=TARGET)
+    path = parser.parse_args().file
     pair = make_pair(7, spacing=2.5, amplitude_mm=30.0, swap=False, noise_hu=15.0, sliding=False)
     inside = pair.fixed_mask.marked_points()
     middle = inside.mean(axis=0) + (72, 0, 5)  # in the left lung
@@ -80,4 +82,4 @@ def shade(volume: Volume, row: int) -> np.ndarray:
 
 if __name__ == "__main__":
     matplotlib.use("agg")
-    main(*sys.argv[1:])
+    main()

@@ -1,20 +1,21 @@
 """Make harder pairs with exact landmarks from a folder of pairs: where does a registration break?
 
-    python Testing/tools/harder_pairs.py PAIRS OUT    (with L2ORegistration on PYTHONPATH)
+    python Testing/tools/harder_pairs.py PAIRS OUT
 
 A thin-plate spline through a pair's landmarks gives its motion. It moves the pair's own moving
 image further, another pair's image, or lands on thick noisy slices. OUT is then a folder for
 `l2o-registration benchmark --data pairs=OUT`.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from L2ORegistrationLib.core.files import read_mask, read_volume, write_volume
+from L2ORegistrationLib.core.files import write_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.core.landmarks import read_landmarks
+from L2ORegistrationLib.datasets.cases import Case
+from L2ORegistrationLib.datasets.registry import load_dataset
 from scipy import ndimage
 from scipy.interpolate import RBFInterpolator
 
@@ -29,19 +30,15 @@ KINDS = {
 
 
 class Pair:
-    """A folder's moving image and mask, and its landmarks."""
+    """A case's moving image and mask, and its landmarks."""
 
-    def __init__(self, folder: Path):
-        self.name = folder.name
-        self.image = read_volume(folder / "moving.nii.gz")
-        self.mask = read_mask(folder / "moving_mask.nii.gz")
-        self.points = [
-            read_landmarks(folder / f"{side}_landmarks.csv").points for side in ("fixed", "moving")
-        ]
+    def __init__(self, case: Case):
+        self.name, self.points = case.name, case.landmarks
+        self.image, self.mask = case.moving(), case.moving_mask()
 
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         """The lungs' lowest corner and size, mm."""
-        points = self.mask.grid.to_world(np.argwhere(self.mask.array)[:, ::-1])
+        points = self.mask.marked_points()
         return points.min(axis=0), np.ptp(points, axis=0)
 
 
@@ -94,29 +91,32 @@ def moved(pair: Pair, field: DisplacementField, noise: float, spacing, rng) -> t
 def write(folder: Path, pair: Pair, fixed, mask, points, partners) -> None:
     """A folder as `benchmark` reads it."""
     folder.mkdir(parents=True, exist_ok=True)
-    moving_mask = Volume(pair.mask.array.astype(np.uint8), pair.mask.grid)
     for name, volume in (("fixed", fixed), ("moving", pair.image)):
         write_volume(volume, folder / f"{name}.nii.gz")
-    for name, volume in (("fixed", mask), ("moving", moving_mask)):
+    for name, volume in (("fixed", mask), ("moving", pair.mask)):
         write_volume(volume, folder / f"{name}_mask.nii.gz")
     for name, rows in (("fixed", points), ("moving", partners)):
         path = folder / f"{name}_landmarks.csv"
         np.savetxt(path, rows, "%.4f", ",", header="x,y,z", comments="")
 
 
-def main(source: str, target: str) -> None:
+def main() -> None:
     """Every kind of every pair that has masks and landmarks."""
-    folders = sorted(path.parent for path in Path(source).glob("*/moving_landmarks.csv"))
-    pairs = [Pair(folder) for folder in folders]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pairs")
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    cases = load_dataset("pairs", options.pairs)
+    pairs = [Pair(case) for case in cases if case.moving_mask and case.landmarks]
     for number, pair in enumerate(pairs):
         for seed, (kind, (scale, whose, noise, spacing)) in enumerate(KINDS.items()):
             other = pairs[(number + whose) % len(pairs)]
             field = motion_of(other, pair, scale)
             made = moved(pair, field, noise, spacing, np.random.default_rng([number, seed]))
-            write(Path(target) / f"{pair.name}-{kind}", pair, *made)
+            write(options.out / f"{pair.name}-{kind}", pair, *made)
             distance = np.linalg.norm(made[3] - made[2], axis=1).mean()
             print(f"{pair.name}-{kind}: {distance:.1f} mm apart")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

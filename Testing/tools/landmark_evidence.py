@@ -1,6 +1,6 @@
 """Which of the two do the images support, the landmarks of a case or the registration?
 
-    python Testing/tools/landmark_evidence.py FOLDER    (with L2ORegistration on PYTHONPATH)
+    python Testing/tools/landmark_evidence.py FOLDER
 
 FOLDER is a case as `l2o-registration benchmark --data pairs=...` reads it. The motion found is bent
 so that it hits every landmark exactly, and registered once more from there. A registration that
@@ -8,14 +8,12 @@ had missed its optimum stays at the landmarks; one that had found it comes back.
 `found` and `annotated` are the correlation of both images around it under either motion.
 """
 
-import sys
-from pathlib import Path
+import argparse
 
 import L2ORegistrationLib as l2o
 import numpy as np
-from L2ORegistrationLib.core.files import read_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.core.landmarks import read_landmarks
+from L2ORegistrationLib.datasets.registry import load_dataset
 from scipy.interpolate import RBFInterpolator
 
 LATTICE_MM = 4.0
@@ -40,13 +38,14 @@ def correlations(fixed: Volume, moving: Volume, field: DisplacementField, points
     return np.array([np.corrcoef(a, b)[0, 1] for a, b in pairs])
 
 
-def main(folder: Path) -> None:
+def main() -> None:
     """Print the table and what it comes to."""
-    fixed, moving = (read_volume(folder / f"{side}.nii.gz") for side in ("fixed", "moving"))
-    points, partners = (
-        read_landmarks(folder / f"{side}_landmarks.csv").points for side in ("fixed", "moving")
-    )
-    masks = {f"{side}_mask": folder / f"{side}_mask.nii.gz" for side in ("fixed", "moving")}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder")
+    (case,) = load_dataset("pairs", parser.parse_args().folder)
+    fixed, moving = case.fixed(), case.moving()
+    points, partners = case.landmarks
+    masks = {"fixed_mask": case.fixed_mask(), "moving_mask": case.moving_mask()}
     found = l2o.register(fixed, moving, **masks)
     annotated = bent(found.field, points, partners)
     again = l2o.register(fixed, moving, **masks, initial_transform=annotated)
@@ -71,4 +70,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

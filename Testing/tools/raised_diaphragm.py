@@ -8,18 +8,14 @@ takes its place below, and landmarks move with it. Prints the errors in that lun
 and the verdict.
 """
 
-import sys
-from pathlib import Path
+import argparse
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "L2ORegistration"))
-
-from L2ORegistrationLib.core.geometry import Volume  # noqa: E402
-from L2ORegistrationLib.datasets.registry import load_dataset  # noqa: E402
-from L2ORegistrationLib.engine.registration import register  # noqa: E402
-from L2ORegistrationLib.engine.start.alignment import distance_map  # noqa: E402
-from L2ORegistrationLib.engine.start.apart import two_lungs  # noqa: E402
+from L2ORegistrationLib.core.geometry import Volume
+from L2ORegistrationLib.datasets.registry import load_dataset
+from L2ORegistrationLib.engine.registration import register
+from L2ORegistrationLib.engine.start.alignment import distance_map
+from L2ORegistrationLib.engine.start.apart import two_lungs
 
 TISSUE_HU, NOISE_HU = 30.0, 12.0
 
@@ -44,14 +40,18 @@ def pressed(moving: Volume, lung: np.ndarray, height: float):
     return Volume(array.astype(np.float32), moving.grid), where
 
 
-def main(folder: str, heights: list[float]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pairs")
+    parser.add_argument("heights", nargs="*", type=float, default=[0.75, 0.55])
+    options = parser.parse_args()
     print("pair, lung, height: mean / 95 % in it (before), mean in the other; verdict")
-    for case in load_dataset("pairs", folder):
+    for case in load_dataset("pairs", options.pairs):
         fixed, moving, mask = case.fixed(), case.moving(), case.moving_mask()
         nearer = two_lungs(distance_map(mask)).nearer(moving.grid.points())
         p, q = case.landmarks
         for side, own in (("right", nearer > 0), ("left", nearer < 0)):
-            for height in heights:
+            for height in options.heights:
                 scan, where = pressed(moving, own & (mask.array > 0), height)
                 ends, seen = where(q)
                 there = Volume(own.astype(np.uint8), moving.grid).sample(q, order=0) > 0
@@ -68,4 +68,4 @@ def main(folder: str, heights: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], [float(height) for height in sys.argv[2:]] or [0.75, 0.55])
+    main()

@@ -1,12 +1,12 @@
 """How well motion is found next to the pleura, along which lungs slide: phantoms, known everywhere.
 
-    python Testing/tools/sliding_pleura.py 9100 9101 [--method=l2o] [--model=PATH]
+    python Testing/tools/sliding_pleura.py [SEED ...] [--method l2o] [--model PATH]
 
 For each seed, a textureless patient, the mean error in mm at all places of the fixed lungs, at
 those within 3 mm of their surface, and the second against the first.
 """
 
-import sys
+import argparse
 
 import numpy as np
 from L2ORegistrationLib.engine.registration import register
@@ -16,12 +16,18 @@ from L2ORegistrationLib.phantom.pair import make_anatomy, make_pair
 NEAR_MM = 3.0
 
 
-def main(seeds: list[int], **options: str) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("seeds", nargs="*", type=int, default=[9100, 9101])
+    parser.add_argument("--method", default="l2o")
+    parser.add_argument("--model")
+    options = parser.parse_args()
     print("seed     everywhere    near   ratio")
-    for seed in seeds:
+    for seed in options.seeds:
         pair = make_pair(seed, anatomy=make_anatomy(seed, detail=1.0))
         masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
-        found = register(pair.fixed, pair.moving, **masks, **options)
+        chosen = {"method": options.method, "model": options.model, **masks}
+        found = register(pair.fixed, pair.moving, **chosen)
         points = pair.fixed_mask.marked_points(most=100_000)
         truth = pair.field.transform_points(points)
         errors = np.linalg.norm(found.field.transform_points(points) - truth, axis=1)
@@ -31,5 +37,4 @@ def main(seeds: list[int], **options: str) -> None:
 
 
 if __name__ == "__main__":
-    given = dict(a[2:].split("=") for a in sys.argv[1:] if a.startswith("--"))
-    main([int(a) for a in sys.argv[1:] if not a.startswith("--")] or [9100, 9101], **given)
+    main()

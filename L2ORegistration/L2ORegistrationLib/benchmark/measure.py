@@ -65,11 +65,11 @@ def _errors(scan: Scan, field: DisplacementField) -> dict[str, list]:
     }
 
 
-def near_pleura(points: np.ndarray, lungs: Volume, limit: float = PLEURA_MM) -> np.ndarray:
-    """Which points (N, 3), LPS mm, lie outside the lungs or within `limit` mm of their surface."""
+def near_pleura(points: np.ndarray, lungs: Volume) -> np.ndarray:
+    """Which points (N, 3), LPS mm, lie outside the lungs or within PLEURA_MM of their surface."""
     from ..engine.start.alignment import distance_map
 
-    return distance_map(lungs, spacing=1.5).sample(points) >= -limit
+    return distance_map(lungs, spacing=1.5).sample(points) >= -PLEURA_MM
 
 
 def label_dice(fixed: Volume, moving: Volume, field: DisplacementField) -> dict[str, float]:

@@ -90,8 +90,8 @@ def _keypoints(scan: Scan):
     from ..engine.images.lungs import lung_mask
     from ..training.keypoints import find_keypoints
 
-    masks = (scan.fixed_mask or lung_mask(scan.fixed), scan.moving_mask or lung_mask(scan.moving))
-    return find_keypoints(scan.fixed, scan.moving, *masks)
+    moving_mask = scan.moving_mask or lung_mask(scan.moving)
+    return find_keypoints(scan.fixed, scan.moving, scan.region, moving_mask)
 
 
 def _engine():

@@ -54,9 +54,7 @@ class Scan:
     @cached_property
     def lattice(self) -> Grid:
         """World-aligned, around the fixed lungs and points; fields are judged on it."""
-        index = np.argwhere(self.region.array)
-        box = np.array(np.meshgrid(*zip(index.min(0), index.max(0), strict=True), indexing="ij"))
-        points = self.region.grid.to_world(box.reshape(3, -1).T[:, ::-1])
+        points = self.region.part(*self.region.box()).grid.corners()
         if self.fixed_points is not None:
             points = np.concatenate([points, self.fixed_points])
         return Grid.covering(points, LATTICE_MM, 2 * LATTICE_MM)

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from math import prod
 from typing import TYPE_CHECKING
 
-import numpy as np
-import SimpleITK as sitk
-
 from ..core.errors import InputError
+from ..core.files import grid_of
 from ..core.memory import free_mb
 from .table import Row
 
@@ -160,26 +158,13 @@ def needed_mb(rows: Sequence[Row], spacing: float | None) -> int:
     stride = max(1, len(rows) // _LOOKED_AT)
     found = []
     for row in rows[::stride]:
-        size, extent = _header(row.fixed)
-        other, reach = _header(row.moving)
-        if size:
-            headers = (size, extent), (other or size, reach or extent)
-            ratios = closer_ratios([np.divide(e, n) for n, e in headers], spacing)
+        if fixed := grid_of(row.fixed):
+            moving = grid_of(row.moving) or fixed
+            ratios = closer_ratios((fixed.spacing, moving.spacing), spacing)
             closer = float(ratios[0]) ** 3 if ratios else 0
             each = BYTES_PER_VOXEL + closer * CLOSER_BYTES_PER_VOXEL
+            extent = (n * width for n, width in zip(fixed.size, fixed.spacing))
             voxels = prod(min(e, lungs) / spacing for e, lungs in zip(extent, _LUNGS_MM))
-            images = _IMAGE_BYTES * max(prod(size), prod(other or (0,)))
+            images = _IMAGE_BYTES * max(prod(fixed.size), prod(moving.size))
             found.append(BASE_MB + (int(voxels * each + images) >> 20))
     return max(found, default=_USUAL_MB)
-
-
-def _header(path: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Size in voxels and extent in mm of an image file; empty for others, such as folders."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
-        return (), ()
-    size = reader.GetSize()[:3]
-    return size, tuple(n * s for n, s in zip(size, reader.GetSpacing()))

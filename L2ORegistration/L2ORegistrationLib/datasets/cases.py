@@ -50,7 +50,7 @@ class Entry:
 
 def image_grid(path: Path) -> Grid:
     """The grid of an image file, from its header. Raises InputError where the file is no image."""
-    return _grid(_header(path))
+    return Grid.of_image(_header(path))
 
 
 def image_of(name: str, path: Path) -> Callable[[], Volume]:
@@ -126,16 +126,10 @@ def _header(path: Path) -> sitk.ImageFileReader:
     reader.SetFileName(str(required(path)))
     try:
         reader.ReadImageInformation()
-        _grid(reader)
+        Grid.of_image(reader)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} is damaged or not a 3-D image: copy it again.") from error
     return reader
-
-
-def _grid(reader: sitk.ImageFileReader) -> Grid:
-    return Grid(
-        reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), np.array(reader.GetDirection())
-    )
 
 
 def _check_complete(path: Path) -> None:

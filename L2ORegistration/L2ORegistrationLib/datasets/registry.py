@@ -20,8 +20,6 @@ from ..phantom.seeds import measured
 from . import dirlab, empire10, learn2reg
 from .cases import Case, Entry, image_grid, image_of, labels_of, mask_of, naming, points_of
 
-__all__ = ["DATASETS", "Case", "Dataset", "case_names", "load_dataset"]
-
 _POINTS = (".csv", ".mrk.json", ".fcsv", ".txt")
 _EMORY = (
     "med.emory.edu > radiation oncology > deformable image registration > downloads and "

@@ -7,7 +7,7 @@ and slanted structures show the partial volume of a real scan.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -44,14 +44,13 @@ class Anatomy:
 def make_anatomy(
     seed: int,
     spacing: float | tuple[float, float, float] = 1.5,
-    size_mm: tuple[float, float, float] | None = None,
     detail: float | None = None,
 ) -> Anatomy:
-    """A patient; the same seed, spacing and size give the same patient.
+    """A patient; the same seed and spacing give the same patient.
 
-    spacing: mm, one number or (x, y, z); size_mm: (x, y, z) extent of the image, by default around
-    the lungs; detail: 1 for thousands of vessel branches in each lung, less is faster; by default
-    what the spacing can show. Raises InputError for a spacing or size that is not positive.
+    spacing: mm, one number or (x, y, z); detail: 1 for thousands of vessel branches in each lung,
+    less is faster; by default what the spacing can show. Raises InputError for a spacing that is
+    not positive, or too wide to show a patient.
     """
     spacing = np.broadcast_to(np.asarray(spacing, dtype=float), 3)
     if not np.isfinite(spacing).all() or min(spacing) <= 0:
@@ -59,11 +58,10 @@ def make_anatomy(
     detail = min(1.0, (1.5 / max(spacing)) ** 1.5) if detail is None else detail
     shape_rng, tree_rng, texture_rng = (np.random.default_rng([seed, k]) for k in range(3))
     build = Build.draw(shape_rng)
-    if size_mm is None:
-        size_mm = (2 * build.width + 56, 2 * build.depth + 60, build.height + 50)
-    size = np.round(np.asarray(size_mm, dtype=float) / spacing).astype(int)
+    around_lungs = np.array((2 * build.width + 56, 2 * build.depth + 60, build.height + 50))  # mm
+    size = np.round(around_lungs / spacing).astype(int)
     if min(size) < 16:
-        raise InputError(f"The phantom needs at least 16 voxels a side, {size} fit the size.")
+        raise InputError(f"The phantom needs at least 16 voxels a side: {spacing} mm are too wide.")
     grid = Grid(tuple(size), tuple(spacing), tuple(-(size - 1) * spacing / 2))
     tilt = Rotation.from_euler("xyz", shape_rng.normal(0, [2.5, 2.5, 3.5]), degrees=True)
     shapes = Shapes(shape_rng, build, grid, tilt)
@@ -248,7 +246,7 @@ def _grow_trees(rng: np.random.Generator, shapes: Shapes, detail: float) -> dict
             border = 1.4 * (local[:, 1] - 5.0) if kind == "artery" else 0.0
             lobe = (local[:, 2] > border).astype(int)
             root = shapes.to_world(hilum + np.array(offset))
-            tree = grow_tree(rng, root, targets, groups=lobe, leaf_radius=leaf / detail**0.385)
+            tree = grow_tree(rng, root, targets, lobe, leaf / detail**0.385)
             heart = hilum + offset - [sign * 26.0, 8.0, 2.0]
             trees[kind] += [_trunk(shapes.to_world(heart), root, tree.radius.max()), tree]
             if kind == "artery":
@@ -273,10 +271,10 @@ class _Bend:
             for _ in range(3)
         ]
 
-    def __call__(self, tree: Tree, piece: float = 5.0) -> Tree:
-        """The tree cut into pieces of about this length (mm), each end shifted."""
+    def __call__(self, tree: Tree) -> Tree:
+        """The tree cut into pieces of about 5 mm, each end shifted."""
         along = tree.end - tree.start
-        count = np.maximum(np.ceil(np.linalg.norm(along, axis=1) / piece), 1).astype(int)
+        count = np.maximum(np.ceil(np.linalg.norm(along, axis=1) / 5.0), 1).astype(int)
         owner = np.repeat(np.arange(len(count)), count)
         place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
         start = tree.start[owner] + along[owner] * (place / count[owner])[:, None]
@@ -298,16 +296,12 @@ def _beside(tree: Tree) -> Tree:
     """The airways that run with these arteries, as far as a CT shows them."""
     visible = tree.chosen(tree.radius > 1.3)
     shift = np.array([-0.5, 0.75, -0.4]) * (2.2 * visible.radius[:, None] + 0.3)
-    return Tree(visible.start + shift, visible.end + shift, visible.radius, visible.generation)
+    return replace(visible, start=visible.start + shift, end=visible.end + shift)
 
 
 def _joined(trees: list[Tree]) -> Tree:
-    return Tree(
-        *(
-            np.concatenate([getattr(tree, name) for tree in trees])
-            for name in ("start", "end", "radius", "generation")
-        )
-    )
+    parts = ([getattr(tree, part.name) for tree in trees] for part in fields(Tree))
+    return Tree(*map(np.concatenate, parts))
 
 
 def _draw_trees(shapes: Shapes, trees: dict[str, Tree], body, lung) -> np.ndarray:
@@ -321,15 +315,9 @@ def _draw_trees(shapes: Shapes, trees: dict[str, Tree], body, lung) -> np.ndarra
 
     airway = trees["airway"]
     thickness = 0.3 + 0.12 * airway.radius
-    wall = Tree(airway.start, airway.end, airway.radius + 0.5 * thickness, airway.generation)
-    lumen = Tree(
-        airway.start,
-        airway.end,
-        np.maximum(airway.radius - 0.5 * thickness, 0.1),
-        airway.generation,
-    )
     blood = share(_joined([trees["artery"], trees["vein"]]))
-    wall, lumen = share(wall), share(lumen)
+    wall = share(replace(airway, radius=airway.radius + 0.5 * thickness))
+    lumen = share(replace(airway, radius=np.maximum(airway.radius - 0.5 * thickness, 0.1)))
     for image, where in ((lung, 1.0), (body, outside)):
         _paint(image, 0.0, wall * where)
         _paint(image, shapes.build.blood, blood * where)

@@ -14,10 +14,11 @@ from scipy import ndimage
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
 from .anatomy import make_anatomy
-from .pair import _draw_motion, _fine, _moved, _stretch, followed_back
+from .pair import _LATTICE, _draw_motion, _fine, _moved, _stretch, followed_back
+from .scanner import noisy
 from .splines import lattice_over
 
-_LATTICE = 6.0  # mm between the nodes on which motion is drawn
+_HYSTERESIS = 0.25  # size of the motion across the breath, as a share of the one along it
 _LEAST_STRETCH = 0.12  # Jacobian determinant below which the phases would nearly fold
 
 
@@ -40,26 +41,24 @@ def make_breathing(
     phases: int = 10,
     spacing: float | tuple[float, float, float] = 2.5,
     amplitude_mm: float = 15.0,
-    hysteresis: float = 0.25,
     noise_hu: float = 15.0,
 ) -> Breathing:
     """A breath from inspiration to expiration and back; deterministic in the seed.
 
     spacing: mm, one number or (x, y, z); amplitude_mm: of the base of the lungs from phase 0 to the
-    phase at half of the breath; hysteresis: size of the motion across it, as a share of the
-    amplitude (0: the way back is the way there); noise_hu: sd of the noise, new in each phase.
+    phase at half of the breath; noise_hu: sd of the noise, new in each phase.
     Raises InputError for fewer than two phases or a negative number.
     """
     if phases < 2:
         raise InputError(f"A breath needs at least two phases, got {phases}.")
-    if min(amplitude_mm, hysteresis, noise_hu) < 0:
-        raise InputError("The amplitude, hysteresis and noise of a phantom must be zero or more.")
+    if min(amplitude_mm, noise_hu) < 0:
+        raise InputError("The amplitude and noise of a phantom must be zero or more.")
     anatomy = make_anatomy(seed, spacing)
     still = anatomy.image.grid
     lattice = lattice_over(still, _LATTICE)
     rng = np.random.default_rng([seed, 23])
     along = _draw_motion(rng, lattice, anatomy.lungs, amplitude_mm)
-    across = hysteresis * _draw_motion(rng, lattice, anatomy.lungs, amplitude_mm)
+    across = _HYSTERESIS * _draw_motion(rng, lattice, anatomy.lungs, amplitude_mm)
     angles = 2 * np.pi * np.arange(phases) / phases
 
     def motion(angle: float) -> np.ndarray:
@@ -87,7 +86,5 @@ def make_breathing(
 def _scanned(image: np.ndarray, seed: int, phase: int, noise_hu: float) -> np.ndarray:
     """The image (z, y, x) with one kernel for all phases, and with noise of its own."""
     blur, grain = np.random.default_rng([seed, 31]).uniform((0.3, 0.4), (0.8, 1.0))  # voxels
-    noise = np.random.default_rng([seed, 37, phase]).standard_normal(image.shape, np.float32)
-    noise = ndimage.gaussian_filter(noise, grain, truncate=3)
     scanned = ndimage.gaussian_filter(image, blur, truncate=3)
-    return (scanned + noise * np.float32(noise_hu / noise.std())).astype(np.float32)
+    return noisy(np.random.default_rng([seed, 37, phase]), scanned, grain, noise_hu)

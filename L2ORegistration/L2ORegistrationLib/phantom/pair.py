@@ -16,9 +16,8 @@ from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
 from .anatomy import Anatomy, make_anatomy
 from .lobes import CLEAR_MM, LobeSliding
+from .scanner import noisy
 from .splines import interpolate, lattice_over, smooth_noise
-
-__all__ = ["Anatomy", "PhantomPair", "make_anatomy", "make_pair"]
 
 _LATTICE = 6.0  # mm between the nodes on which motion is drawn
 _TOLERANCE = 0.003  # mm, of inverted fields
@@ -100,13 +99,13 @@ def make_pair(
     # "still" is the drawn patient (inspiration), "moved" the computed state; moved -> still is u.
     inspiration, lungs = anatomy.image.array, anatomy.lungs.array > 0
     if swap:
-        to_moved = _inverted_fine(motion, motion_fine, lattice, still, lungs)
+        array = _fine(_inverted(body_motion, lattice), lattice, still)
         if lobes:
             place = still.points()[lungs]
             slid = lobes(place, back=True)
-            to_moved[lungs] = followed_back(slid, DisplacementField(motion_fine, still)) - place
-        body_back = _fine(_inverted(body_motion, lattice), lattice, still) if sliding else to_moved
-        array = np.where(lungs[..., None], to_moved, body_back)
+            array[lungs] = followed_back(slid, DisplacementField(motion_fine, still)) - place
+        else:
+            array[lungs] = _inverted_within(lungs, motion, motion_fine, lattice, still)
         states = (inspiration, lungs), (image, mask)
     else:
         array = np.where(mask[..., None], whole_fine, body_fine)
@@ -242,14 +241,8 @@ def _slid(rng, motion, anatomy: Anatomy, lattice: Grid) -> np.ndarray:
 
 def _stretch(motion, lattice: Grid) -> np.ndarray:
     """Jacobian determinant (z, y, x) of x + u(x) at the nodes."""
-    jacobian = np.stack(
-        [
-            np.stack(np.gradient(motion[..., k], *lattice.spacing[::-1])[::-1], axis=-1)
-            for k in range(3)
-        ],
-        axis=-2,
-    )
-    return np.linalg.det(jacobian + np.eye(3))
+    gradient = np.gradient(motion, *lattice.spacing[::-1], axis=(0, 1, 2))
+    return np.linalg.det(np.stack(gradient[::-1], axis=-1) + np.eye(3))
 
 
 def _fine(motion, lattice: Grid, grid: Grid) -> np.ndarray:
@@ -298,10 +291,8 @@ def _scanned(rng, state: np.ndarray, noise_hu: float | None) -> np.ndarray:
     if noise_hu == 0:
         return state.astype(np.float32)
     sd = sd if noise_hu is None else noise_hu
-    noise = np.random.default_rng(seed).standard_normal(state.shape, dtype=np.float32)
-    noise = ndimage.gaussian_filter(noise, grain, truncate=3)
     scanned = ndimage.gaussian_filter(state, blur, truncate=3)
-    return (scanned + noise * np.float32(sd / noise.std())).astype(np.float32)
+    return noisy(np.random.default_rng(seed), scanned, grain, sd).astype(np.float32)
 
 
 def _with_lobes(motion, lobes: LobeSliding, anatomy: Anatomy) -> np.ndarray:
@@ -328,7 +319,7 @@ def followed_back(points: np.ndarray, motion: DisplacementField) -> np.ndarray:
     return found
 
 
-def _landmarks(anatomy, motion, field, fixed_lungs, swap, lobes: LobeSliding | None = None):
+def _landmarks(anatomy, motion, field, fixed_lungs, swap, lobes: LobeSliding | None):
     """Branch points in fixed and moving, where the whole neighbourhood belongs to the lung."""
     grid = field.grid
     u = DisplacementField(motion, grid)
@@ -361,11 +352,10 @@ def _inverted(motion, lattice: Grid) -> np.ndarray:
     return back
 
 
-def _inverted_fine(motion, motion_fine, lattice: Grid, grid: Grid, where) -> np.ndarray:
-    """The inverse on the grid, exact to the tolerance where the mask (z, y, x) says so."""
-    back = _fine(_inverted(motion, lattice), lattice, grid)
-    place = np.argwhere(where)
-    value = back[where].astype(np.float64)
+def _inverted_within(mask, motion, motion_fine, lattice: Grid, grid: Grid) -> np.ndarray:
+    """The inverse (N, 3) at the N voxels of a mask (z, y, x), exact to the tolerance."""
+    value = _fine(_inverted(motion, lattice), lattice, grid)[mask].astype(np.float64)
+    place = np.argwhere(mask)
     scale = np.asarray(grid.spacing)
     active = np.arange(len(place))
     for _ in range(200):
@@ -376,8 +366,7 @@ def _inverted_fine(motion, motion_fine, lattice: Grid, grid: Grid, where) -> np.
         active = active[miss > _TOLERANCE]
         if not len(active):
             break
-    back[where] = value
-    return back
+    return value
 
 
 def _index_points(motion, grid: Grid) -> np.ndarray:

@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from ..core.geometry import Grid, Volume
 
-AIR = -1000.0
 _LOOKS = 16  # at a scan, within each voxel that averages it, along an axis
 
 
@@ -32,7 +31,7 @@ class Scan:
 def low_dose(rng: np.random.Generator, scan: Scan) -> Scan:
     """Noise of 60 to 160 HU, finer along z than across."""
     grain = (rng.uniform(0.3, 0.6), *[rng.uniform(0.5, 1.1)] * 2)
-    return scan.with_image(scan.image.array + _noise(rng, scan, grain, rng.uniform(60, 160)))
+    return scan.with_image(noisy(rng, scan.image.array, grain, rng.uniform(60, 160)))
 
 
 def sharp_kernel(rng: np.random.Generator, scan: Scan) -> Scan:
@@ -48,18 +47,14 @@ def thick_slices(rng: np.random.Generator, scan: Scan) -> Scan:
     """Slices of 3 to 6 mm that average what lies in them, 15 to 60 HU of noise."""
     across, down, _ = scan.image.grid.spacing
     made = averaged(scan, (across, down, rng.uniform(3, 6)))
-    return made.with_image(
-        made.image.array + _noise(rng, made, (0.3, 0.8, 0.8), rng.uniform(15, 60))
-    )
+    return made.with_image(noisy(rng, made.image.array, (0.3, 0.8, 0.8), rng.uniform(15, 60)))
 
 
 def wide_voxels(rng: np.random.Generator, scan: Scan) -> Scan:
     """Voxels of 2 to 5 mm within the slice and 2.5 to 6 mm across it, 10 to 60 HU of noise."""
     across = rng.uniform(2, 5)
     made = averaged(scan, (across, across, rng.uniform(2.5, 6)))
-    return made.with_image(
-        made.image.array + _noise(rng, made, (0.3, 0.5, 0.5), rng.uniform(10, 60))
-    )
+    return made.with_image(noisy(rng, made.image.array, (0.3, 0.5, 0.5), rng.uniform(10, 60)))
 
 
 def averaged(scan: Scan, spacing: tuple[float, float, float]) -> Scan:
@@ -160,8 +155,11 @@ WAYS: dict[str, Callable[[np.random.Generator, Scan], Scan]] = {
 }
 
 
-def _noise(rng: np.random.Generator, scan: Scan, grain, sd: float) -> np.ndarray:
-    """Noise (z, y, x) of this standard deviation, HU; grain: its width along z, y and x, voxels."""
-    noise = rng.standard_normal(scan.image.array.shape, np.float32)
+def noisy(rng: np.random.Generator, image: np.ndarray, grain, sd: float) -> np.ndarray:
+    """The image (z, y, x) with noise of this standard deviation, HU.
+
+    grain: the noise's width in voxels, one number or along z, y and x.
+    """
+    noise = rng.standard_normal(image.shape, np.float32)
     noise = ndimage.gaussian_filter(noise, grain, truncate=3)
-    return noise * np.float32(sd / noise.std())
+    return image + noise * np.float32(sd / noise.std())

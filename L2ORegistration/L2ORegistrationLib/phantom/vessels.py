@@ -13,6 +13,8 @@ import numpy as np
 
 from ..core.geometry import Grid
 
+MURRAY = 2.6  # exponent of the law for the radii of a branch and of those it divides into
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -32,19 +34,14 @@ def grow_tree(
     rng: np.random.Generator,
     root: np.ndarray,
     targets: np.ndarray,
-    *,
-    groups: np.ndarray | None = None,
-    leaf_radius: float = 0.25,
-    exponent: float = 2.6,
+    groups: np.ndarray,
+    leaf_radius: float,
 ) -> Tree:
     """A tree from root (3,) to every target (N, 3), all in mm.
 
     groups (N,) integers: targets that get their own trunk (lobes). Radii follow Murray's law:
-    a branch that feeds n targets has leaf_radius * n ** (1 / exponent).
+    a branch that feeds n targets has leaf_radius * n ** (1 / MURRAY).
     """
-    first = [np.arange(len(targets))]
-    if groups is not None:
-        first = [np.flatnonzero(groups == g) for g in np.unique(groups)]
     starts, ends, leaves, generations = [], [], [], []
     stack = []
 
@@ -60,8 +57,8 @@ def grow_tree(
         if len(members) > 1:
             stack.append((end, members, generation + 1))
 
-    for members in first:
-        branch(np.asarray(root, dtype=float), members, 0)
+    for group in np.unique(groups):
+        branch(np.asarray(root, dtype=float), np.flatnonzero(groups == group), 0)
     while stack:
         origin, members, generation = stack.pop()
         points = targets[members]
@@ -76,7 +73,7 @@ def grow_tree(
         cut = int(np.clip(round(len(order) * rng.uniform(0.25, 0.75)), 1, len(order) - 1))
         branch(origin, members[order[:cut]], generation)
         branch(origin, members[order[cut:]], generation)
-    radius = leaf_radius * np.asarray(leaves, dtype=float) ** (1 / exponent)
+    radius = leaf_radius * np.asarray(leaves, dtype=float) ** (1 / MURRAY)
     return Tree(np.array(starts), np.array(ends), radius, np.array(generations))
 
 

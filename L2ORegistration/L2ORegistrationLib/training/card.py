@@ -40,7 +40,7 @@ def facts(
     }
 
 
-def licence(data: dict[str, list[str]], begun: Iterable[ModelCard] = ()) -> str:
+def licence(data: dict[str, list[str]], begun: Iterable[ModelCard]) -> str:
     """What is said where nobody chose a licence: weights from patients' scans may not be free.
 
     begun: the cards of weights that the training went on from.

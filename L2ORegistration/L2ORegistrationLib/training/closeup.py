@@ -29,9 +29,11 @@ from ..engine.field.operations import sample_points
 from ..engine.field.sampling import with_gradient
 from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
 from ..engine.registration import Registration
+from ..engine.start.alignment import moved
 from ..phantom.pair import PhantomPair
 
 POINTS = 20_000  # of the fixed lungs
+LEARNED = "l2o"  # the method whose last iterations, of each level, are learned
 PLAIN = "gauss-newton"  # the method that leads there
 HASTY = 2  # iterations of a level that leave much to do
 FEWEST = 2  # iterations of a level that is not the last one
@@ -106,17 +108,14 @@ def load_one(path: str | Path, number: int) -> CloseUp:
         ) from error
 
 
-def close_ups(
-    scans: PhantomPair, lungs: Volume, method: str, seed: int, early: bool = False
-) -> list[CloseUp]:
+def close_ups(scans: PhantomPair, lungs: Volume, seed: int, early: bool = False) -> list[CloseUp]:
     """What the learned iterations of each level would see of two scans, the coarsest level first.
 
     lungs: the fixed ones as they were before `vary` did something to images and masks, because the
-    motion is known exactly at their voxels only: it jumps where things slide; method: a key of
-    `METHODS` whose stages end with `trusting` learned iterations. On the last level those before
-    them are made here as plain ones; early: two more are left to learn, from where the level begins
-    after HASTY iterations of each before it. Other levels begin with the start, or after any
-    iteration of the level before.
+    motion is known exactly at their voxels only: it jumps where things slide. On the last level
+    the iterations before the learned ones are made here as plain ones; early: two more are left to
+    learn, from where the level begins after HASTY iterations of each before it. Other levels begin
+    with the start, or after any iteration of the level before.
     """
     rng = np.random.default_rng([seed, 4])
     registration = Registration(
@@ -133,13 +132,12 @@ def close_ups(
     points = lungs.marked_points(most=10**9)
     points = points[scans.fixed.grid.contains(points)]
     points = points[np.random.default_rng(seed).permutation(len(points))[:POINTS]]
-    moved = scans.field.transform_points(points)
-    seen = scans.moving.grid.contains(moved)
-    points, moved = points[seen], moved[seen]
-    back = registration.starts[0].transform.GetInverse()
-    targets = np.array([back.TransformPoint(p) for p in moved.tolist()]) - points
+    ends = scans.field.transform_points(points)
+    seen = scans.moving.grid.contains(ends)
+    points, ends = points[seen], ends[seen]
+    targets = moved(registration.starts[0].transform.GetInverse(), ends) - points
 
-    *coarse, last = METHODS[method].stages
+    *coarse, last = METHODS[LEARNED].stages
     made = [HASTY if early else stage.iterations for stage in METHODS[PLAIN].stages]
     begins, done = [1], 1  # which of the steps each level begins with
     for count in made[:-2]:

@@ -8,8 +8,6 @@ dropped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy import ndimage
@@ -21,63 +19,35 @@ from ..engine.field.levels import FeaturePyramid
 from ..engine.field.operations import sample_points
 from ..engine.images.preprocessing import working_pair
 from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
-from ..engine.start.alignment import distance_map, lung_alignment
+from ..engine.start.alignment import distance_map, lung_alignment, moved
 from ..engine.start.search import discrete_search
 
-COUNT = 3000
+COUNT = 3000  # at most
 DEPTH_MM = 2.0  # interest points are at least this far inside the lung
+GATHERED = 1.4  # working voxels over which gradients are gathered (sigma)
 APART = 1  # working voxels in which only the most distinctive point is kept
 TOLERANCE_MM = 2.0  # a pair with a larger forward-backward error is dropped
 COARSE = (6, 3e-4)  # Gauss-Newton steps after the search and their stiffness, on fields of 12 mm
 
 
-@dataclass(frozen=True)
-class Matches:
-    """fixed, moving: corresponding points (N, 3), LPS mm; miss: (N,) forward-backward error, mm.
-
-    kept: (N,) bool, those whose forward-backward error is within the tolerance.
-    """
-
-    fixed: np.ndarray
-    moving: np.ndarray
-    miss: np.ndarray
-    kept: np.ndarray
-
-
 def find_keypoints(
-    fixed: Volume, moving: Volume, fixed_mask: Volume, moving_mask: Volume, *, count: int = COUNT
+    fixed: Volume, moving: Volume, fixed_mask: Volume, moving_mask: Volume
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Corresponding points (N, 3) in fixed and moving, LPS mm, N at most `count`.
+    """Corresponding points (N, 3) in fixed and moving, LPS mm, N at most COUNT.
 
     Images in HU; masks of the lungs, on any grids. Raises InputError where nothing corresponds.
     """
-    matches = match(fixed, moving, fixed_mask, moving_mask, count=count)
-    if not matches.kept.any():
+    matcher = _Matcher(fixed, moving, fixed_mask, moving_mask)
+    points = matcher.interest_points()
+    found = matcher(points)
+    back = _Matcher(moving, fixed, moving_mask, fixed_mask)(found)
+    kept = np.linalg.norm(back - points, axis=1) <= TOLERANCE_MM
+    if not kept.any():
         raise InputError(
             "No point of the fixed lungs was found again in the moving image: are both images of "
             "one patient, and do the masks mark the lungs?"
         )
-    return matches.fixed[matches.kept], matches.moving[matches.kept]
-
-
-def match(
-    fixed: Volume,
-    moving: Volume,
-    fixed_mask: Volume,
-    moving_mask: Volume,
-    *,
-    points: np.ndarray | None = None,
-    count: int = COUNT,
-    tolerance: float = TOLERANCE_MM,
-) -> Matches:
-    """Match `points` (N, 3), LPS mm of fixed (None: interest points, at most `count`)."""
-    there = _Matcher(fixed, moving, fixed_mask, moving_mask)
-    if points is None:
-        points = there.interest_points(count)
-    found = there(points)
-    back = _Matcher(moving, fixed, moving_mask, fixed_mask)(found)
-    miss = np.linalg.norm(back - points, axis=1)
-    return Matches(np.asarray(points, float), found, miss, miss <= tolerance)
+    return points[kept], found[kept]
 
 
 class _Matcher:
@@ -90,20 +60,19 @@ class _Matcher:
         with torch.inference_mode():
             self._level, self._field = _motion(FeaturePyramid(self.pair))
 
-    def interest_points(self, count: int) -> np.ndarray:
-        """The `count` most distinctive points (N, 3) of the fixed lung, LPS mm."""
+    def interest_points(self) -> np.ndarray:
+        """The most distinctive points (N, 3) of the fixed lung, LPS mm, N at most COUNT."""
         grid = self.pair.grid
         strength = distinctiveness(self.pair.fixed)
         strength[self.pair.fixed_distance > -DEPTH_MM] = 0
-        return grid.to_world(peaks(strength, APART, count)[:, ::-1])
+        return grid.to_world(peaks(strength, APART, COUNT)[:, ::-1])
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """The points (N, 3) of moving, LPS mm, that correspond to points (N, 3) of fixed."""
         with torch.inference_mode():
             relative = torch.from_numpy(points - np.asarray(self._level.origin)).float()
             motion = sample_points(self._field, relative / self._level.spacing)
-        moved = points + motion.numpy()
-        return np.array([self.pair.start.TransformPoint(p) for p in moved.tolist()])
+        return moved(self.pair.start, points + motion.numpy())
 
 
 def _motion(pyramid: FeaturePyramid):
@@ -124,17 +93,16 @@ def _descended(level, field: torch.Tensor, iterations: int, settings) -> torch.T
     return field
 
 
-def distinctiveness(image: np.ndarray, sigma: float = 1.4) -> np.ndarray:
+def distinctiveness(image: np.ndarray) -> np.ndarray:
     """Foerstner's measure 1 / trace(inverse of the structure tensor), (z, y, x), float32.
 
-    image (z, y, x); sigma: voxels over which gradients are gathered. Large where the image fixes a
-    point's position along all three axes.
+    image (z, y, x). Large where the image fixes a point's position along all three axes.
     """
     image = image.astype(np.float32, copy=False)
     gradient = [ndimage.gaussian_filter1d(image, 0.7, axis=k, order=1) for k in range(3)]
 
     def gathered(i, j):
-        return ndimage.gaussian_filter(gradient[i] * gradient[j], sigma, truncate=2.5)
+        return ndimage.gaussian_filter(gradient[i] * gradient[j], GATHERED, truncate=2.5)
 
     a, b, c = gathered(0, 0), gathered(1, 1), gathered(2, 2)
     d, e, f = gathered(0, 1), gathered(0, 2), gathered(1, 2)

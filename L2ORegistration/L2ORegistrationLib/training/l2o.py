@@ -25,7 +25,6 @@ from ..engine.optimise.l2o import observed, weighed
 from ..engine.optimise.networks import L2ONetwork
 from .closeup import CloseUp, load_one, measured
 
-METHOD = "l2o"
 HARMLESS = 1e-3  # of the squared outputs: what changes nothing stays as it is
 UNDER_WAY = 16  # close-ups at a time
 REPEATED = 3  # times that an iteration is learned from

@@ -12,6 +12,7 @@ from ..core.files import atomic
 from .loop import Rollout
 
 FILE, EVENTS = "log.csv", "tensorboard"
+RECENT = 50  # rollouts
 # Column -> attribute of Rollout
 COLUMNS = {
     "step": "step",
@@ -82,9 +83,9 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def recent_errors(rows: list[dict[str, float]], count: int = 50) -> dict[str, float]:
+def recent_errors(rows: list[dict[str, float]]) -> dict[str, float]:
     """The mean error in mm {"before", "after"} of the last rollouts; empty where there is none."""
-    pairs = np.array([(row["error_before_mm"], row["error_after_mm"]) for row in rows[-count:]])
+    pairs = np.array([(row["error_before_mm"], row["error_after_mm"]) for row in rows[-RECENT:]])
     pairs = pairs.reshape(-1, 2)[np.isfinite(pairs).reshape(-1, 2).all(axis=1)]
     return dict(zip(("before", "after"), pairs.mean(axis=0).tolist())) if len(pairs) else {}
 

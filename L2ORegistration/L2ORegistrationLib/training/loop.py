@@ -228,21 +228,18 @@ class _Task:
         return float(loss) * self.level.spacing
 
 
-def _on_cuda(device) -> bool:
-    return torch.device(device).type == "cuda"
-
-
 # Networks that predict the whole motion at once: how one of their rollouts goes.
 _AT_ONCE = {"voxelmorph++": voxelmorph.rollout, "lapirn": lapirn.rollout}
 
 
 def _rollout(network, pairs, config: TrainingConfig, step: int, rng, device):
     """Unroll the network once: (loss, level, mean error in mm before, after)."""
+    mixed = config.mixed_precision and torch.device(device).type == "cuda"
     if config.variant in _AT_ONCE:
         pair = PreparedPair.load(pairs[rng.integers(len(pairs))])
-        with torch.autocast("cuda", torch.bfloat16, config.mixed_precision and _on_cuda(device)):
+        with torch.autocast("cuda", torch.bfloat16, mixed):
             return _AT_ONCE[config.variant](network, pair, config, step, rng, device)
-    if config.mixed_precision and _on_cuda(device):
+    if mixed:
         network = _InBfloat16(network)
     task = _drawn_task(pairs, config, rng, device)
     fewest, most = config.iterations

@@ -34,8 +34,8 @@ def keypoint_loss(
     return loss if start is None else loss + errors.diff().relu().sum()
 
 
-def inside(level: MindLevel, points: torch.Tensor, margin: float = 1.0) -> torch.Tensor:
-    """Which points (N, 3), mm, lie within the level's field grid, `margin` voxels from its edge."""
+def inside(level: MindLevel, points: torch.Tensor) -> torch.Tensor:
+    """Which points (N, 3), mm, lie within the level's field grid, a voxel or more from its edge."""
     position = (points - points.new_tensor(level.origin)) / level.spacing
     last = points.new_tensor(level.shape[::-1]) - 1
-    return ((position >= margin) & (position <= last - margin)).all(dim=1)
+    return ((position >= 1) & (position <= last - 1)).all(dim=1)

@@ -22,12 +22,10 @@ from ..phantom.pair import PhantomPair, make_anatomy, make_pair
 from ..phantom.seeds import learned
 from ..phantom.varied import faded, vary, with_emphysema, with_texture
 from .closeup import CloseUp, close_ups, save
-from .l2o import METHOD
 from .prepared import PreparedPair, prepare
 
 SLIDING_LOBES, LOBES_MM = 0.3, 12.0  # share of the pairs, and how far lobes slide in them
 BREATHS = 3  # pairs from one patient: drawing the patient takes longest
-
 
 # Kinds of close-ups and their shares; SLIDING, ROUGHNESS: shares of what their motion is like.
 KINDS = {
@@ -153,7 +151,7 @@ def prepare_close_ups(seed: int, anatomy) -> list[CloseUp]:
         pair = faded(pair, seed)
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     early = rng.random() < EARLY
-    return close_ups(vary(pair, kind, seed), pair.fixed_mask, METHOD, seed, early)
+    return close_ups(vary(pair, kind, seed), pair.fixed_mask, seed, early)
 
 
 def _scanned(rng: np.random.Generator, pair: PhantomPair, which: str) -> tuple[Volume, Volume]:

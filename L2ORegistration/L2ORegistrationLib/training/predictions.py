@@ -6,9 +6,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from ..core.errors import InputError
+from ..engine.images.features import pool
 from ..engine.models import load_model
 from ..engine.optimise.voxelmorph import VoxelMorph, VoxelMorphOptimiser
 from .lung_images import lung_images
@@ -28,7 +28,7 @@ def predicted(path: Path, weights: str) -> torch.Tensor:
     with torch.no_grad():
         begun = torch.zeros((3, *level.shape))
         ((field, _),) = VoxelMorphOptimiser(network).iterate(level, begun, 1)
-        return field if coarse else F.avg_pool3d(field, 2)
+        return field if coarse else pool(field, 2)
 
 
 @lru_cache(maxsize=1)

@@ -18,9 +18,10 @@ from ..core.geometry import Grid, Volume
 from ..engine.field.levels import MindLevel, feature_map
 from ..engine.images.features import pool
 from ..engine.images.preprocessing import working_pair
-from ..engine.start.alignment import distance_map, lung_alignment
+from ..engine.start.alignment import affine, distance_map, lung_alignment, moved
 from ..engine.start.search import discrete_search
 
+MOST_POINTS = 30_000
 FACTORS = (4, 2)  # feature spacing of the stored levels, in working voxels (6 and 3 mm)
 
 
@@ -96,9 +97,8 @@ def prepare(
     moving_points: np.ndarray,
     *,
     jitter: np.random.Generator | None = None,
-    max_points: int = 30000,
 ) -> PreparedPair:
-    """Prepare a pair with corresponding points (N, 3), LPS mm.
+    """Prepare a pair with corresponding points (N, 3), LPS mm, MOST_POINTS of them at most.
 
     jitter: where given, the lung alignment is disturbed (a few millimetres and per cent), so that
     the optimiser learns to correct bad starts as well.
@@ -110,24 +110,27 @@ def prepare(
     pair = working_pair(fixed, moving, *distances, start)
     images = [torch.from_numpy(a) for a in (pair.fixed, pair.moving)]
     maps = [torch.from_numpy(a) for a in (pair.fixed_distance, pair.moving_distance)]
-    pooled = [torch.nn.functional.avg_pool3d(m[None], 2)[0].half() for m in maps]
     features = [tuple(packed(feature_map(image, f)) for image in images) for f in FACTORS]
-    inverse = start.GetInverse()
     rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(fixed_points))[:max_points]
+    chosen = rng.permutation(len(fixed_points))[:MOST_POINTS]
     points = fixed_points[chosen]
-    targets = np.array([inverse.TransformPoint(p) for p in moving_points[chosen].tolist()]) - points
+    targets = moved(start.GetInverse(), moving_points[chosen]) - points
     prepared = PreparedPair(
         features,
-        tuple(pooled),
+        _halved(maps),
         torch.empty(0),
         torch.from_numpy(points - np.asarray(pair.grid.origin)).float(),
         torch.from_numpy(targets).float(),
         pair.grid.spacing[0],
-        tuple(pool(image[None], 2)[0].half() for image in images),
+        _halved(images),
     )
     prepared.search = discrete_search(prepared.level(0))
     return prepared
+
+
+def _halved(volumes: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Volumes (D, H, W) on voxels of twice the size, float16."""
+    return tuple(pool(volume[None], 2)[0].half() for volume in volumes)
 
 
 def packed(features: torch.Tensor) -> torch.Tensor:
@@ -143,7 +146,4 @@ def unpacked(features: torch.Tensor) -> torch.Tensor:
 def _disturbed(start: sitk.AffineTransform, centre, rng: np.random.Generator):
     matrix = np.reshape(start.GetMatrix(), (3, 3)) + rng.normal(0, 0.02, (3, 3))
     image = np.array(start.TransformPoint(centre.tolist())) + rng.normal(0, 3.0, 3)
-    result = sitk.AffineTransform(3)
-    result.SetMatrix(matrix.ravel().tolist())
-    result.SetTranslation((image - matrix @ centre).tolist())
-    return result
+    return affine(matrix, centre, image)

@@ -29,7 +29,7 @@ def falta2022_start(pair: PreparedPair, found: torch.Tensor, config: TrainingCon
     start = (0 * found, found, 0.5 * found, (found + truth) / 2, (found + truth) / 2)[choice]
     start = interpolated(start, distance.shape)
     field = start[(slice(None), *crop)]
-    return level, field + _smooth_noise(rng, level, 1.0) if choice == 4 else field
+    return level, field + _smooth_noise(rng, level) if choice == 4 else field
 
 
 def scattered(level: MindLevel, points: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -51,13 +51,13 @@ def scattered(level: MindLevel, points: torch.Tensor, targets: torch.Tensor) -> 
     return filled[0, :3] / filled[0, 3:].clamp(min=1e-12)
 
 
-def _smooth_noise(rng, level: MindLevel, sd_voxels: float) -> torch.Tensor:
-    """A smooth random field (3, d, h, w) in mm, sd in field voxels, a few voxels wide."""
+def _smooth_noise(rng, level: MindLevel) -> torch.Tensor:
+    """A smooth random field (3, d, h, w) in mm, of an sd of one voxel, a few voxels wide."""
     coarse = [max(2, int(np.ceil(n / rng.uniform(3, 8)))) for n in level.shape]
     noise = torch.from_numpy(rng.standard_normal((1, 3, *coarse)).astype(np.float32))
     noise = F.interpolate(noise, size=level.shape, mode="trilinear", align_corners=False)[0]
     noise = smooth(noise[None])[0]
-    return noise * (sd_voxels * level.spacing / noise.std().clamp(min=1e-6))
+    return noise * (level.spacing / noise.std().clamp(min=1e-6))
 
 
 def random_crop(mask: torch.Tensor, size: int, rng) -> tuple[slice, slice, slice]:

@@ -22,8 +22,6 @@ def test_points_swing_from_inspiration_to_expiration(breath):
 def test_points_go_back_another_way(breath):
     there, back = breath.trajectories[1], breath.trajectories[5]
     assert np.linalg.norm(there - back, axis=1).mean() > 0.5  # mm
-    straight = make_breathing(7, phases=6, spacing=5.0, hysteresis=0.0, noise_hu=0.0).trajectories
-    assert np.abs(straight[1] - straight[5]).max() < 1e-3
 
 
 def test_trajectories_lead_to_the_same_vessels(breath):
@@ -43,7 +41,7 @@ def test_the_seed_decides():
     )
 
 
-@pytest.mark.parametrize("wrong", [{"phases": 1}, {"amplitude_mm": -1}, {"hysteresis": -0.1}])
+@pytest.mark.parametrize("wrong", [{"phases": 1}, {"amplitude_mm": -1}, {"noise_hu": -1}])
 def test_impossible_breaths_are_refused(wrong):
     with pytest.raises(InputError):
         make_breathing(1, **wrong)

@@ -191,7 +191,7 @@ def test_tubes_keep_their_volume_however_thin():
 def test_tree_reaches_all_targets_and_thins_out():
     rng = np.random.default_rng(0)
     targets = rng.uniform(0, 50, (200, 3))
-    tree = grow_tree(rng, np.array([-10.0, 25, 25]), targets)
+    tree = grow_tree(rng, np.array([-10.0, 25, 25]), targets, np.zeros(200, int), 0.25)
     for target in targets:
         assert np.linalg.norm(tree.end - target, axis=1).min() < 1e-9
     assert tree.radius[tree.generation == 0].min() == tree.radius.max()

@@ -50,7 +50,7 @@ def scans():
 @pytest.fixture(scope="module")
 def every_level(scans):
     """What the learned iterations see of it on each level."""
-    return close_ups(scans, scans.fixed_mask, "l2o", seed=0)
+    return close_ups(scans, scans.fixed_mask, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_close_up_of_another_version_is_refused(tmp_path):
 
 def test_an_early_close_up_begins_where_the_last_level_does(close, scans):
     """With what coarser levels found, which in these scans lacks the noise of the last one."""
-    early = close_ups(scans, scans.fixed_mask, "l2o", seed=0, early=True)[-1]
+    early = close_ups(scans, scans.fixed_mask, seed=0, early=True)[-1]
     assert early.iterations == close.iterations + 2
     assert torch.equal(early.points, close.points)
     unevenness = [one.field.diff(dim=1).abs().mean() for one in (early, close)]

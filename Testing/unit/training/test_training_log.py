@@ -81,7 +81,7 @@ def test_recent_errors_are_those_that_are_known(tmp_path):
     write(tmp_path, 0, [*rollouts(1, 2), unknown])
     rows = read_log(tmp_path / log.FILE)
     assert recent_errors(rows) == {"before": 4.5, "after": 0.75}
-    assert recent_errors(rows, count=1) == {}
+    assert recent_errors(rows[-1:]) == {}
 
 
 def test_an_interrupted_run_has_the_log_and_card_of_a_whole_one(pairs, tmp_path):
