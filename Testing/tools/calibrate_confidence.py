@@ -38,6 +38,7 @@ from L2ORegistrationLib.phantom.varied import KINDS, vary, with_emphysema  # noq
 PLACES = 1500
 OFF_MM = 2.0
 ASTRAY = "led astray"
+CLOSER = ", closer"  # of kinds of registrations whose last iterations looked closer
 ASTRAY_MM, ASTRAY_WIDTH_MM = 10.0, 60.0  # largest false displacement, and how wide it is
 BINS_MM = (0, 0.6, 0.8, 1.2, 2, 4, 8, np.inf)
 BEST_MM = 0.02  # errors below are as good
@@ -50,6 +51,8 @@ def measure(
 ) -> list[Path]:
     """Register what is not in OUT yet; the files of all, a kind of a patient each."""
     options, method = {"method": method, "spacing": spacing}, f"{method}_{spacing:g}"
+    if voxels:
+        method += "_" + "x".join(f"{width:g}" for width in voxels)
     files = []
     for seed in range(first, first + count):
         pair = None
@@ -86,7 +89,7 @@ def patient(seed: int, voxels: tuple | None):
 def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str, dict]:
     """What is known at places of the fixed lungs: of the result, "", and of ASTRAY where asked for.
 
-    error (N,), mm, evidence (4, N), inside (N,) and the verdict.
+    error (N,), mm, evidence (4, N), inside (N,), closest, mm, and the verdict.
     """
     kept = []
 
@@ -97,7 +100,7 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
     appraisal.confidence = listening
     masks = {"fixed_mask": pair.fixed_mask, "moving_mask": pair.moving_mask}
     result = registration.register(pair.fixed, pair.moving, **options, **masks)
-    level, field, before, coarsest, inside = kept
+    level, field, before, repeated, inside, closest = kept
     # Not of the varied mask: the motion is known exactly at these voxels, and jumps between others.
     points = truth.fixed_mask.marked_points(most=100_000)
     points = points[pair.fixed.grid.contains(points)]
@@ -105,7 +108,7 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
     missed = result.field.transform_points(points) - truth.field.transform_points(points)
 
     def known(false) -> dict:
-        found = confidence.evidence(level, field + false, before + false, coarsest)
+        found = confidence.evidence(level, field + false, before + false, repeated)
         found = found.cpu().numpy()
         moved = [Volume(one, level.grid).sample(points) for one in false.numpy()]
         return {
@@ -113,8 +116,7 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
             "evidence": np.stack([Volume(one, level.grid).sample(points) for one in found]),
             "inside": Volume(inside.astype(np.float32), level.grid).sample(points) > 0.5,
             "verdict": result.verdict,
-            "spacing": [image.grid.spacing for image in (pair.fixed, pair.moving)],
-            "closest": result.provenance["closest_mm"],
+            "closest": closest,
         }
 
     rows = {"": known(torch.zeros_like(field))}
@@ -128,12 +130,36 @@ def registered(pair, truth, seed: int, options: dict, astray: bool) -> dict[str,
 
 
 def fit(those: list[dict]) -> dict[str, tuple]:
-    """The constants: weights by the pinball loss, then distances by the scores' quantiles."""
+    """The constants: weights by the pinball loss, then distances by the scores' quantiles.
+
+    The weights are those of registrations that did not look closer.
+    """
+    parts = {"": [], "CLOSE_": []}
+    for one in those:
+        if one["closest"] == WORKING_SPACING_MM:
+            parts[""].append(one)
+        elif one["closest"] == confidence.CLOSEST_MM:
+            parts["CLOSE_"].append(one)
+    constants = {}
+    for name, part in parts.items():
+        if not part:
+            continue
+        inside = [one["inside"] & np.isfinite(one["evidence"]).all(axis=0) for one in part]
+        evidence = [one["evidence"][:, i] for one, i in zip(part, inside)]
+        evidence = np.concatenate(evidence, axis=1)
+        error = np.concatenate([one["error"][i] for one, i in zip(part, inside)])
+        if not name:
+            constants["WEIGHTS"] = weights_for(evidence, error)
+        weights = constants.get("WEIGHTS", confidence.WEIGHTS)
+        scores, told = distances_for(np.tensordot(weights, evidence, axes=1), error)
+        constants |= {f"{name}SCORES": scores, f"{name}DISTANCES_MM": told}
+    return constants
+
+
+def weights_for(evidence: np.ndarray, error: np.ndarray) -> tuple:
+    """Of evidence (4, N), so that 90 % of the errors (N,), mm, stay below what the score means."""
     from scipy.optimize import minimize
 
-    inside = [one["inside"] & np.isfinite(one["evidence"]).all(axis=0) for one in those]
-    evidence = np.concatenate([one["evidence"][:, i] for one, i in zip(those, inside)], axis=1)
-    error = np.concatenate([one["error"][i] for one, i in zip(those, inside)])
     wanted = np.log(np.maximum(error, BEST_MM))
     mean, sd = evidence.mean(axis=1), np.maximum(evidence.std(axis=1), 1e-6)
     known = np.vstack([np.ones(len(error)), (evidence - mean[:, None]) / sd[:, None]])
@@ -149,16 +175,16 @@ def fit(those: list[dict]) -> dict[str, tuple]:
     begin[0] = np.quantile(wanted, confidence.COVERAGE)
     grow = [(0, None) if sign > 0 else (None, 0) for sign in SIGNS]
     found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(None, None), *grow])
-    weights = found.x[1:] / sd
-    weights = np.round(weights, 3)
-    score = weights @ evidence
+    return tuple(np.round(found.x[1:] / sd, 3).tolist())
+
+
+def distances_for(score: np.ndarray, error: np.ndarray) -> tuple[tuple, tuple]:
+    """Scores, and the distances, mm, below which 90 % of the errors at such scores stay."""
     edges = np.quantile(score, QUANTILES)
     parts = [(score >= a) & (score <= b) for a, b in zip(edges, edges[1:], strict=False)]
     scores = [float(np.round(np.median(score[part]), 2)) for part in parts]
     told = [np.quantile(error[part], confidence.COVERAGE) for part in parts]
-    told = np.round(np.maximum.accumulate(told), 2).tolist()
-    names = "WEIGHTS", "SCORES", "DISTANCES_MM"
-    return dict(zip(names, (tuple(weights.tolist()), tuple(scores), tuple(told)), strict=True))
+    return tuple(scores), tuple(np.round(np.maximum.accumulate(told), 2).tolist())
 
 
 def use(constants: dict[str, tuple]) -> None:
@@ -168,14 +194,34 @@ def use(constants: dict[str, tuple]) -> None:
 
 
 def by_kind(loaded: dict[Path, dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What the constants, as they are, tell the places of each kind, and the errors there."""
+    """What the constants, as they are, tell the places of each kind, and the errors there.
+
+    Those of registrations that looked closer are kinds of their own.
+    """
     rows = {}
-    for kind in (*KINDS, ASTRAY):
-        those = [one for file, one in loaded.items() if f"_{kind}_" in file.name]
+    for kind in kinds():
+        those = [
+            one
+            for file, one in loaded.items()
+            if f"_{kind.removesuffix(CLOSER)}_" in file.name
+            and kind.endswith(CLOSER) == (one["closest"] < WORKING_SPACING_MM)
+        ]
         if those:
-            told = [confidence.distances(one["evidence"], one["inside"]) for one in those]
-            rows[kind] = np.concatenate(told), np.concatenate([one["error"] for one in those])
+            told = np.concatenate(
+                [
+                    confidence.distances(one["evidence"], one["inside"], float(one["closest"]))
+                    for one in those
+                ]
+            )
+            error = np.concatenate([one["error"] for one in those])
+            known = np.isfinite(told)
+            rows[kind] = told[known], error[known]
     return rows
+
+
+def kinds() -> list[str]:
+    """All kinds of rows, in their order."""
+    return [f"{kind}{closer}" for closer in ("", CLOSER) for kind in (*KINDS, ASTRAY)]
 
 
 def crossed(loaded: dict[Path, dict]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -185,10 +231,10 @@ def crossed(loaded: dict[Path, dict]) -> dict[str, tuple[np.ndarray, np.ndarray]
         mine = {file: one for file, one in loaded.items() if file.stem.endswith(f"_{patient}")}
         use(fit([one for file, one in loaded.items() if file not in mine]))
         parts.append(by_kind(mine))
-    kinds = [kind for kind in (*KINDS, ASTRAY) if any(kind in part for part in parts)]
     return {
         kind: tuple(np.concatenate([p[kind][k] for p in parts if kind in p]) for k in (0, 1))
-        for kind in kinds
+        for kind in kinds()
+        if any(kind in part for part in parts)
     }
 
 
@@ -206,11 +252,11 @@ def report(rows: dict[str, tuple[np.ndarray, np.ndarray]], out: Path) -> None:
     from matplotlib.figure import Figure
 
     told, error = (np.concatenate([row[k] for row in rows.values()]) for k in (0, 1))
-    print(f"{'':12} within   off >{OFF_MM:g} mm  found (AUC)  median told  90 % of errors, mm")
+    print(f"{'':20} within   off >{OFF_MM:g} mm  found (AUC)  median told  90 % of errors, mm")
     for kind, (t, e) in {**rows, "all": (told, error)}.items():
         area, off = found_by(t, e > OFF_MM), (e > OFF_MM).mean()
         sizes = f"{np.median(t):12.2f} {np.quantile(e, 0.9):9.2f}"
-        print(f"{kind:12} {(e <= t).mean():6.3f} {off:11.3f} {area:12.2f} {sizes}")
+        print(f"{kind:20} {(e <= t).mean():6.3f} {off:11.3f} {area:12.2f} {sizes}")
     claims, shares, true = [], [], []
     for low, high in zip(BINS_MM, BINS_MM[1:], strict=False):
         part = (told > low) & (told <= high)
@@ -219,7 +265,7 @@ def report(rows: dict[str, tuple[np.ndarray, np.ndarray]], out: Path) -> None:
             shares.append((error[part] <= told[part]).mean())
             true.append(np.quantile(error[part], 0.9))
             print(f"told {low} to {high} mm: {part.mean():.3f} of all, {shares[-1]:.3f} within")
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 2 + 0.2 * len(rows)), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(claims, true, "o-", color="#1b9e77")
     left.plot([0.4, 20], [0.4, 20], color="0.7", linewidth=1)

@@ -14,7 +14,7 @@ from ..core.jacobian import jacobian_determinant
 from .catalogue import CALIBRATED_ON, DESCRIPTORS, load
 from .confidence import OUTSIDE_MM, confidence, summary
 from .images.plausibility import implausible
-from .images.preprocessing import WORKING_SPACING_MM
+from .images.preprocessing import WORKING_SPACING_MM, repeated
 from .match import Match, match, share_inside
 from .result import Result
 from .verdict import FAILED, Verdict, judge
@@ -114,12 +114,21 @@ def _confidence(run, best: int, matched: Volume | None) -> Volume:
         field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
         moved = run.steps[best].field.transform_points(level.grid.points())
         inside = run.moving.grid.contains(moved)
-        coarsest = max(*run.fixed.grid.spacing, *run.moving.grid.spacing)
-        told = confidence(replace(level), field, before, coarsest, inside)
+        spacings = [image.grid.spacing for image in (run.fixed, run.moving)]
+        coarse = repeated(spacings, WORKING_SPACING_MM)
+        told = confidence(replace(level), field, before, coarse, inside, _closest(run, best))
     if matched is not None:  # a part that lies wrong as a whole can look sharp and settled
         nothing = matched.sample(told.grid.points()) < MATCHED_AROUND
         told.array[nothing] = np.maximum(told.array[nothing], OUTSIDE_MM)
     return told
+
+
+def _closest(run, best: int) -> float:
+    """The grid, mm, that the step `best` has looked at where it is closer than the usual one."""
+    closely = run.plan[-1].settings.get("closely", 0)
+    if run.closer_ratio == 1 or best <= run.total - closely:
+        return WORKING_SPACING_MM
+    return run.spacing / float(run.closer_ratio)
 
 
 def _before(run, best: int) -> int:

@@ -3,10 +3,10 @@
 Of the places that are told a distance, 90 % are off by less. Three things say it on MIND of 3 mm:
 how sharply the images locate what matches there, how far the place is from being settled (what the
 last stage still moved it by, or one more step would), and how near the lungs' surface is, where
-they slide and only one side knows. Thick slices, which look sharp on a fine lattice, add to it.
+they slide and only one side knows. Coarse voxels, which look sharp on a fine lattice, add to it.
 Weighted they are a score, and phantoms whose motion is known say which distance belongs to it, see
-Testing/tools/calibrate_confidence.py. Where nothing corresponds, as in fluid, nothing is sharp or
-settled, and the distance is large.
+Testing/tools/calibrate_confidence.py: a smaller one where the last iterations looked closer. Where
+nothing corresponds, as in fluid, nothing is sharp or settled, and the distance is large.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from ..core.geometry import Volume
 from .field.levels import MindLevel
+from .images.preprocessing import WORKING_SPACING_MM
 from .optimise.gauss_newton import gauss_newton_step
 from .optimise.penalty import Penalty
 from .verdict import UNSURE_MM
@@ -26,40 +27,52 @@ COVERAGE = 0.9
 OUTSIDE_MM = 16.0  # where the field leads out of the moving image
 _BLOCK = 5  # field voxels along an axis that are looked at together
 _LEAST_WAY_MM = 0.01
-_USUAL_MM = 2.5
 _SURFACE_MM = 4.0  # how deep the lungs' surface is felt
 _SOFT = Penalty(5e-4)  # of the step, a quarter of what is usual on this level
-WEIGHTS = (-0.418, 0.675, 0.137, 0.229)  # of what `evidence` returns
-# Scores and the distances, mm, that belong to them; between them the logarithms are linear.
-SCORES = (1.73, 2.02, 2.35, 2.68, 2.98, 3.27, 3.57, 3.93, 4.41, 4.95)
-DISTANCES_MM = (0.33, 0.37, 0.46, 0.61, 0.78, 1.07, 1.63, 2.85, 4.5, 7.4)
+WEIGHTS = (-0.358, 0.623, 0.138, 0.287)  # of what `evidence` returns
+# Scores and the distances, mm, that belong to them, where the last iterations looked at the working
+# grid and where at one of CLOSEST_MM; between them the logarithms are linear.
+SCORES = (1.47, 1.76, 2.1, 2.43, 2.72, 3.0, 3.27, 3.55, 3.91, 4.29)
+DISTANCES_MM = (0.38, 0.43, 0.55, 0.74, 0.97, 1.36, 1.87, 2.78, 4.21, 6.83)
+CLOSEST_MM = 1.0
+CLOSE_SCORES = (1.29, 1.54, 1.79, 2.06, 2.34, 2.66, 3.07, 3.75, 4.38, 4.86)
+CLOSE_DISTANCES_MM = (0.18, 0.19, 0.23, 0.32, 0.49, 0.89, 1.98, 3.92, 6.07, 7.73)
 
 
 def confidence(
     level: MindLevel,
     field: torch.Tensor,
     before: torch.Tensor,
-    coarsest: float,
+    repeated: float,
     inside: np.ndarray,
+    closest: float = WORKING_SPACING_MM,
 ) -> Volume:
     """The distance in mm that 90 % of such places are off by less than, on the level's field grid.
 
     level: MIND of 3 mm; field, before: (3, d, h, w), mm, on its field grid: the result, and what
-    there was before the last stage; coarsest: mm, the largest spacing of both images; inside: bool
-    (d, h, w), what the field leaves within the moving image. NaN farther than three field voxels
-    from the fixed lungs, of which nothing is said.
+    there was before the last stage; repeated: how many voxels of WORKING_SPACING_MM show one of the
+    images'; inside: bool (d, h, w), what the field leaves within the moving image; closest: mm, the
+    grid that the last iterations looked at. NaN farther than three field voxels from the fixed
+    lungs, of which nothing is said.
     """
-    found = evidence(level, field, before, coarsest).cpu().numpy()
-    told = distances(found, inside)
+    found = evidence(level, field, before, repeated).cpu().numpy()
+    told = distances(found, inside, closest)
     # One voxel further, so that a thin part of the lungs between the field voxels has its value.
     away, nearest = ndimage.distance_transform_edt(np.isnan(told), return_indices=True)
     return Volume(np.where(away < 2, told[tuple(nearest)], np.nan), level.grid)
 
 
-def distances(found: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def distances(
+    found: np.ndarray, inside: np.ndarray, closest: float = WORKING_SPACING_MM
+) -> np.ndarray:
     """The distances (...), mm, float32, that `evidence` (4, ...) means; NaN stays."""
     score = np.tensordot(WEIGHTS, found, axes=1)
-    distance = np.exp(np.interp(score, SCORES, np.log(DISTANCES_MM)))
+    share = np.log(WORKING_SPACING_MM / closest) / np.log(WORKING_SPACING_MM / CLOSEST_MM)
+    usual, closely = (
+        np.interp(score, scores, np.log(those))
+        for scores, those in ((SCORES, DISTANCES_MM), (CLOSE_SCORES, CLOSE_DISTANCES_MM))
+    )
+    distance = np.exp(usual + np.clip(share, 0, 1) * (closely - usual))
     distance[~inside] = np.maximum(distance[~inside], OUTSIDE_MM)
     distance[np.isnan(score)] = np.nan
     return distance.astype(np.float32)
@@ -67,15 +80,14 @@ def distances(found: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def evidence(
-    level: MindLevel, field: torch.Tensor, before: torch.Tensor, coarsest: float
+    level: MindLevel, field: torch.Tensor, before: torch.Tensor, repeated: float
 ) -> torch.Tensor:
     """What tells how sure a field is at each voxel of the field grid: (4, d, h, w).
 
     Logarithms: of how fast (1 / mm^2) the mean squared MIND difference grows in the direction in
     which it grows least, after the mean of a block; of the way, mm, from the field before or of one
-    more Gauss-Newton step, whichever is longer; of the images' largest spacing, `coarsest`, in
-    units of what is usual, where it is more. And how near the lungs' surface is: 1 there and
-    outside, falling to 0 in the depth. NaN where no lung is around.
+    more Gauss-Newton step, whichever is longer; of `repeated`. And how near the lungs' surface is:
+    1 there and outside, falling to 0 in the depth. NaN where no lung is around.
     """
     nodes = level.active_nodes
     lungs = level.distance.flatten()[nodes] < 0
@@ -97,7 +109,7 @@ def evidence(
     found = field.new_full((4, *level.shape), torch.nan)
     found[0, known] = weakest.clamp(min=1e-9).log().to(found)
     found[1, known] = way.clamp(min=_LEAST_WAY_MM).log()
-    found[2, known] = float(np.log(max(coarsest / _USUAL_MM, 1.0)))
+    found[2, known] = float(np.log(repeated))
     found[3, known] = (level.distance[0][known].clamp(max=0) / _SURFACE_MM).exp()
     return found
 

@@ -22,6 +22,7 @@ CLEARLY = 0.8  # of the dissimilarity beside it: below that a block has found it
 NOTHING = 1e-6  # of dissimilarity: less has no structure
 BLOCKS = 6000  # that are looked at
 AROUND, LEAST_AROUND = 3.0, 1e-4  # nodes (18 mm): what surrounds a place, and is still that
+QUARTER = 0.25  # of a lung's blocks: those that match best
 FEWEST = 200  # blocks of a lung of which something can be said
 MIDDLE = 1  # nodes on either side of the middle, where there is little lung between two
 _WAYS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
@@ -35,7 +36,9 @@ class Match:
     it; ratio: the median dissimilarity against that beside; right, left: `matched` of the patient's
     right and left lung, None where there is next to nothing of it, or one alone; inside: of the
     fixed lungs, what the field leaves within the moving image; around: `matched` of what surrounds
-    each voxel of the field grid, NaN away from the lungs; None where there are none.
+    each voxel of the field grid, NaN away from the lungs; None where there are none; mismatch:
+    dissimilarities of the right and the left lung that a quarter of their blocks stay below, which
+    disease in the rest does not change; None where there are not two.
     """
 
     matched: float
@@ -44,6 +47,7 @@ class Match:
     left: float | None
     inside: float
     around: Volume | None = None
+    mismatch: tuple[float, float] | None = None
 
 
 def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
@@ -67,13 +71,17 @@ def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
     here, beside = costs((0, 0, 0)), sum(costs(way) for way in _WAYS) / len(_WAYS)
     # Where the images show nothing, every place looks alike: that is no match.
     ratio = torch.where(beside > NOTHING, here / beside.clamp(min=NOTHING), 1.0)
-    ratio = ratio.cpu().numpy()  # on the CPU, because Apple's GPUs have no double precision
+    # On the CPU, because Apple's GPUs have no double precision.
+    ratio, here = ratio.cpu().numpy(), here.cpu().numpy()
     found = ratio < CLEARLY
     across = (level.active_nodes[chosen] % level.shape[2]).cpu().numpy()
-    parts = [found[half] for half in halves(across)]
-    shares = [float(part.mean()) if len(part) >= FEWEST else None for part in parts]
+    lung = halves(across)
+    shares = [float(found[one].mean()) if one.sum() >= FEWEST else None for one in lung]
+    mismatch = None
+    if None not in shares:
+        mismatch = tuple(float(np.quantile(here[one], QUARTER)) for one in lung)
     around = Volume(_around(found, level.active_nodes[chosen], level.shape), level.grid)
-    return Match(float(found.mean()), float(np.median(ratio)), *shares, inside, around)
+    return Match(float(found.mean()), float(np.median(ratio)), *shares, inside, around, mismatch)
 
 
 def _around(found: np.ndarray, nodes: torch.Tensor, shape: tuple[int, int, int]) -> np.ndarray:

@@ -20,6 +20,8 @@ GOOD, CHECK, FAILED = "good", "check", "failed"
 MATCHED = {CHECK: 0.66, FAILED: 0.54}  # of the fixed lungs: less than this
 RATIO = {CHECK: 0.66, FAILED: 0.8}  # dissimilarity against that beside: more than this
 ONE_LUNG = 0.5  # less than this share of one lung while the other is matched
+UNEVEN = 1.6  # times as large as the other lung's is the dissimilarity of one: more than this
+ALIKE = 5e-3  # dissimilarities below this are next to none
 INSIDE = {CHECK: 0.75, FAILED: 0.3}  # of the fixed lungs in the moving image: less than this
 # Of the fixed lungs may be off by more than UNSURE_MM: more than this. No reason to fail: it is
 # calibrated for the usual spacing and iterations, and fluid is no fault of the registration.
@@ -80,6 +82,14 @@ def judge(
     if one or (not matched and known and min(halves.values()) < ONE_LUNG):
         side = min(halves, key=halves.get)
         said.append((CHECK, f"The {side} lung has hardly found its counterpart, the other has."))
+    elif side := _worse(found.mismatch):
+        said.append(
+            (
+                CHECK,
+                f"The {side} lung matches clearly worse than the other, as where it has collapsed "
+                "or moved in a way of its own.",
+            )
+        )
     if isnan(unsure):
         said.append((CHECK, "Nothing can be said of how far off it may be."))
     if unsure > UNSURE:
@@ -104,6 +114,16 @@ def worst(levels: Iterable[str]) -> str:
 def unsure_sentence(share: float) -> str:
     """That this share of the lungs may be far off."""
     return f"{share:.0%} of the lungs may be off by more than {UNSURE_MM:g} mm."
+
+
+def _worse(mismatch: tuple[float, float] | None) -> str:
+    """Which lung matches clearly worse than the other; "" where both match alike."""
+    if mismatch is None:
+        return ""
+    right, left = (max(one, ALIKE) for one in mismatch)
+    if max(right / left, left / right) <= UNEVEN:
+        return ""
+    return "right" if right > left else "left"
 
 
 _RANK = ("", GOOD, CHECK, FAILED)

@@ -1,12 +1,16 @@
 """The confidence: a distance for each place, larger where less is known, calibrated on phantoms."""
 
+from fractions import Fraction
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
-from L2ORegistrationLib.engine import confidence  # noqa: E402
+from L2ORegistrationLib.engine import appraisal, confidence  # noqa: E402
+from L2ORegistrationLib.engine.catalogue import METHODS  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import MindLevel  # noqa: E402
 
 LATTICE = Grid((10, 9, 8), (6.0, 6.0, 6.0), (-30.0, -20.0, 5.0))
@@ -41,6 +45,27 @@ def test_each_score_has_its_distance_and_larger_ones_a_larger_one():
     assert told[0] == pytest.approx(np.sqrt(np.prod(confidence.DISTANCES_MM[4:6])))
 
 
+def test_where_it_looked_closer_its_own_distances_hold_and_between_both_their_middle():
+    first = np.array(confidence.WEIGHTS)
+    score = confidence.CLOSE_SCORES[3]
+    found = (first * score / (first**2).sum())[:, None]
+    usual, closely, halfway = (
+        confidence.distances(found, np.ones(1, bool), closest)[0]
+        for closest in (1.5, confidence.CLOSEST_MM, np.sqrt(1.5 * confidence.CLOSEST_MM))
+    )
+    assert closely == pytest.approx(confidence.CLOSE_DISTANCES_MM[3])
+    assert halfway == pytest.approx(np.sqrt(usual * closely))
+    assert confidence.distances(found, np.ones(1, bool), 0.5)[0] == closely
+
+
+@pytest.mark.parametrize("best, closest", [(12, 1.5), (13, 1.0), (15, 1.0)])
+def test_a_step_before_the_closer_look_has_not_looked_closer(best, closest):
+    """Of fifteen steps the last three look closer."""
+    plan = METHODS["gauss-newton"].plan()[-1:]
+    run = SimpleNamespace(plan=plan, total=15, closer_ratio=Fraction(3, 2), spacing=1.5)
+    assert appraisal._closest(run, best) == closest
+
+
 def test_beyond_the_moving_image_little_is_known_and_where_nothing_is_it_stays_so():
     found = np.tile([[-5.0, -8.0, np.nan]], (4, 1))
     told = confidence.distances(found, np.array([True, False, False]))
@@ -55,7 +80,7 @@ def test_the_evidence_is_measured_per_place():
     known = ~torch.isnan(found[0])
     assert known[..., 2:].all()
     assert (found[1][known & (moved[1] > 0)] >= np.log(2.0)).all()
-    settled = confidence.evidence(level, still, still, 5.0)
+    settled = confidence.evidence(level, still, still, 2.0)
     assert settled[1][known].numpy() == pytest.approx(np.log(0.01))
     assert settled[2][known].numpy() == pytest.approx(np.log(2.0))
     assert not found[2][known].any()

@@ -45,6 +45,8 @@ def test_what_matches_surely_and_folds_nowhere_is_good():
         (with_(inside=0.1), 0.0, 1.0, "failed", "Only 10% of the fixed lungs"),
         (with_(left=0.1), 0.0, 1.0, "check", "The left lung has hardly found"),
         (with_(right=0.1), 0.0, 1.0, "check", "The right lung has hardly found"),
+        (with_(mismatch=(0.01, 0.017)), 0.0, 1.0, "check", "The left lung matches clearly worse"),
+        (with_(mismatch=(0.017, 0.01)), 0.0, 1.0, "check", "The right lung matches clearly worse"),
         (SURE, 0.005, 1.0, "check", "folds in 0.50%"),
         (SURE, 0.2, 1.0, "failed", "folds in 20.00%"),
         (SURE, 0.0, 0.3, "check", "factor of 0.30"),
@@ -76,6 +78,16 @@ def test_the_limits_are_where_they_were_calibrated(changes, good, check, failed)
         else:
             found = with_(**{changes: value})
         assert judge(found, **measured).level == level, value
+
+
+@pytest.mark.parametrize("mismatch", [None, (0.01, 0.015), (0.0, 0.0), (1e-4, 6e-3)])
+def test_lungs_that_match_about_alike_are_good(mismatch):
+    assert judge(with_(mismatch=mismatch), 0.0, 1.0).level == "good"
+
+
+def test_a_lung_is_said_once_to_be_worse():
+    verdict = judge(with_(left=0.1, mismatch=(0.01, 0.1)), 0.0, 1.0)
+    assert len(verdict.reasons) == 1 and "hardly found" in verdict.reasons[0]
 
 
 def test_a_lung_that_matches_beside_one_full_of_fluid_is_not_failed():
@@ -128,6 +140,9 @@ def test_the_patients_right_is_where_x_is_small(level):
     field[:, :, :, : level.shape[2] // 2] = 15.0  # LPS: the right half is wrong
     found = match(level, field, 1.0)
     assert found.right < 0.5 < found.left
+    assert found.mismatch[0] > 1.6 * found.mismatch[1]
+    alike = match(level, 0 * field, 1.0).mismatch
+    assert max(alike) < 1.1 * min(alike)
     right, left = GRID.to_world(np.array([[12, 31, 31], [51, 31, 31]]))
     assert found.around.sample(right) < 0.5 and found.around.sample(left) > 0.8
 

@@ -6,6 +6,7 @@ learns which way breathing goes, so the result must not depend on how an image i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,13 +79,17 @@ def pair_on(
         moving_distance=resample(moving_distance, grid, start),
         grid=grid,
         start=start,
-        repeated=float(np.sqrt(_repeated(fixed, grid) * _repeated(moving, grid))),
+        repeated=repeated([image.grid.spacing for image in (fixed, moving)], grid.spacing[0]),
     )
 
 
-def _repeated(volume: Volume, grid: Grid) -> float:
-    """How many voxels of the grid lie in one of the volume; a finer axis counts one."""
-    return float(np.prod(np.maximum(np.divide(volume.grid.spacing, grid.spacing), 1)))
+def repeated(spacings: Sequence[Sequence[float]], width: float) -> float:
+    """How many voxels of a width (mm) show one of the images', on average; at least 1.
+
+    spacings: (x, y, z) of each image, mm; a finer axis counts one.
+    """
+    counts = [np.prod(np.maximum(np.divide(spacing, width), 1)) for spacing in spacings]
+    return float(np.exp(np.mean(np.log(counts))))
 
 
 def working_grid(distance: Volume, spacing: float = WORKING_SPACING_MM) -> Grid:
