@@ -35,6 +35,25 @@ def test_evaluate_prints_a_table(data, registered):
     assert re.search(r"Initial +[\d.]+", out) and re.search(r"Transform +[\d.]+", out)
 
 
+def test_no_column_is_cut_where_80_characters_fit(data, registered):
+    given = (*landmarks(data), "--fixed-mask", data / "fixed_mask.nii.gz")
+    _, out, _ = run("evaluate", registered[0] / "t.h5", *given)
+    heads = ("TRE mean", "median", "p95", "folding %", "SDlogJ", "Learn2Reg")
+    assert all(head in out for head in heads) and "\N{HORIZONTAL ELLIPSIS}" not in out
+
+
+def test_evaluate_tells_of_points_that_the_transform_does_not_reach(tmp_path):
+    grid = Grid((9, 9, 9), (5.0, 5.0, 5.0))
+    field = DisplacementField(np.full((*grid.shape, 3), (1, 2, 3), np.float32), grid)
+    sitk.WriteTransform(field.to_transform(), str(tmp_path / "t.h5"))
+    for name, at in (("f", "10,10,10\n20,20,20\n90,0,0\n"), ("m", "11,12,13\n21,22,23\n91,2,3\n")):
+        (tmp_path / f"{name}.csv").write_text("x,y,z\n" + at)
+    points = ("--fixed-landmarks", tmp_path / "f.csv", "--moving-landmarks", tmp_path / "m.csv")
+    code, out, err = run("evaluate", tmp_path / "t.h5", *points, "--json")
+    assert code == 0 and "1 of 3 fixed landmarks lie beside the transform's grid" in err
+    assert json.loads(out)["notes"]
+
+
 def test_evaluate_measures_an_affine_in_the_mask(data, tmp_path):
     affine = sitk.AffineTransform(3)
     affine.Scale((1.1, 1.0, 0.5))

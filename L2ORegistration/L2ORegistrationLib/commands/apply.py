@@ -30,6 +30,7 @@ from ..outputs.surfaces import SURFACES, read_surface
 from .console import check_apart, checked_file, note, print_json, say, tell_written
 from .options import Json
 
+_OTHER_SURFACES = (".stl", ".vtp")
 _LABELS = (".nrrd", ".nii.gz", ".nii", ".mha")
 
 
@@ -122,6 +123,11 @@ def apply(
         missing = f"{backward} has no grid of its own: only a displacement field can be used here."
         other = as_field(read_transform(backward), missing=missing) if backward else None
         told = read_volume(confidence) if confidence else None
+        if told is not None and told.array.min() < 0:
+            raise InputError(
+                f"{confidence} has negative values, as an image has: give what "
+                "register --confidence wrote."
+            )
         answer = _moved_points(thing, output, field, to, target, kind, other, told)
     else:
         motion = field if to is To.fixed else invert(field, moving=target).field
@@ -173,9 +179,9 @@ def _of_record(
     here = To.moving if to is To.fixed else To.fixed
     if kind == "structures":
         from ..outputs.contours import frame_of_reference
-        from ..outputs.requires import pydicom
+        from ..outputs.requires import read_dicom
 
-        lies = Scan(None, frame=frame_of_reference(pydicom().dcmread(thing, force=True)))
+        lies = Scan(None, frame=frame_of_reference(read_dicom(thing)))
     else:
         lies = Scan.of(grid_of(thing) if kind in ("labels", "image") else None, thing)
     return said + record.misplaced(lies, here.value, thing.name)
@@ -196,12 +202,15 @@ def _kind(thing: Path, labels: bool) -> str:
         return "points"
     if suffix in SURFACES:
         return "surface"
+    if suffix in _OTHER_SURFACES:
+        known = ", ".join(SURFACES)
+        raise InputError(f"{thing} is a surface that is not read: save it as one of {known}.")
     if labels or suffix == ".seg.nrrd":
         return "labels"
     if thing.is_file() and suffix in (".dcm", ""):
-        from ..outputs.requires import pydicom
+        from ..outputs.requires import read_dicom
 
-        sop = pydicom().dcmread(thing, stop_before_pixels=True, force=True).get("SOPClassUID", "")
+        sop = read_dicom(thing, stop_before_pixels=True).get("SOPClassUID", "")
         from ..outputs.contours import STRUCTURES_SOP
         from ..outputs.images import DOSE_SOP
 
@@ -243,20 +252,21 @@ def _moved_points(
     }
     answer = {"how": how[to], "count": len(given), "warnings": warnings}
     if kind == "points":
+        names = read.labels
+        if len(set(names)) < len(names):
+            names = [f"{k} {label}" for k, label in enumerate(names, start=1)]
         answer["found"] = {
-            label: "({:.1f}, {:.1f}, {:.1f}) LPS mm".format(*point)
-            for label, point in zip(read.labels, moved.points, strict=True)
+            name: "({:.1f}, {:.1f}, {:.1f}) LPS mm".format(*point)
+            for name, point in zip(names, moved.points, strict=True)
         }
         ends = (moved.points, given) if to is To.fixed else (given, moved.points)
         sure = points.uncertainty(*ends, field, told, backward)
         if told is not None and np.isnan(points.told_at(told, ends[0])).all():
             warnings.append("No point lies in the lungs of the confidence map: is it of this pair?")
-        name = "confidence_mm" if told is not None else "disagreement_mm"
+        unit = "confidence_mm" if told is not None else "disagreement_mm"
         if sure is not None:
-            answer[name] = {
-                label: round(float(mm), 2) for label, mm in zip(read.labels, sure, strict=True)
-            }
-        notes = {} if sure is None else {name: sure}
+            answer[unit] = {n: round(float(mm), 2) for n, mm in zip(names, sure, strict=True)}
+        notes = {} if sure is None else {unit: sure}
         write_landmarks(Landmarks(moved.points, read.labels), output, notes)
     return answer
 
@@ -338,6 +348,11 @@ def _moved_structures(
         moved.append(contours.warp_structure(one, motion, target))
         if not moved[-1].contours:
             warnings.append(f"{one.name} lies outside the reference and stays empty.")
+        elif missing := contours.left_out(one, moved[-1], target):
+            warnings.append(
+                f"{one.name} has no contour on {missing} of the slices between its others, where "
+                "its shape changes much from slice to slice: draw it there."
+            )
     if not any(one.contours for one in moved):
         raise InputError(
             "None of the structures reaches the reference after the transform: "

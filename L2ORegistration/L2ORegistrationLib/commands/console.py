@@ -131,14 +131,16 @@ def progress_bar(*more: ProgressColumn, shown: bool, **options: Any) -> Progress
 
 def measures_table(rows: dict[str, dict[str, Any]], title: str | None = None) -> Table:
     """A table of what `tables.table` returns; without the columns that no row has."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.collapse_padding = True  # of 80 columns, which a terminal or a file has, none is cut
     table.add_column("")
     tre = any("tre" in row for row in rows.values())
+    errors = {"TRE mean": "mean", "median": "median", "p95": "p95"} if tre else {}
     columns = {
-        **({f"TRE {key}": ("tre", key) for key in ("mean", "median", "p95")} if tre else {}),
+        **{name: ("tre", key) for name, key in errors.items()},
         "folding %": ("jacobian", "folding"),
         "SDlogJ": ("jacobian", "sdlogj"),
-        "(Learn2Reg)": ("jacobian", "sdlogj_learn2reg"),
+        "Learn2Reg": ("jacobian", "sdlogj_learn2reg"),
         "seconds": ("seconds", None),
     }
     present = {

@@ -16,6 +16,7 @@ from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.measures import (
     check_landmarks_inside,
     jacobian_summary,
+    landmarks_in_ras,
     opposite_direction,
     target_registration_error,
 )
@@ -77,8 +78,7 @@ def evaluate(
         "Initial": landmark_measures(sitk.Transform(3, sitk.sitkIdentity), pairs, grids[1]),
         "Transform": landmark_measures(motion, pairs, grids[1]),
     }
-    if pairs is not None and grids[0] is None:
-        _check_within(motion, pairs[0])
+    beyond = "" if pairs is None else _beyond(motion, pairs[0], grids[0])
     field = _field(motion, mask, grids[0])
     quality = []
     if qa or structures or backward:
@@ -97,13 +97,15 @@ def evaluate(
             "There is nothing to measure a transform without a grid at: "
             "give landmarks, --fixed-mask or --fixed."
         )
-    warning = "" if pairs is None else opposite_direction(motion, *pairs)
+    warning = ""
+    if pairs is not None:
+        warning = opposite_direction(motion, *pairs) or landmarks_in_ras(motion, *pairs)
     record = read_record(transform)
     notes = record.warnings(transform.name) if record else []
     for role, path, grid in zip(("fixed", "moving"), (fixed, moving), grids):
         if record and grid:
             notes += record.misplaced(Scan.of(grid, path), role, f"--{role} {path.name}")
-    notes = [*([warning] if warning else []), *notes]
+    notes = [*filter(None, (warning, beyond)), *notes]
     for sentence in notes:
         note(sentence)
     if qa:
@@ -167,11 +169,21 @@ def _worst(motion: sitk.Transform, pairs: LandmarkPairs) -> list[tuple[str, floa
     ]
 
 
-def _check_within(transform: sitk.Transform, points: np.ndarray) -> None:
-    """Raise InputError where a transform has nodes of its own and no fixed point lies in them."""
+def _beyond(transform: sitk.Transform, points: np.ndarray, fixed: Grid | None) -> str:
+    """A sentence where fixed points lie beside the nodes that a transform has of its own.
+
+    Raises InputError where all of them do, and no fixed image tells that they lie in it.
+    """
     field = own_field(transform)
-    if field is not None and not field.grid.contains(points).any():
+    inside = None if field is None else field.grid.contains(points)
+    if inside is None or inside.all():
+        return ""
+    if fixed is None and not inside.any():
         check_landmarks_inside(points, field.grid, "fixed")
+    return (
+        f"{(~inside).sum()} of {len(points)} fixed landmarks lie beside the transform's grid, "
+        "where it moves nothing: the errors count them, too."
+    )
 
 
 def _field(

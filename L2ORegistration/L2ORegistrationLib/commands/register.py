@@ -18,7 +18,7 @@ from ..core.files import (
     read_volume,
 )
 from ..core.geometry import Grid, Volume
-from ..core.measures import opposite_direction
+from ..core.measures import landmarks_in_ras, opposite_direction
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
 from ..outputs.record import beside
 from ..outputs.registry import OUTPUTS, named
@@ -324,8 +324,9 @@ def _warnings(
         found.append(str(result.provenance["warning"]))
     if start is Start.landmarks:
         found.append("The start was fitted to the same landmarks that the error is measured at.")
-    elif pairs is not None and (turned := opposite_direction(result.field, *pairs)):
-        found.append(turned)
+    elif pairs is not None:
+        doubts = opposite_direction(result.field, *pairs), landmarks_in_ras(result.field, *pairs)
+        found += filter(None, doubts)
     if pull:
         found.append("The landmarks pulled the result: the error at them says nothing.")
     return tuple(found)

@@ -14,14 +14,25 @@ _FRAME = "0020|0052"
 _ASIDE_MM = 1.0  # a slice may lie this far beside the others
 
 
+def series_in(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The files of each DICOM series in this folder, by its UID."""
+    reader, whole = sitk.ImageSeriesReader, str(folder)
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.GlobalWarningDisplayOff()  # of a folder without any GDCM warns on stderr
+    try:
+        found = reader.GetGDCMSeriesIDs(whole)
+        return {uid: reader.GetGDCMSeriesFileNames(whole, uid) for uid in found}
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
 def series_files(folder: Path) -> list[str]:
     """The slices of the one series in this folder, or its one file; sorted along the stack.
 
     Raises InputError for none or several series, and for slices that are no complete, upright
     stack of even spacing, each position once, whatever order the files are in.
     """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    files = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
+    files = series_in(folder)
     if not files:
         raise InputError(f"{folder} holds no DICOM series: give the folder with the slices.")
     if len(files) > 1:
@@ -42,7 +53,7 @@ def frame_of_reference(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(path))
+        names = next(iter(series_in(path).values()), ())
     else:
         names = [str(path)] if path.suffix.lower() in (".dcm", "") else []
     if not names:

@@ -114,6 +114,8 @@ def read_image(
 
 def grid_of(path: str | Path) -> Grid | None:
     """The grid of a 3-D image, as the header of its file says; None for anything else."""
+    if Path(path).is_dir():  # HDF5, which ITK asks, would complain at length on stderr
+        return None
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

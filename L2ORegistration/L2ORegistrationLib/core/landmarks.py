@@ -228,7 +228,10 @@ def _from_markups(text: str) -> list[tuple[np.ndarray, str]]:
 
 def _from_dirlab(text: str, image: Grid | None) -> list[tuple[np.ndarray, str]]:
     if image is None:
-        raise InputError("it holds voxel indices: tell which image they belong to.")
+        raise InputError(
+            "it holds voxel indices of an image that is not given: name both images "
+            "(evaluate: --fixed, --moving), or give points in LPS mm as .csv."
+        )
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if not rows:
         return []

@@ -137,6 +137,27 @@ def opposite_direction(
     )
 
 
+def landmarks_in_ras(
+    transform: DisplacementField | sitk.Transform,
+    fixed_points: np.ndarray,
+    moving_points: np.ndarray,
+) -> str:
+    """A sentence where a transform fits landmarks clearly better when they are RAS; else empty.
+
+    transform: fixed point -> moving point; points: (N, 3), LPS mm, as they should be.
+    """
+    given = target_registration_error(transform, fixed_points, moving_points).mean()
+    ras = [np.multiply(points, (-1, -1, 1)) for points in (fixed_points, moving_points)]
+    turned = target_registration_error(transform, *ras).mean()
+    still = np.linalg.norm(np.subtract(fixed_points, moving_points), axis=1).mean()
+    if turned > 0.5 * min(given, still):
+        return ""
+    return (
+        f"The landmarks look like RAS: with x and y negated they are {turned:.2f} mm off instead "
+        f"of {given:.2f} mm. Give LPS mm, or name the columns of a .csv r, a, s."
+    )
+
+
 def target_registration_error(
     transform: DisplacementField | sitk.Transform,
     fixed_points: np.ndarray,

@@ -139,14 +139,14 @@ def check_thickness(distance: Volume, spacing: float, name: str) -> None:
         )
 
 
-def as_points(points) -> np.ndarray:
+def as_points(points, what: str = "Points") -> np.ndarray:
     """Points (N, 3), LPS mm."""
     try:
         found = np.asarray(points, dtype=float)
     except (TypeError, ValueError):
         found = np.empty(0)
     if found.ndim != 2 or found.shape[1] != 3 or not np.isfinite(found).all():
-        raise InputError("Pinned points must be a list of positions (x, y, z): check them.")
+        raise InputError(f"{what} must be a list of positions (x, y, z): check them.")
     return found
 
 

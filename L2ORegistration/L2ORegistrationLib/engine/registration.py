@@ -158,7 +158,7 @@ class Registration:
                 "Pinned points hold an initial transform where it is right: give one, and the "
                 "method gauss-newton."
             )
-        self._pinned = None if pinned is None else as_points(pinned)
+        self._pinned = None if pinned is None else as_points(pinned, "Pinned points")
         self.plan = self._planned(refine)
         self.total = 1 + sum(stage.iterations for stage in self.plan)
         self.steps: list[Step] = []

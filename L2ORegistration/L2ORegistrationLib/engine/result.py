@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.files import write_transform
 from ..core.geometry import DisplacementField, Grid, Volume
+from .arguments import as_points
 from .verdict import Verdict
 
 
@@ -68,7 +69,11 @@ class Result:
         write_transform(self.field, path)
 
     def confidence_at(self, points: np.ndarray) -> np.ndarray:
-        """(N,) mm, for points (N, 3), LPS mm, of the fixed scan; NaN away from the fixed lungs."""
+        """(N,) mm, for points (N, 3), LPS mm, of the fixed scan; NaN 18 mm and more from the lungs.
+
+        Raises InputError for anything else than points.
+        """
+        points = as_points(points)
         values = self.confidence.sample(points)
         return np.where(self.confidence.grid.contains(points, margin=0), values, np.nan)
 

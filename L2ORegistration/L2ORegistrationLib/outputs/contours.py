@@ -17,7 +17,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid
 from ..core.paths import existing
-from .requires import pydicom
+from .requires import read_dicom
 
 STRUCTURES_SOP = "1.2.840.10008.5.1.4.1.1.481.3"
 _PIXEL_MM = 0.5, 1.0  # between the points where the signed distance is known, of large shapes more
@@ -116,12 +116,23 @@ class Shape:
 def read_structures(path: str | Path) -> tuple[list[Structure], object]:
     """The structures of a DICOM RT structure set, and the data set itself.
 
-    Raises InputError for other files, for a set without a closed contour and for a contour
-    whose coordinates cannot be read.
+    Raises InputError for other files, for a set without a closed contour and for one that is
+    damaged.
     """
-    data = pydicom().dcmread(existing(path), force=True)
+    data = read_dicom(existing(path))
     if data.get("SOPClassUID") != STRUCTURES_SOP:
         raise InputError(f"{path} is not a DICOM RT structure set.")
+    try:
+        found = _structures(data, path)
+    except (AttributeError, EOFError, OSError) as error:  # of a file that was cut off
+        raise InputError(f"{path} is damaged or incomplete: copy or export it again.") from error
+    if not any(s.contours for s in found):
+        raise InputError(f"{path} holds no closed contour: there is no structure to move.")
+    return found, data
+
+
+def _structures(data, path: str | Path) -> list[Structure]:
+    """The structures of a data set that was read from this path."""
     named = data.get("StructureSetROISequence", [])
     names = {int(roi.ROINumber): str(roi.ROIName) for roi in named}
     found = []
@@ -134,9 +145,7 @@ def read_structures(path: str | Path) -> tuple[list[Structure], object]:
         ]
         colour = tuple(int(c) for c in roi.get("ROIDisplayColor", (255, 0, 0)))
         found.append(Structure(name, colour, contours, int(roi.ReferencedROINumber)))
-    if not any(s.contours for s in found):
-        raise InputError(f"{path} holds no closed contour: there is no structure to move.")
-    return found, data
+    return found
 
 
 def _points(contour, what: str) -> np.ndarray:
@@ -187,6 +196,20 @@ def warp_structure(structure: Structure, motion: DisplacementField, target: Grid
                 if len(line) > 3:  # else it was a sliver without width
                     contours.append(line[:-1])
     return replace(structure, contours=contours)
+
+
+def left_out(structure: Structure, moved: Structure, target: Grid) -> int:
+    """How many of the target's slices between those with contours of `moved` have none.
+
+    Where planes of the structure hardly overlap, half of the way between them may be empty. 0 for a
+    structure that consists of parts far apart itself.
+    """
+    contours = [c for c in structure.contours if len(c) > 2]
+    gaps = np.diff(_planes([c @ _axes(contours).T for c in contours])[0])
+    if not moved.contours or (gaps > _LEFT_OUT * _usual(gaps)).any():
+        return 0
+    slices = {round(float(target.to_index(c[0])[2])) for c in moved.contours}
+    return max(slices) - min(slices) + 1 - len(slices)
 
 
 def _box(shape: Shape, motion: DisplacementField, target: Grid):

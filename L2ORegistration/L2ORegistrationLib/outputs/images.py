@@ -11,7 +11,7 @@ from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, existing
 from .fields import extended
-from .requires import pydicom
+from .requires import read_dicom
 
 DOSE_SOP = "1.2.840.10008.5.1.4.1.1.481.2"
 _FINER_MM = 1.0  # a dose grid is refined to about this before it is warped
@@ -47,9 +47,10 @@ def warp_image(image: Volume, motion: DisplacementField, target: Grid, outside: 
 def read_dose(path: str | Path) -> tuple[Volume, object]:
     """An RT dose file: Gy (float32) on its grid, and the DICOM data set that it came from.
 
-    Raises InputError for a file that is no RT dose, of a single plane or of unevenly spaced ones.
+    Raises InputError for a file that is no RT dose, of a single plane or of unevenly spaced ones,
+    and for one that is damaged.
     """
-    data = pydicom().dcmread(existing(path), force=True)
+    data = read_dicom(existing(path))
     if data.get("SOPClassUID") != DOSE_SOP:
         raise InputError(f"{path} is not a DICOM RT dose.")
     if data.get("DoseUnits", "GY") != "GY":
@@ -65,7 +66,12 @@ def read_dose(path: str | Path) -> tuple[Volume, object]:
     # Offsets start at 0, or they are the z coordinates themselves.
     origin = np.asarray(data.ImagePositionPatient, dtype=float)
     spacing = (float(data.PixelSpacing[1]), float(data.PixelSpacing[0]), abs(float(steps[0])))
-    array = data.pixel_array.astype(np.float32) * np.float32(data.DoseGridScaling)
+    try:
+        array = data.pixel_array.astype(np.float32) * np.float32(data.DoseGridScaling)
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"The dose in {path} cannot be read, it may be cut off: copy or export it again."
+        ) from error
     grid = Grid(array.shape[::-1], spacing, tuple(origin), np.stack([row, column, normal], 1))
     return Volume(array, grid), data
 

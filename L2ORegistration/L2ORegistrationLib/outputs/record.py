@@ -135,5 +135,5 @@ def read_record(transform: str | Path) -> Record | None:
             for role in ("fixed", "moving")
         }
         return Record(**{**content, **scans, "reasons": tuple(content["reasons"])})
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
         return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ..core.errors import InputError
 
@@ -16,3 +19,15 @@ def pydicom() -> ModuleType:
             "DICOM objects need pydicom: pip install -e '.[dicom]' in the clone."
         ) from error
     return pydicom
+
+
+def read_dicom(path: str | Path, **options: Any):
+    """The data set of a file; one that is no DICOM has nothing of what its readers ask for.
+
+    options: of pydicom's dcmread. Raises InputError for a file that was cut off.
+    """
+    module = pydicom()
+    try:
+        return module.dcmread(path, force=True, **options)
+    except (OSError, EOFError, ValueError, struct.error) as error:
+        raise InputError(f"{path} is damaged or incomplete: copy or export it again.") from error

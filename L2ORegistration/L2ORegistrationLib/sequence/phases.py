@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..core.dicom_series import stacked
+from ..core.dicom_series import series_in, stacked
 from ..core.errors import InputError
 from ..core.files import IMAGES, checked_volume, read_image, read_volume
 from ..core.geometry import Grid, Volume
@@ -130,11 +130,7 @@ def _of_folder(folder: Path, on_skip: Callable[[str], object]) -> list[tuple[str
 
 def _series(folder: Path) -> list[tuple[str, ...]]:
     """The files of each DICOM series in a folder."""
-    reader = sitk.ImageSeriesReader
-    names = [
-        reader.GetGDCMSeriesFileNames(str(folder), uid)
-        for uid in reader.GetGDCMSeriesIDs(str(folder))
-    ]
+    names = series_in(folder).values()
     return [files for files in names if _tag(files[0], "0008|0060") in ("CT", "")]
 
 

@@ -25,7 +25,7 @@ from ..engine.verdict import CHECK, FAILED, Verdict, worst
 from ..outputs.inverse import invert
 
 # Gauss-Newton iterations by level, where the neighbour's field is a start: there is little to go.
-ITERATIONS = (1, 1, 2)
+ITERATIONS = (1, 2, 6)
 STIFFER = 1.5  # in the last level: phases are noisier than scans of a held breath, and move less
 CLOSELY = 1  # of the last level's iterations look closely
 MOST_MASKS = 4  # that are sought at a time: each needs a copy of its phase
@@ -43,8 +43,7 @@ class NeighbourRegistration(Registration):
         )
         stiffness = STIFFER * last.settings["stiffness"]
         settings = {**last.settings, "stiffness": stiffness, "closely": CLOSELY}
-        # A closer look would take as long as all the rest of a phase.
-        return [*coarse, replace(last, settings=settings, compares="contrast")]
+        return [*coarse, replace(last, settings=settings)]
 
 
 @dataclass(frozen=True)

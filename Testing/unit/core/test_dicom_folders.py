@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from L2ORegistrationLib.core.dicom_series import frame_of_reference
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import (
+    grid_of,
     read_volume,
 )
 from L2ORegistrationLib.core.geometry import Grid
@@ -43,6 +45,14 @@ def test_a_dicom_folder_gives_hounsfield_units_in_place(tmp_path, rng):
     volume = read_volume(folder)
     np.testing.assert_array_equal(volume.array, array - 1024)
     assert volume.grid.matches(Grid((6, 5, 4), (0.7, 0.8, 2.5), (-10, 20, 10)))
+
+
+def test_a_folder_without_slices_is_refused_without_noise(tmp_path, capfd):
+    (tmp_path / "ct").mkdir()
+    with pytest.raises(InputError, match="no DICOM series"):
+        read_volume(tmp_path / "ct")
+    assert frame_of_reference(tmp_path / "ct") == "" and grid_of(tmp_path / "ct") is None
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

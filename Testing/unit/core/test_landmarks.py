@@ -104,7 +104,7 @@ def test_dirlab_indices_start_at_one_on_the_axes_of_the_image(given_file):
     grid = Grid((3, 2, 4), (1.0, 2.0, 2.5), (10, 20, 30), direction)
     landmarks = read_landmarks(path, grid)
     np.testing.assert_allclose(landmarks.points, [[10, 20, 30], [8, 22, 37.5]])
-    with pytest.raises(InputError, match="which image"):
+    with pytest.raises(InputError, match="--fixed, --moving.* LPS mm as .csv"):
         read_landmarks(path)
     with pytest.raises(InputError, match="landmark 2 is not in the image"):
         read_landmarks(path, Grid((3, 2, 3)))

@@ -12,6 +12,7 @@ from L2ORegistrationLib.core.measures import (
     check_landmarks_inside,
     jacobian_determinant,
     jacobian_summary,
+    landmarks_in_ras,
     match_landmarks,
     opposite_direction,
     summarise,
@@ -191,6 +192,16 @@ def test_a_transform_of_the_other_direction_is_noticed():
     for shift, noticed in (((10.0, 0, 0), False), ((-10.0, 0, 0), True), ((0.0, 0, 0), False)):
         sentence = opposite_direction(sitk.TranslationTransform(3, shift), fixed, moving)
         assert ("invert it" in sentence) == noticed
+
+
+def test_landmarks_that_fit_as_ras_are_noticed():
+    fixed = np.random.default_rng(2).uniform(-50, 50, (9, 3))
+    moving = fixed + [10, 4, 3] + np.random.default_rng(3).normal(0, 0.5, (9, 3))
+    motion = sitk.TranslationTransform(3, (10.0, 4.0, 3.0))
+    assert not landmarks_in_ras(motion, fixed, moving)
+    ras = [points * [-1, -1, 1] for points in (fixed, moving)]
+    assert "look like RAS" in landmarks_in_ras(motion, *ras)
+    assert not landmarks_in_ras(sitk.TranslationTransform(3, (9.0, -4.0, 2.0)), fixed, moving)
 
 
 def test_different_numbers_of_landmarks_are_refused():

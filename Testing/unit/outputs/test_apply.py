@@ -215,6 +215,28 @@ def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
         assert any("is it of this pair" in text for text in found["warnings"]) is (told == 0)
 
 
+def test_points_of_one_label_are_all_told(transform, tmp_path, capsys):
+    write_landmarks(Landmarks(CENTRE + 5 * np.eye(3), ("nodule",) * 3), tmp_path / "p.csv")
+    told = np.full(GRID.shape, 2, np.float32)
+    told[0] = 9.0  # elsewhere
+    write_volume(Volume(told, GRID), tmp_path / "c.nrrd")
+    arguments = [transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--json"]
+    arguments += ["--confidence", tmp_path / "c.nrrd"]
+    assert main(["apply", *map(str, arguments)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert list(said["found"]) == ["1 nodule", "2 nodule", "3 nodule"]
+    assert said["confidence_mm"] == {"1 nodule": 2, "2 nodule": 2, "3 nodule": 2}
+    assert read_landmarks(tmp_path / "q.csv").labels == ("nodule",) * 3
+
+
+def test_a_ct_says_nothing_of_how_sure_a_point_is(transform, tmp_path, capsys):
+    write_landmarks(Landmarks(CENTRE[None]), tmp_path / "p.csv")
+    ct = np.where(ball(CENTRE), 40, -1000).astype(np.int16)
+    write_volume(Volume(ct, GRID), tmp_path / "ct.nrrd")
+    given = [tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--confidence", tmp_path / "ct.nrrd"]
+    assert "negative values" in refused(capsys, tmp_path, "apply", transform, *given)
+
+
 def test_of_many_points_the_numbers_are_in_the_file(transform, tmp_path, capsys):
     points = CENTRE + np.random.default_rng(0).normal(size=(30, 3))
     write_landmarks(Landmarks(points), tmp_path / "p.csv")
@@ -454,3 +476,42 @@ def test_an_image_of_integers_is_rounded_and_not_cut_off():
     moved = images.warp_image(Volume(np.ascontiguousarray(values), grid), half, grid, -9.0)
     assert moved.array.dtype == np.int16
     assert moved.array[3, 3, :7].tolist() == [-5, -4, -5, -6, -8, -7, -8]
+
+
+def test_damaged_dicom_is_refused(ct, structures, transform, tmp_path, capsys):
+    dose_file(tmp_path / "d.dcm", ct, GRID, np.ones(GRID.shape, np.float32))
+    for path in (structures, tmp_path / "d.dcm"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+        given = [path, "-o", tmp_path / "x.dcm", "--reference", ct]
+        assert "export it again" in refused(capsys, tmp_path, "apply", transform, *given)
+
+
+def test_surfaces_that_are_not_read_are_named(ct, transform, tmp_path, capsys):
+    (tmp_path / "s.stl").write_text("solid")
+    given = [tmp_path / "s.stl", "-o", tmp_path / "x.stl"]
+    said = refused(capsys, tmp_path, "apply", transform, *given)
+    assert "save it as one of .obj, .ply, .vtk" in said
+
+
+def test_a_dicom_folder_is_brought_over_without_noise(ct, transform, tmp_path, capfd):
+    Record("good", (), Scan.of(GRID, ct), Scan.of(GRID, ct)).write(transform)
+    given = [transform, ct, "-o", tmp_path / "m.nrrd", "--reference", ct]
+    assert main(["apply", *map(str, given)]) == 0
+    assert "HDF5" not in capfd.readouterr().err
+
+
+def test_a_slice_that_stays_empty_is_told(ct, transform, tmp_path, capsys):
+    sides = {-2: -7, -1: -7, 0: 7, 1: 7}  # of slices: the middle two do not overlap
+    outlines = [ring(CENTRE + [x, 0, 3.0 * k], 4.0) for k, x in sides.items()]
+    names = pydicom.Dataset()
+    names.StructureSetROISequence = [dicom._item(ROINumber=7, ROIName="Node")]
+    made = dicom.structures_dataset(
+        [contours.Structure("Node", (1, 2, 3), outlines, number=7)], names, ct
+    )
+    made.save_as(tmp_path / "rs.dcm", enforce_file_format=True)
+    for by, told in ((SHIFT, False), (SHIFT + [0, 0, 1.5], True)):
+        write_transform(shift(by=by), transform)
+        given = [transform, tmp_path / "rs.dcm", "-o", tmp_path / "m.dcm", "--reference", ct]
+        assert main(["apply", *map(str, given)]) == 0
+        said = "Node has no contour on 1 of the slices" in capsys.readouterr().err
+        assert said is told

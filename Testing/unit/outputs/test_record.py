@@ -40,7 +40,7 @@ def test_that_of_another_transform_is_none(transform):
     assert read_record(transform) is None
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"transform_sha256": 1}'])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", "null", '{"transform_sha256": 1}'])
 def test_none_is_there_where_it_is_missing_or_damaged(transform, content):
     if content is not None:
         beside(transform).write_text(content, encoding="utf-8")
