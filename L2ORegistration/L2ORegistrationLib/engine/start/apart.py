@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from ...core.geometry import DisplacementField, Grid, Volume
-from ..match import halves
+from ..match import QUARTER, halves
 from .alignment import distance_map, lung_alignment
 from .choice import Comparison, Start, block_costs
 
@@ -73,7 +73,7 @@ def lungs_apart(
     distance maps of the fixed and the moving lungs; images: the grids of both; lattice: of the
     field that the start becomes.
     """
-    before = _by_lung(start)
+    before, best = _by_lung(start)
     worse = int(np.argmax(before))
     if before[worse] < max(DOUBTFUL, LOPSIDED * before[1 - worse]):
         return None
@@ -89,16 +89,24 @@ def lungs_apart(
     array = ((1 - share) * shifts[0] + share * shifts[1]).astype(np.float32)
     transform = DisplacementField(array, lattice).to_transform()
     found = comparison.finished(comparison.searched("lungs apart", transform))
-    after = _by_lung(found)
-    if after[worse] < BETTER * before[worse] and after[1 - worse] < SPOILT * before[1 - worse]:
-        return found
-    return None
+    after, after_best = _by_lung(found)
+    # Fluid matches nothing anywhere: what lies above it must match better, too, not worse.
+    better = after[worse] < BETTER * before[worse]
+    better &= after_best[worse] < BETTER * best[worse]
+    return found if better and after[1 - worse] < SPOILT * before[1 - worse] else None
 
 
-def _by_lung(start: Start) -> list[float]:
-    """The median dissimilarity of the right and of the left lung; 0 where there are not two."""
+def _by_lung(start: Start) -> list[list[float]]:
+    """Dissimilarities of the right and of the left lung: medians, and those of the best quarters.
+
+    0 where there are not two.
+    """
     costs, nodes = block_costs(start.level, start.field)
     if not len(nodes):
-        return [0.0, 0.0]
+        return [[0.0, 0.0]] * 2
     costs, across = costs.cpu().numpy(), (nodes % start.level.shape[2]).cpu().numpy()
-    return [float(np.median(costs[half])) if half.any() else 0.0 for half in halves(across)]
+    lungs = halves(across)
+    return [
+        [float(np.quantile(costs[half], share)) if half.any() else 0.0 for half in lungs]
+        for share in (0.5, QUARTER)
+    ]

@@ -50,8 +50,8 @@ def scans(raised):
     return found
 
 
-def found_start(raised):
-    (fixed, fixed_mask), (moving, moving_mask) = scans(raised)
+def found_start(pair):
+    (fixed, fixed_mask), (moving, moving_mask) = pair
     distances = distance_map(fixed_mask), distance_map(moving_mask)
     grid = working_grid(distances[0], 2.0)
     comparison = Comparison(fixed, moving, distances[0], grid)
@@ -61,7 +61,7 @@ def found_start(raised):
 
 
 def test_a_lung_that_was_pushed_up_is_followed_and_the_other_stays():
-    start = found_start(RAISED)
+    start = found_start(scans(RAISED))
     assert start.name == "lungs apart"
     points = GRID.points().reshape(-1, 3)[::37]
     for whose, most in ((1, 6.0), (2, 1.0)):
@@ -73,7 +73,19 @@ def test_a_lung_that_was_pushed_up_is_followed_and_the_other_stays():
 
 
 def test_lungs_that_both_stay_have_one_start():
-    assert found_start(1.0) is None
+    assert found_start(scans(1.0)) is None
+
+
+def test_above_fluid_a_lung_is_not_drawn_out_of_its_place():
+    """What is left of the right lung's mask would match the whole lung only when stretched."""
+    fixed, (moving, mask) = scans(1.0)
+    points = GRID.points()
+    fluid = (lungs(points) == 1) & (points[..., 2] < 130.0)
+    ripples = ndimage.gaussian_filter(np.random.default_rng(1).standard_normal(GRID.shape), 1.0)
+    array = np.where(fluid, 10 + 40 * ripples / ripples.std(), moving.array)
+    array = (array + np.random.default_rng(2).normal(0, 50, GRID.shape)).astype(np.float32)
+    left = (mask.array > 0) & ~fluid
+    assert found_start((fixed, (Volume(array, GRID), Volume(left.astype(np.uint8), GRID)))) is None
 
 
 @pytest.mark.parametrize("bridge", [False, True])
