@@ -126,11 +126,10 @@ def opposite_direction(
 
     transform: fixed point -> moving point, as it should be; points: (N, 3), LPS mm.
     """
-    given = target_registration_error(transform, fixed_points, moving_points).mean()
-    turned = target_registration_error(transform, moving_points, fixed_points).mean()
-    still = np.linalg.norm(np.subtract(fixed_points, moving_points), axis=1).mean()
-    if turned > 0.5 * min(given, still):
+    better = _fits_better(transform, (fixed_points, moving_points), (moving_points, fixed_points))
+    if better is None:
         return ""
+    given, turned = better
     return (
         f"{name} takes moving landmarks to fixed ones ({turned:.2f} mm off) instead of fixed ones "
         f"to moving ({given:.2f} mm off): invert it, or exchange landmarks that are mixed up."
@@ -146,16 +145,23 @@ def landmarks_in_ras(
 
     transform: fixed point -> moving point; points: (N, 3), LPS mm, as they should be.
     """
-    given = target_registration_error(transform, fixed_points, moving_points).mean()
-    ras = [np.multiply(points, (-1, -1, 1)) for points in (fixed_points, moving_points)]
-    turned = target_registration_error(transform, *ras).mean()
-    still = np.linalg.norm(np.subtract(fixed_points, moving_points), axis=1).mean()
-    if turned > 0.5 * min(given, still):
+    pairs = fixed_points, moving_points
+    better = _fits_better(transform, pairs, [np.multiply(one, (-1, -1, 1)) for one in pairs])
+    if better is None:
         return ""
+    given, turned = better
     return (
         f"The landmarks look like RAS: with x and y negated they are {turned:.2f} mm off instead "
         f"of {given:.2f} mm. Give LPS mm, or name the columns of a .csv r, a, s."
     )
+
+
+def _fits_better(transform, given, otherwise) -> tuple[float, float] | None:
+    """Mean errors, mm, at points as given and otherwise; None where these are not clearly less."""
+    before = target_registration_error(transform, *given).mean()
+    after = target_registration_error(transform, *otherwise).mean()
+    still = np.linalg.norm(np.subtract(*given), axis=1).mean()
+    return (before, after) if after <= 0.5 * min(before, still) else None
 
 
 def target_registration_error(
