@@ -1,6 +1,9 @@
-"""A small grid, what lies on it, and a motion of whole voxels."""
+"""A small grid, what lies on it, a motion of whole voxels, and a command that refuses its input."""
+
+import json
 
 import numpy as np
+from L2ORegistrationLib.cli import main
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid
 
 GRID = Grid((48, 44, 20), (1.5, 1.5, 3.0), (-30.0, -40.0, 100.0))
@@ -17,3 +20,11 @@ def ball(centre, radius=9.0, grid=GRID):
 
 
 CENTRE = GRID.to_world((24, 22, 10))
+
+
+def refused(capsys, tmp_path, *arguments):
+    """The sentence of a command that ends with exit code 2 and leaves no file."""
+    before = sorted(tmp_path.rglob("*"))
+    assert main([*map(str, arguments), "--json"]) == 2
+    assert sorted(tmp_path.rglob("*")) == before
+    return json.loads(capsys.readouterr().out)["error"]

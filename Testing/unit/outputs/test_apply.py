@@ -1,4 +1,4 @@
-"""Contours, points, images and dose arrive where the transform leads, and say how."""
+"""Contours, images and dose arrive where the transform leads, and say how."""
 
 import copy
 import json
@@ -11,16 +11,15 @@ from L2ORegistrationLib.cli import main
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import (
     Landmarks,
-    read_landmarks,
     write_landmarks,
     write_transform,
     write_volume,
 )
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
-from L2ORegistrationLib.outputs import contours, dicom, fields, images, labels, points
+from L2ORegistrationLib.outputs import contours, dicom, fields, images, labels
 from L2ORegistrationLib.outputs.quality import _consistency
 from L2ORegistrationLib.outputs.record import Record, Scan
-from moved import CENTRE, GRID, SHIFT, ball, shift
+from moved import CENTRE, GRID, SHIFT, ball, refused, shift
 
 pydicom = pytest.importorskip("pydicom")
 pytest.importorskip("contourpy")
@@ -72,12 +71,6 @@ def structures(ct, tmp_path):
     path = tmp_path / "rs.dcm"
     dicom.structures_dataset([cylinder()], names, ct).save_as(path, enforce_file_format=True)
     return path
-
-
-@pytest.fixture
-def transform(tmp_path):
-    write_transform(shift(), tmp_path / "t.h5")
-    return tmp_path / "t.h5"
 
 
 def test_a_shape_is_its_contours_and_half_a_slice_more():
@@ -165,88 +158,6 @@ def test_back_and_forth_directions_are_opposite(ct, structures, transform, tmp_p
     assert np.allclose(np.concatenate(found.contours).mean(axis=0), CENTRE + SHIFT, atol=0.1)
 
 
-def test_points_go_either_way():
-    field = shift()
-    there = points.to_moving(CENTRE[None], field)
-    assert np.allclose(there.points, CENTRE + SHIFT) and not there.warnings()
-    assert np.allclose(points.to_fixed(there.points, field).points, CENTRE, atol=1e-3)
-    far = points.to_moving([[0.0, 0.0, 900.0]], field)
-    assert "beyond the field" in far.warnings()[0]
-
-
-def test_a_marked_point_is_found_in_the_other_scan(transform, tmp_path):
-    write_landmarks(Landmarks(CENTRE[None], ("nodule",)), tmp_path / "p.csv")
-    out = tmp_path / "q.mrk.json"
-    assert main(["apply", str(transform), str(tmp_path / "p.csv"), "-o", str(out)]) == 0
-    found = read_landmarks(out)
-    assert found.labels == ("nodule",) and np.allclose(found.points, CENTRE - SHIFT, atol=1e-3)
-
-
-def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
-    write_landmarks(Landmarks(CENTRE[None], ("nodule",)), tmp_path / "p.csv")
-    write_transform(shift(by=-SHIFT + [0, 0, 1.5]), tmp_path / "b.h5")
-    arguments = [
-        transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--to", "moving",
-        "--backward", tmp_path / "b.h5", "--json",
-    ]  # fmt: skip
-    assert main(["apply", *map(str, arguments)]) == 0
-    said = json.loads(capsys.readouterr().out)
-    # How far two registrations disagree is no bound that most errors keep to.
-    assert said["disagreement_mm"] == {"nodule": 1.5} and "confidence_mm" not in said
-    assert said["how"].startswith("fixed to moving")
-    # What the registration itself says counts where it is more, and only where it says something.
-    for told, expected in ((2.5, 2.5), (1.0, 1.5), (0.0, 1.5)):
-        image = np.full(GRID.shape, told, np.float32)
-        image[0] = 9.0  # elsewhere
-        write_volume(Volume(image, GRID), tmp_path / "c.nrrd")
-        more = [*arguments, "--confidence", tmp_path / "c.nrrd"]
-        assert main(["apply", *map(str, more)]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["confidence_mm"] == {"nodule": expected}
-        head, line = (tmp_path / "q.csv").read_text("utf-8").splitlines()
-        assert head == "x,y,z,label,confidence_mm" and line.endswith(f"nodule,{expected:.2f}")
-        assert len(read_landmarks(tmp_path / "q.csv")) == 1
-        marked = [a if a != tmp_path / "q.csv" else tmp_path / "q.mrk.json" for a in more]
-        assert main(["apply", *map(str, marked)]) == 0
-        capsys.readouterr()
-        document = json.loads((tmp_path / "q.mrk.json").read_text("utf-8"))
-        (point,) = document["markups"][0]["controlPoints"]
-        assert point["description"] == f"confidence_mm {expected:.2f}"
-        assert any("is it of this pair" in text for text in found["warnings"]) is (told == 0)
-
-
-def test_points_of_one_label_are_all_told(transform, tmp_path, capsys):
-    write_landmarks(Landmarks(CENTRE + 5 * np.eye(3), ("nodule",) * 3), tmp_path / "p.csv")
-    told = np.full(GRID.shape, 2, np.float32)
-    told[0] = 9.0  # elsewhere
-    write_volume(Volume(told, GRID), tmp_path / "c.nrrd")
-    arguments = [transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--json"]
-    arguments += ["--confidence", tmp_path / "c.nrrd"]
-    assert main(["apply", *map(str, arguments)]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert list(said["found"]) == ["1 nodule", "2 nodule", "3 nodule"]
-    assert said["confidence_mm"] == {"1 nodule": 2, "2 nodule": 2, "3 nodule": 2}
-    assert read_landmarks(tmp_path / "q.csv").labels == ("nodule",) * 3
-
-
-def test_a_ct_says_nothing_of_how_sure_a_point_is(transform, tmp_path, capsys):
-    write_landmarks(Landmarks(CENTRE[None]), tmp_path / "p.csv")
-    ct = np.where(ball(CENTRE), 40, -1000).astype(np.int16)
-    write_volume(Volume(ct, GRID), tmp_path / "ct.nrrd")
-    given = [tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--confidence", tmp_path / "ct.nrrd"]
-    assert "negative values" in refused(capsys, tmp_path, "apply", transform, *given)
-
-
-def test_of_many_points_the_numbers_are_in_the_file(transform, tmp_path, capsys):
-    points = CENTRE + np.random.default_rng(0).normal(size=(30, 3))
-    write_landmarks(Landmarks(points), tmp_path / "p.csv")
-    assert (
-        main(["apply", str(transform), str(tmp_path / "p.csv"), "-o", str(tmp_path / "q.csv")]) == 0
-    )
-    said = capsys.readouterr().out
-    assert "found: 30 of them" in said and len(said) < 600
-
-
 def test_how_sure_an_image_is_cannot_be_asked(transform, ct, tmp_path, capsys):
     write_volume(Volume(ball(CENTRE).astype(np.float32), GRID), tmp_path / "c.nrrd")
     arguments = ["apply", transform, tmp_path / "c.nrrd", "-o", tmp_path / "d.nrrd"]
@@ -324,13 +235,6 @@ def test_a_registration_in_dicom_reads_back_to_the_bit(ct, tmp_path):
     assert list(grid.ImageOrientationPatient) == [1, 0, 0, 0, 1, 0]
     assert data.FrameOfReferenceUID == "1.2.3.4"
     assert data.DeformableRegistrationSequence[0].SourceFrameOfReferenceUID == "1.2.3.5"
-
-
-def refused(capsys, tmp_path, *arguments):
-    before = sorted(tmp_path.rglob("*"))
-    assert main([*map(str, arguments), "--json"]) == 2
-    assert sorted(tmp_path.rglob("*")) == before
-    return json.loads(capsys.readouterr().out)["error"]
 
 
 def test_structures_of_another_frame_are_refused(ct, structures, transform, tmp_path, capsys):
