@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from command_line import FAST, points_of, refused, register, run
 from L2ORegistrationLib.commands import register as register_command
 from L2ORegistrationLib.core.files import Landmarks, read_volume, write_landmarks, write_volume
-from L2ORegistrationLib.core.geometry import Volume
+from L2ORegistrationLib.core.geometry import Grid, Volume
 
 
 def image(path, array, **grid):
@@ -172,6 +172,15 @@ def test_scans_are_not_written_over(data, tmp_path):
     shutil.copy(fixed, tmp_path / "moving.nii.gz")
     assert "is no phantom" in refused("demo", "--out", tmp_path, within=tmp_path)
     assert fixed.read_bytes() == before == (tmp_path / "moving.nii.gz").read_bytes()
+
+
+def test_the_demo_knows_a_scan_with_its_own_spacing_from_a_phantom(tmp_path):
+    noise = np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32)
+    scan = Volume(noise, Grid((20,) * 3, (1.5,) * 3, (-180.0, 0, 40)))
+    for role in ("fixed", "moving"):
+        write_volume(scan, tmp_path / f"{role}.nii.gz")
+    told = refused("demo", "--out", tmp_path, within=tmp_path)
+    assert "fixed.nii.gz is no phantom" in told
 
 
 def test_what_is_refused_before_the_command_begins_is_json_too(data, tmp_path):

@@ -13,8 +13,9 @@ from ..core.errors import InputError
 from ..core.files import Landmarks, read_volume, write_landmarks, write_volume
 from ..core.paths import made
 from ..engine.catalogue import DEFAULT, METHODS
-from ..phantom.pair import make_pair
+from ..phantom.pair import make_anatomy, make_pair
 from ..phantom.seeds import measured
+from ..phantom.varied import with_texture
 from ..reporting import certainty, tables
 from ..reporting.case import CaseFiles
 from .console import (
@@ -30,7 +31,7 @@ from .console import (
 from .console import output as out
 from .options import Device, Json, Quiet, Threads
 
-_SPACING = 2.5  # mm: drawn in seconds
+_SPACING = 1.5  # mm, nearly a CT's
 _AMPLITUDE = 30.0  # mm at the base of the lungs: a deep breath
 _SHIFT = 20.0  # mm: the patient lies elsewhere in the second scan
 
@@ -54,9 +55,9 @@ def demo(
     began = time.monotonic()
     if not quiet:
         messages.print("Drawing a breathing patient: expiration (fixed), inspiration (moving) ...")
-    pair = make_pair(
-        measured(seed), spacing=_SPACING, amplitude_mm=_AMPLITUDE, shift_mm=_SHIFT, swap=False
-    )
+    patient = measured(seed)
+    anatomy = with_texture(make_anatomy(patient, _SPACING), patient)
+    pair = make_pair(patient, anatomy=anatomy, amplitude_mm=_AMPLITUDE, shift_mm=_SHIFT, swap=False)
     for role in ("fixed", "moving"):
         write_volume(getattr(pair, role), folder / f"{role}.nii.gz")
         write_landmarks(Landmarks(getattr(pair, f"{role}_landmarks")), _points(folder, role))
@@ -104,9 +105,18 @@ def demo(
 
 
 def _check_own(folder: Path) -> None:
-    """Raise InputError for a folder with somebody's scans, whose names are the phantom's, too."""
-    for path in (folder / f"{role}.nii.gz" for role in ("fixed", "moving")):
-        if path.exists() and not np.allclose(read_volume(path).grid.spacing, _SPACING, atol=1e-4):
+    """Raise InputError for a folder with somebody's scans, whose names are the phantom's, too.
+
+    The middle of a phantom's fixed grid is the origin; a moving one alone is nobody's phantom.
+    """
+    fixed, moving = (folder / f"{role}.nii.gz" for role in ("fixed", "moving"))
+    for path in (path for path in (fixed, moving) if path.exists()):
+        grid = read_volume(path).grid
+        own = fixed.exists() and np.ptp(grid.spacing) < 1e-4
+        if path == fixed:
+            middle = grid.to_world((np.array(grid.size) - 1) / 2)
+            own &= np.abs(middle).max() < 1e-2
+        if not own:
             raise InputError(f"{path} is no phantom and would be lost: choose another --out.")
 
 
