@@ -13,9 +13,10 @@ from ..core.geometry import Volume
 from ..core.jacobian import jacobian_determinant
 from .catalogue import CALIBRATED_ON, DESCRIPTORS, load
 from .confidence import OUTSIDE_MM, confidence, summary
+from .field.levels import MindLevel
 from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM, repeated
-from .match import Match, match, share_inside
+from .match import SHOWN, Match, match, share_inside
 from .result import Result
 from .verdict import FAILED, Verdict, judge
 
@@ -113,7 +114,7 @@ def _confidence(run, best: int, matched: Volume | None) -> Volume:
             level = load(DESCRIPTORS[CALIBRATED_ON])(run.pyramid, None)
         field, before = (level.sample_field(one) for one in (fields[best], fields[before]))
         moved = run.steps[best].field.transform_points(level.grid.points())
-        inside = run.moving.grid.contains(moved)
+        inside = run.moving.grid.contains(moved) & _seen(level, field)
         spacings = [image.grid.spacing for image in (run.fixed, run.moving)]
         coarse = repeated(spacings, WORKING_SPACING_MM)
         told = confidence(replace(level), field, before, coarse, inside, _closest(run, best))
@@ -121,6 +122,16 @@ def _confidence(run, best: int, matched: Volume | None) -> Volume:
         nothing = matched.sample(told.grid.points()) < MATCHED_AROUND
         told.array[nothing] = np.maximum(told.array[nothing], OUTSIDE_MM)
     return told
+
+
+def _seen(level: MindLevel, field: torch.Tensor) -> np.ndarray:
+    """Whether both images show what lies at each field voxel, bool (d, h, w), as far as known."""
+    seen = np.ones(level.shape, bool)
+    if level.seen is not None:
+        nodes = level.active_nodes
+        share = level.seen_share(field.flatten(1)[:, nodes].T)
+        seen.flat[nodes.cpu().numpy()] = (share > SHOWN).cpu().numpy()
+    return seen
 
 
 def _closest(run, best: int) -> float:

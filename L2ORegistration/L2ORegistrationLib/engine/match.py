@@ -20,6 +20,7 @@ from .field.sampling import dissimilarity
 BESIDE_MM = 9.0
 CLEARLY = 0.8  # of the dissimilarity beside it: below that a block has found its match
 NOTHING = 1e-6  # of dissimilarity: less has no structure
+SHOWN = 0.5  # of a block by both images: where it is less, nothing is known
 BLOCKS = 6000  # that are looked at
 AROUND, LEAST_AROUND = 3.0, 1e-4  # nodes (18 mm): what surrounds a place, and is still that
 QUARTER = 0.25  # of a lung's blocks: those that match best
@@ -32,13 +33,14 @@ _WAYS = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 class Match:
     """What part of the fixed lungs has found its counterpart, each 0 to 1.
 
-    matched: of their blocks, how many match clearly better where the field points than 9 mm beside
-    it; ratio: the median dissimilarity against that beside; right, left: `matched` of the patient's
-    right and left lung, None where there is next to nothing of it, or one alone; inside: of the
-    fixed lungs, what the field leaves within the moving image; around: `matched` of what surrounds
-    each voxel of the field grid, NaN away from the lungs; None where there are none; mismatch:
-    dissimilarities of the right and the left lung that a quarter of their blocks stay below, which
-    disease in the rest does not change; None where there are not two.
+    What an image does not show counts for `inside` alone. matched: of their blocks, how many match
+    clearly better where the field points than 9 mm beside it; ratio: the median dissimilarity
+    against that beside; right, left: `matched` of the patient's right and left lung, None where
+    there is next to nothing of it, or one alone; inside: of the fixed lungs, what both images show
+    where the field leads; around: `matched` of what surrounds each voxel of the field grid, NaN
+    away from the lungs; None where there are none; mismatch: dissimilarities of the right and the
+    left lung that a quarter of their blocks stay below, which disease in the rest does not change;
+    None where there are not two.
     """
 
     matched: float
@@ -51,8 +53,15 @@ class Match:
 
 
 def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
-    """The match of a field (3, d, h, w), mm, on a MIND level; inside: see `Match`."""
+    """The match of a field (3, d, h, w), mm, on a MIND level.
+
+    inside: of the fixed lungs, what the field leaves within the moving image's grid.
+    """
     lungs = level.distance.flatten()[level.active_nodes] < 0
+    if level.seen is not None and lungs.any():
+        shown = level.seen_share(field.flatten(1)[:, level.active_nodes].T) > SHOWN
+        inside = min(inside, float(shown[lungs].float().mean()))
+        lungs &= shown
     chosen = lungs.nonzero().squeeze(1)
     chosen = chosen[:: max(1, len(chosen) // BLOCKS)]
     if not len(chosen):

@@ -22,7 +22,7 @@ RATIO = {CHECK: 0.66, FAILED: 0.8}  # dissimilarity against that beside: more th
 ONE_LUNG = 0.5  # less than this share of one lung while the other is matched
 UNEVEN = 1.6  # times as large as the other lung's is the dissimilarity of one: more than this
 ALIKE = 5e-3  # dissimilarities below this are next to none
-INSIDE = {CHECK: 0.75, FAILED: 0.3}  # of the fixed lungs in the moving image: less than this
+INSIDE = {CHECK: 0.75, FAILED: 0.3}  # of the fixed lungs that both images show: less than this
 # Of the fixed lungs may be off by more than UNSURE_MM: more than this. No reason to fail: it is
 # calibrated for the usual spacing and iterations, and fluid is no fault of the registration.
 UNSURE, UNSURE_MM = 0.15, 5.0
@@ -61,7 +61,7 @@ def judge(
         said.append(
             (
                 level,
-                f"Only {found.inside:.0%} of the fixed lungs lie in the moving image at the end.",
+                f"Both images show only {found.inside:.0%} of the fixed lungs at the end.",
             )
         )
     matched = _level(MATCHED, found.matched, below=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -21,7 +22,7 @@ from ..images.closer import CloserImages
 from ..images.features import local_contrast, mind_ssc, pool, sharpened
 from ..images.preprocessing import WorkingPair
 from ..images.spline import coefficients
-from .operations import interpolated, sample
+from .operations import interpolated, sample, sample_points
 from .sampling import (
     channel_last,
     sampled_system,
@@ -49,7 +50,9 @@ class Level:
 
     distance: signed distance (mm) to the fixed lungs at the field voxels, (1, d, h, w); spacing: of
     the field grid, mm; origin: LPS mm of its first voxel; active_nodes: (M,) flat indices of the
-    field voxels that are worked on; voxels: (M, r^3) flat indices of the feature voxels under each.
+    field voxels that are worked on; voxels: (M, r^3) flat indices of the feature voxels under each;
+    seen: (2, d, h, w), the share of each field voxel that fixed shows, and moving, where a field is
+    0; None: all of it.
     """
 
     distance: torch.Tensor
@@ -57,6 +60,7 @@ class Level:
     origin: tuple[float, float, float]
     active_nodes: torch.Tensor
     voxels: torch.Tensor
+    seen: torch.Tensor | None = dataclass_field(default=None, kw_only=True)
 
     usual_mismatch = 1.0  # squared feature differences between two scans are about so large
 
@@ -102,6 +106,14 @@ class Level:
         fine = around @ _blend(self.ratio).to(field).T
         return fine.flatten(1).T / (self.spacing / self.ratio)
 
+    def seen_share(self, shift: torch.Tensor) -> torch.Tensor | float:
+        """How much of each active node both images show, 0 to 1, (M,); shift: (M, 3) mm."""
+        if self.seen is None:
+            return 1.0
+        fixed, moving = self.seen
+        place = voxel_positions(self.active_nodes, self.shape) + shift / self.spacing
+        return fixed.flatten()[self.active_nodes] * sample_points(moving[None], place)[:, 0]
+
     @property
     def spline(self) -> torch.Tensor | None:
         """See `sampled_system`; None where moving is interpolated linearly."""
@@ -114,8 +126,8 @@ class Level:
 
         Returns the mean squared feature differences (M,) of the active nodes and their
         Gauss-Newton systems (M, 9) for a step in mm (see `sampled_system`), weighted by how far
-        the blocks are believed. roughly: from every second voxel, whose neighbours show much the
-        same, and without the spline.
+        the blocks are believed; zero where an image shows nothing. roughly: from every second
+        voxel, whose neighbours show much the same, and without the spline.
         """
         seen = chessboard(self.ratio).nonzero()[:, 0].to(field.device) if roughly else None
         displacement = self.displacements(field).view(*self.voxels.shape, 3)
@@ -127,6 +139,8 @@ class Level:
         spline = None if roughly else self.spline
         mismatch, system = sampled_system(fixed, moving, displacement, voxels, spline, weight)
         system *= self._belief(mismatch)
+        if self.seen is not None:
+            system *= self.seen_share(field.flatten(1)[:, self.active_nodes].T)[:, None]
         # Noise makes gradients longer, and steps too short, but what both images share does not
         # know it: the matrix counts as far as they share it.
         trace = system[:, :3].sum(dim=1).clamp(min=1e-20)
@@ -170,11 +184,11 @@ class MindLevel(Level):
     weight = None  # all voxels count the same
 
     @classmethod
-    def of(cls, fixed, moving, distance, lattice: Grid) -> MindLevel:
+    def of(cls, fixed, moving, distance, lattice: Grid, seen=None) -> MindLevel:
         """From features (C, D, H, W) on the feature grid.
 
         distance: (d, h, w) mm, to the fixed lungs on the field grid; lattice: the field grid, one
-        spacing for all axes.
+        spacing for all axes; seen: see `Level`.
         """
         spacing = lattice.spacing[0]
         distance = distance.clamp(*DISTANCE_RANGE_MM)
@@ -185,6 +199,7 @@ class MindLevel(Level):
             *active_voxels(distance, fixed.shape[1:], ACTIVE_MM + spacing / 2),
             channel_last(fixed),
             channel_last(moving),
+            seen=seen,
         )
 
     @cached_property
@@ -276,6 +291,9 @@ class FeaturePyramid:
         self.images = [torch.from_numpy(a).to(device) for a in (pair.fixed, pair.moving)]
         distances = (pair.fixed_distance, pair.moving_distance)
         self.distances = [torch.from_numpy(a).to(device) for a in distances]
+        self.seen = None
+        if pair.seen is not None:
+            self.seen = torch.from_numpy(np.stack(pair.seen)).to(device)
 
     def mind_level(self, factor: int) -> MindLevel:
         """MIND at `factor` times the working spacing (even factors), field twice as coarse.
@@ -293,6 +311,8 @@ class FeaturePyramid:
         """
         lungs = self.distances[0], self._carried(field, factor)
         near = [(distance < CONTRAST_MM).float() for distance in lungs]
+        if self.seen is not None:
+            near = [part * seen for part, seen in zip(near, self.seen)]
         return self._contrast_level(self.images, near, factor, self.repeated)
 
     def closer_contrast_level(self, field: torch.Tensor, factor: int = 4) -> ContrastLevel:
@@ -309,6 +329,8 @@ class FeaturePyramid:
         images = [torch.from_numpy(image).to(device) for image in self.closer.on_grid(wanted)]
         # Soft, or rounding would let a voxel at just that distance count in one image only.
         near = [(CONTRAST_MM - distance + 0.5).clamp(0, 1) for distance in distances]
+        if self.seen is not None:
+            near = [part * seen for part, seen in zip(near, interpolated(self.seen.float(), shape))]
         return self._contrast_level(images, near, factor, self.closer.repeated)
 
     def _contrast_level(self, images, near, factor: int, repeated: float) -> ContrastLevel:
@@ -326,7 +348,7 @@ class FeaturePyramid:
         lattice = self.grid.coarsened(factor)
         place = lattice.spacing[0], lattice.origin
         found = active_nodes, voxels, fixed, moving, weight, repeated
-        return ContrastLevel(distance, *place, *found)
+        return ContrastLevel(distance, *place, *found, seen=self._seen(factor))
 
     def _carried(self, field: torch.Tensor, factor: int) -> torch.Tensor:
         """The fixed lungs' distances (D, H, W) where a field (3, ., ., .), mm, takes them."""
@@ -352,7 +374,12 @@ class FeaturePyramid:
 
     def _level(self, features, factor: int) -> MindLevel:
         distance = pool(self.distances[0][None], factor)[0]
-        return MindLevel.of(*features, distance, self.grid.coarsened(factor))
+        lattice = self.grid.coarsened(factor)
+        return MindLevel.of(*features, distance, lattice, self._seen(factor))
+
+    def _seen(self, factor: int) -> torch.Tensor | None:
+        """`Level.seen` for field voxels of `factor` working voxels."""
+        return None if self.seen is None else pool(self.seen.float(), factor)
 
 
 def feature_map(image: torch.Tensor, factor: int) -> torch.Tensor:

@@ -10,7 +10,10 @@ from .sampling import dissimilarity, voxel_positions
 
 
 class Monitor:
-    """The dissimilarity at the same points of the finest level's features for every step."""
+    """The dissimilarity at the same points of the finest level's features for every step.
+
+    What an image doesn't show counts nothing.
+    """
 
     COUNT = 10000
 
@@ -24,6 +27,10 @@ class Monitor:
         self._position = (index + 0.5) / finest.ratio - 0.5
 
     def __call__(self, finest: MindLevel, field: torch.Tensor) -> float:
-        displacement = sample_points(field, self._position) / (finest.spacing / finest.ratio)
-        costs = dissimilarity(self._fixed, finest.moving, displacement, self._voxels)
-        return float(costs.mean())
+        shift = sample_points(field, self._position) / finest.spacing
+        costs = dissimilarity(self._fixed, finest.moving, shift * finest.ratio, self._voxels)
+        if finest.seen is None:
+            return float(costs.mean())
+        fixed, moving = finest.seen[:, None]
+        share = sample_points(fixed, self._position) * sample_points(moving, self._position + shift)
+        return float((costs * share[:, 0]).sum() / share.sum().clamp(min=1e-6))

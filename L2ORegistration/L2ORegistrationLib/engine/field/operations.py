@@ -32,7 +32,7 @@ def sample(values: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
 
 
 def sample_points(field: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """field (3, d, h, w) at continuous voxel positions (N, 3), (x, y, z): (N, 3); edges repeat."""
+    """field (C, d, h, w) at continuous voxel positions (N, 3), (x, y, z): (N, C); edges repeat."""
     scale = field.new_tensor([2 / max(n - 1, 1) for n in field.shape[:0:-1]])
     coordinates = (position * scale - 1).view(1, -1, 1, 1, 3)
     out = F.grid_sample(

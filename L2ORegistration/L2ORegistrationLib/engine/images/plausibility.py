@@ -76,7 +76,8 @@ def _wrong_place(
     if between[lungs].mean() > 0.5:  # otherwise the image is cut too close to tell
         outside = np.mean(((between == 0) | padding)[marked])
         if outside > _OUTSIDE:
-            reasons.append(f"{outside:.0%} of the mask lies outside the body.")
+            or_cut = ", or where the field of view cuts the lungs" if padding.any() else ""
+            reasons.append(f"{outside:.0%} of the mask lies outside the body{or_cut}.")
     there = np.mean(distance(lungs, spacing)[marked] < _NEAR)
     around = box_of(marked, spacing, 0)  # one lung alone may be marked
     near = distance(marked, spacing) < _NEAR

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from ...core.at_once import at_once
 from ...core.geometry import Grid, Volume
 from ...core.hounsfield import stored_offset
+from .seen import seen_on, shown
 from .spline import spline
 
 WORKING_SPACING_MM = 1.5
@@ -32,7 +34,8 @@ class WorkingPair:
     fixed, moving: (z, y, x) float32, HU clamped, 1 is 1000 HU; mask: fixed lungs, bool;
     fixed_distance, moving_distance: signed distance (mm, negative inside) to the lung surface;
     grid: the working grid; start: fixed point -> moving point, LPS mm; repeated: how many voxels of
-    the grid show one of the images' own, at least 1 (thick slices).
+    the grid show one of the images' own, at least 1 (thick slices); seen: what either image shows,
+    bool, fixed and moving; None: all.
     """
 
     fixed: np.ndarray
@@ -43,6 +46,7 @@ class WorkingPair:
     grid: Grid
     start: sitk.Transform
     repeated: float = 1.0
+    seen: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def working_pair(
@@ -71,6 +75,10 @@ def pair_on(
     """The pair on a working grid, from images that were `averaged` to its spacing."""
     identity = sitk.Transform(3, sitk.sitkIdentity)
     distance = resample(fixed_distance, grid, identity)
+    seen = [
+        seen_on(there, grid, transform)
+        for there, transform in zip(at_once(shown, (fixed, moving)), (identity, start))
+    ]
     return WorkingPair(
         fixed=intensity(fixed, grid, identity),
         moving=intensity(moving, grid, start),
@@ -80,6 +88,7 @@ def pair_on(
         grid=grid,
         start=start,
         repeated=repeated([image.grid.spacing for image in (fixed, moving)], grid.spacing[0]),
+        seen=None if all(part.all() for part in seen) else tuple(seen),
     )
 
 

@@ -13,11 +13,13 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from ...core.at_once import at_once
 from ...core.geometry import Grid, Volume
 from ..field.levels import MindLevel, feature_map
 from ..field.sampling import dissimilarity
 from ..images.features import pool
 from ..images.preprocessing import averaged, intensity, resample
+from ..images.seen import seen_on, shown
 from .alignment import moved, rigid_fit
 from .search import discrete_search, first_pass
 
@@ -62,6 +64,7 @@ class Comparison:
         self._grid, self._device = grid.coarsened(COARSER), device
         self._images = [averaged(image, self._grid.spacing[0]) for image in (fixed, moving)]
         self._distance = distance
+        self._shown = at_once(shown, self._images)
         self._fixed = {}
 
     def searched(self, name: str, transform: sitk.Transform) -> Start:
@@ -109,10 +112,17 @@ class Comparison:
             identity = sitk.Transform(3, sitk.sitkIdentity)
             lungs = torch.from_numpy(resample(self._distance, self._grid, identity))
             features = self._features(0, identity, factor)
-            self._fixed = {factor: (features, pool(lungs.to(self._device)[None], 4)[0])}
-        fixed, distance = self._fixed[factor]
+            seen = self._seen(0, identity)
+            self._fixed = {factor: (features, pool(lungs.to(self._device)[None], 4)[0], seen)}
+        fixed, distance, seen = self._fixed[factor]
         moving = self._features(1, transform, factor)
-        return MindLevel.of(fixed, moving, distance, self._grid.coarsened(4))
+        seen = torch.stack((seen, self._seen(1, transform)))
+        return MindLevel.of(fixed, moving, distance, self._grid.coarsened(4), seen)
+
+    def _seen(self, side: int, transform: sitk.Transform) -> torch.Tensor:
+        """What one image shows, (d, h, w), as `Level.seen`."""
+        seen = torch.from_numpy(seen_on(self._shown[side], self._grid, transform))
+        return pool(seen.to(self._device, torch.float32)[None], 4)[0]
 
     def _features(self, side: int, transform: sitk.Transform, factor: int) -> torch.Tensor:
         """MIND (12, D, H, W) of one image at `factor` times the spacing."""

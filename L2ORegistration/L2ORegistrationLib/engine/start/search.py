@@ -83,11 +83,13 @@ def _fitted(
     """The smooth field nearest to the blocks' choices (M, 3): least squares and curvature.
 
     An affine motion costs nothing, so that motion that grows towards the diaphragm isn't flattened
-    there, as averages would.
+    there, as averages would. What an image doesn't show has no choice.
     """
     system = chosen.new_zeros((len(chosen), 9))
     system[:, :3] = 1
     system[:, 6:] = chosen - _at_nodes(level, field)
+    if level.seen is not None:
+        system *= level.seen_share(chosen * (level.spacing / 2))[:, None]
     return field + gauss_newton_step(level, field, system, Penalty(stiffness))
 
 
