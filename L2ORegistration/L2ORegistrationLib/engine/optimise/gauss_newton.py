@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..field.levels import Level
-from .penalty import Penalty
+from .penalty import Penalty, holding
 
 SOLVER_ITERATIONS = 25  # of a step that is corrected or repeated anyway
 STIFFENING = 0.7  # stiffness grows with this power of the noise
@@ -156,5 +156,7 @@ class GaussNewtonOptimiser:
 
     def _step(self, level, field, mismatch, system, stiffness, before, left) -> torch.Tensor:
         """The step where `left` iterations are left, this one included; before: the one before."""
-        best = gauss_newton_step(level, field, system, Penalty(stiffness, self.changing))
+        hold = holding(level, field, stiffness)
+        penalty = Penalty(stiffness, self.changing, hold=hold)
+        best = gauss_newton_step(level, field, system, penalty)
         return best + self.momentum * before

@@ -9,6 +9,7 @@ trained through the solution. Kin: LearnGN (Heinrich, MIDL 2022), whose features
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -16,7 +17,7 @@ from ..field.levels import Level
 from ..field.operations import laplacian
 from .gauss_newton import GaussNewtonOptimiser, gauss_newton_step
 from .networks import L2ONetwork
-from .penalty import Penalty
+from .penalty import Penalty, holding
 
 USUAL_STIFFNESS, USUAL_MM = 6e-3, 6.0  # the network reads stiffness and spacing in these units
 
@@ -39,6 +40,7 @@ class L2OOptimiser(GaussNewtonOptimiser):
         system, penalty = weighed(
             self.weigher(seen[None])[0], level, system, stiffness, self.changing
         )
+        penalty = replace(penalty, hold=holding(level, field, stiffness))
         return gauss_newton_step(level, field, system, penalty)
 
 

@@ -14,7 +14,10 @@ from functools import lru_cache
 
 import torch
 
+from ..field.levels import Level
 from ..field.operations import laplacian, weighted_laplacian
+
+HELD_MM = 50.0  # what no image shows is held at the start from about so far away on
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +26,22 @@ class Penalty:
 
     stiffness: weight against the mean squared feature difference of a field voxel; changing: t,
     between 0 and 1, the share of how the curvature changes; local: where given, (2, d, h, w), how
-    many times as much either part counts there, the curvature's first.
+    many times as much either part counts there, the curvature's first; hold: where given, (d, h,
+    w), weight of the field's square there.
     """
 
     stiffness: float
     changing: float = 0.0
     local: torch.Tensor | None = None
+    hold: torch.Tensor | None = None
 
     def __call__(self, field: torch.Tensor) -> torch.Tensor:
         """R times a field."""
+        bent = self._bent(field)
+        return bent if self.hold is None else bent.addcmul_(self.hold, field)
+
+    def _bent(self, field: torch.Tensor) -> torch.Tensor:
+        """What bends cost."""
         if self.local is not None:
             bending, change = self.local
             bend = laplacian(field)
@@ -64,6 +74,20 @@ class Penalty:
             return (z.T @ found.flatten(2)).view_as(right)
 
         return solve
+
+
+def holding(level: Level, field: torch.Tensor, stiffness: float) -> torch.Tensor | None:
+    """`Penalty.hold` of weak springs to the start where not both images show what lies there.
+
+    field: (3, d, h, w), mm. A motion that grows on as it grew where something was to be seen costs
+    nothing otherwise: on the other side of a chest it would be one of centimetres.
+    """
+    if level.seen is None:
+        return None
+    nodes, hold = level.active_nodes, torch.zeros_like(level.distance)
+    hidden = 1 - level.seen_share(field.flatten(1)[:, nodes].T)
+    hold.view(-1)[nodes] = stiffness * (level.spacing / HELD_MM) ** 4 * hidden
+    return hold[0]
 
 
 @lru_cache(32)

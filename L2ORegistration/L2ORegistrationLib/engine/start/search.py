@@ -14,7 +14,7 @@ from ..field.levels import MindLevel
 from ..field.operations import smooth
 from ..field.sampling import voxel_positions
 from ..optimise.gauss_newton import gauss_newton_step
-from ..optimise.penalty import Penalty
+from ..optimise.penalty import Penalty, holding
 
 PASSES = ((3, 4, 5), (2, 2, 2))  # feature voxels to each side along (x, y, z)
 # For each alternation: the choice's coupling to the smooth field (dissimilarity per squared feature
@@ -88,9 +88,11 @@ def _fitted(
     system = chosen.new_zeros((len(chosen), 9))
     system[:, :3] = 1
     system[:, 6:] = chosen - _at_nodes(level, field)
+    voxel, hold = level.spacing / 2, None  # mm
     if level.seen is not None:
-        system *= level.seen_share(chosen * (level.spacing / 2))[:, None]
-    return field + gauss_newton_step(level, field, system, Penalty(stiffness))
+        system *= level.seen_share(chosen * voxel)[:, None]
+        hold = holding(level, field * voxel, stiffness)
+    return field + gauss_newton_step(level, field, system, Penalty(stiffness, hold=hold))
 
 
 def _supported(level: MindLevel, costs: torch.Tensor) -> torch.Tensor:
