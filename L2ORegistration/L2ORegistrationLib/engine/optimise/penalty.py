@@ -17,7 +17,7 @@ import torch
 from ..field.levels import Level
 from ..field.operations import laplacian, weighted_laplacian
 
-HELD_MM = 50.0  # what no image shows is held at the start from about so far away on
+HELD_MM = 40.0  # what no image shows is held at the start from about so far away on
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,9 +137,9 @@ def test_springs_hold_what_is_not_seen_by_hand():
     level = Level(torch.zeros(1, 1, 1, 2), 5.0, (0.0, 0.0, 0.0), nodes, nodes[:, None], seen=seen)
     field = torch.zeros(3, 1, 1, 2)
     hold = holding(level, field, stiffness=8.0)
-    assert hold.flatten().tolist() == pytest.approx([0, 8 * 0.1**4 * 0.75])
+    assert hold.flatten().tolist() == pytest.approx([0, 8 * 0.125**4 * 0.75])
     field[2] = 4.0
     held = Penalty(8.0, hold=hold)(field)
-    assert held[2].flatten().tolist() == pytest.approx([0, 4 * 8 * 0.1**4 * 0.75])
+    assert held[2].flatten().tolist() == pytest.approx([0, 4 * 8 * 0.125**4 * 0.75])
     assert not held[:2].any()
     assert holding(replace(level, seen=None), field, 8.0) is None
