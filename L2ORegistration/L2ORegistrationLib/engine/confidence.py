@@ -51,7 +51,7 @@ def confidence(
 
     level: MIND of 3 mm; field, before: (3, d, h, w), mm, on its field grid: the result, and what
     there was before the last stage; repeated: how many voxels of WORKING_SPACING_MM show one of the
-    images'; inside: bool (d, h, w), what the field leaves within the moving image; closest: mm, the
+    images'; inside: bool (d, h, w), what both images show where the field leads; closest: mm, the
     grid that the last iterations looked at. NaN farther than three field voxels from the fixed
     lungs, of which nothing is said.
     """

@@ -58,6 +58,18 @@ def moved_volume(field, mask):
     return np.abs(total)
 
 
+def test_what_a_narrow_field_of_view_does_not_show_is_not_air(breath, found):
+    pair, fixed, _ = breath
+    points = pair.moving.grid.points()
+    x, y, _ = points.reshape(-1, 3).mean(axis=0)
+    beyond = np.hypot(points[..., 0] - x, points[..., 1] - y) > 90
+    cut = Volume(np.where(beyond, np.float32(-1000), pair.moving.array), pair.moving.grid)
+    told = ventilation(pair.field, fixed, cut, pair.fixed_mask)
+    whole = found.regions["both lungs"]
+    assert told.regions["both lungs"]["hu"] == pytest.approx(whole["hu"], abs=0.02)
+    assert np.isnan(told.hu.array).sum() > 1.02 * np.isnan(found.hu.array).sum()
+
+
 def test_a_moved_voxel_is_measured_exactly():
     grid = Grid((5, 5, 5), (2.0, 3.0, 4.0))
     field = DisplacementField.zeros(grid)

@@ -116,8 +116,8 @@ def test_what_a_narrow_field_of_view_does_not_show_is_told_as_unknown(cut):
 
 
 def test_the_lung_that_a_scan_does_not_show_stays_about_where_it_was():
-    """The motion of the other one, grown on across the chest, had taken it 27 mm away (11 before
-    the registration)."""
+    """Without springs the motion of the other one, grown on across the chest, takes it 27 mm away
+    (11 before the registration)."""
     pair = make_pair(4, spacing=3.0, amplitude_mm=25, swap=False)
     across, down, up = pair.moving.grid.size
     image = pair.moving.part(slice(0, up), slice(0, down), slice(across // 2, across))
