@@ -359,7 +359,7 @@ class Registration:
             start = beginning.asked_for(self.start_name, self.given, self._landmarks)
             # What was wrong at landmarks may be wrong all around.
             field = None if self._pinned is None else comparison.improved(start)
-        beginning.check_overlap(start)
+        beginning.check_overlap(start, self.searching)
         self._check_cancelled()
         return pair_on(grid, *images, *distances, start), field
 

@@ -83,13 +83,20 @@ class Beginning:
         between()
         yield comparison.searched("box", box_alignment(self.fixed, self.moving))
 
-    def check_overlap(self, start: sitk.Transform) -> None:
-        """Raises InputError where a start takes most of the fixed lungs out of the moving image."""
+    def check_overlap(self, start: sitk.Transform, searched: bool) -> None:
+        """Raises InputError where a start takes most of the fixed lungs out of the moving image.
+
+        searched: the images chose it.
+        """
         points = self.fixed.grid.points()[self.fixed.array < 0][::97]
         moved = np.array([start.TransformPoint(p) for p in points.tolist()])
         if self.grids[1].contains(moved).mean() < MIN_OVERLAP:
+            advice = (
+                "Where moving shows a small part of the lungs, exchange fixed and moving; otherwise"
+                if searched
+                else "Start from 'affine' or 'search', or"
+            )
             raise InputError(
                 "The images hardly overlap at the start: most of the fixed lungs fall outside the "
-                "moving image. Start from 'affine' or 'search', or give an initial transform "
-                "from fixed to moving."
+                f"moving image. {advice} give an initial transform from fixed to moving."
             )

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import SimpleITK as sitk  # noqa: E402
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import Level  # noqa: E402
 from L2ORegistrationLib.engine.images.seen import seen_on, shown  # noqa: E402
@@ -128,6 +129,18 @@ def test_the_lung_that_a_scan_does_not_show_stays_about_where_it_was():
     assert errors[seen].mean() < 0.6
     assert errors[~seen].mean() < 13
     assert found.verdict == "check"
+
+
+def test_a_scan_of_a_small_part_is_to_be_the_fixed_one(pair):
+    across, down, up = pair.moving.grid.size
+    image = pair.moving.part(slice(0, int(0.4 * up)), slice(0, down), slice(0, across))
+    with pytest.raises(InputError, match="exchange fixed and moving"):
+        register(pair.fixed, image, method="gauss-newton")
+    found = register(image, pair.fixed, method="gauss-newton")
+    points, ends = pair.moving_landmarks, pair.fixed_landmarks
+    seen = image.grid.contains(points, margin=-1)
+    errors = np.linalg.norm(found.field.transform_points(points) - ends, axis=1)
+    assert errors[seen].mean() < 1
 
 
 def test_springs_hold_what_is_not_seen_by_hand():
