@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Grid, Volume
-from ..core.hounsfield import stored_offset
+from ..core.hounsfield import PADDING, stored_offset
 from ..core.jacobian import jacobian_determinant
 from ..engine.images.lungs import split_lungs
 from ..engine.images.seen import shown
@@ -112,7 +112,7 @@ def ventilation(
     density = []
     for volume, where in ((fixed, points), (moving, moved)):
         hu = volume.sample(where) - stored_offset(volume.array)
-        usable &= shown(volume).sample(where, order=0, outside=0.0) > 0
+        usable &= (hu > PADDING) & (shown(volume).sample(where, order=0, outside=0.0) > 0)
         density.append(np.maximum(1 + hu / 1000, 0.001))
     rho_ex, rho_in = density if expiration else density[::-1]
     usable &= rho_ex <= 1 + _AIRLESS_HU / 1000

@@ -51,6 +51,15 @@ def test_a_narrow_field_of_view_shows_what_lies_within(value):
     assert seen[~far].all()
 
 
+@pytest.mark.parametrize("value", [-1000.0, 0.0])
+def test_lungs_that_somebody_has_cut_out_are_an_image_as_a_whole(value):
+    """Where all but the lungs was painted over, their outline still says where they are."""
+    rng = np.random.default_rng(1)
+    lungs = np.abs(GRID.points()).max(axis=-1) < 40
+    array = np.where(lungs, -800 + rng.normal(0, 60, GRID.shape), value)
+    assert shown(Volume(array.astype(np.float32), GRID)).array.all()
+
+
 def test_it_does_not_matter_how_the_file_stores_its_axes():
     image, _ = narrowed(scan(), 50)
     turned = sitk.PermuteAxes(sitk.Flip(image.to_image(), (True, False, True)), (2, 0, 1))
