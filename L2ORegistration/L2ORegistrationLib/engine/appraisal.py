@@ -16,7 +16,7 @@ from .confidence import OUTSIDE_MM, confidence, summary
 from .field.levels import MindLevel
 from .images.plausibility import implausible
 from .images.preprocessing import WORKING_SPACING_MM, repeated
-from .match import SHOWN, Match, match, share_inside
+from .match import Match, match, share_inside
 from .result import Result
 from .verdict import FAILED, Verdict, judge
 
@@ -127,10 +127,7 @@ def _confidence(run, best: int, matched: Volume | None) -> Volume:
 def _seen(level: MindLevel, field: torch.Tensor) -> np.ndarray:
     """Whether both images show what lies at each field voxel, bool (d, h, w), as far as known."""
     seen = np.ones(level.shape, bool)
-    if level.seen is not None:
-        nodes = level.active_nodes
-        share = level.seen_share(field.flatten(1)[:, nodes].T)
-        seen.flat[nodes.cpu().numpy()] = (share > SHOWN).cpu().numpy()
+    seen.flat[level.active_nodes.cpu().numpy()] = level.both_show(field).cpu().numpy()
     return seen
 
 

@@ -20,7 +20,6 @@ from .field.sampling import dissimilarity
 BESIDE_MM = 9.0
 CLEARLY = 0.8  # of the dissimilarity beside it: below that a block has found its match
 NOTHING = 1e-6  # of dissimilarity: less has no structure
-SHOWN = 0.5  # of a block by both images: where it is less, nothing is known
 BLOCKS = 6000  # that are looked at
 AROUND, LEAST_AROUND = 3.0, 1e-4  # nodes (18 mm): what surrounds a place, and is still that
 QUARTER = 0.25  # of a lung's blocks: those that match best
@@ -59,7 +58,7 @@ def match(level: MindLevel, field: torch.Tensor, inside: float) -> Match:
     """
     lungs = level.distance.flatten()[level.active_nodes] < 0
     if level.seen is not None and lungs.any():
-        shown = level.seen_share(field.flatten(1)[:, level.active_nodes].T) > SHOWN
+        shown = level.both_show(field)
         inside = min(inside, float(shown[lungs].float().mean()))
         lungs &= shown
     chosen = lungs.nonzero().squeeze(1)

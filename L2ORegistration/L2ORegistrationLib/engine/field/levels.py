@@ -38,6 +38,7 @@ LEAST_SHARED = 0.4  # share of a block's gradients that noise alone, or a wrong 
 BESIDE_MM = 10.0  # lung this near to its surface says how well tissue matches there
 NOISE_FLOOR = 1e-4  # MIND treats patch differences below 10 HU (root mean square) as flat
 CONTRAST_MM = 3.0  # local contrast is measured within the lungs and this far beyond
+SHOWN = 0.5  # of a field voxel by both images: where it is less, nothing is known
 REACH_MM = 6.0  # how far what is measured there may depend on what lies around, and move
 REPETITION = 0.5  # evidence that is seen n times counts n^-0.5 as much each time
 INVERSION_STEPS = 8  # of the field that carries the fixed lungs along
@@ -106,10 +107,18 @@ class Level:
         fine = around @ _blend(self.ratio).to(field).T
         return fine.flatten(1).T / (self.spacing / self.ratio)
 
-    def seen_share(self, shift: torch.Tensor) -> torch.Tensor | float:
+    def at_nodes(self, field: torch.Tensor) -> torch.Tensor:
+        """A field (C, d, h, w) at the active nodes, (M, C)."""
+        return field.flatten(1)[:, self.active_nodes].T
+
+    def both_show(self, field: torch.Tensor) -> torch.Tensor:
+        """Which active nodes both images show where a field (3, d, h, w), mm, leads: (M,)."""
+        return self.seen_share(self.at_nodes(field)) > SHOWN
+
+    def seen_share(self, shift: torch.Tensor) -> torch.Tensor:
         """How much of each active node both images show, 0 to 1, (M,); shift: (M, 3) mm."""
         if self.seen is None:
-            return 1.0
+            return torch.ones_like(shift[:, 0])
         fixed, moving = self.seen
         place = voxel_positions(self.active_nodes, self.shape) + shift / self.spacing
         return fixed.flatten()[self.active_nodes] * sample_points(moving[None], place)[:, 0]
@@ -140,7 +149,7 @@ class Level:
         mismatch, system = sampled_system(fixed, moving, displacement, voxels, spline, weight)
         system *= self._belief(mismatch)
         if self.seen is not None:
-            system *= self.seen_share(field.flatten(1)[:, self.active_nodes].T)[:, None]
+            system *= self.seen_share(self.at_nodes(field))[:, None]
         # Noise makes gradients longer, and steps too short, but what both images share does not
         # know it: the matrix counts as far as they share it.
         trace = system[:, :3].sum(dim=1).clamp(min=1e-20)

@@ -15,9 +15,7 @@ from ...core.geometry import Grid, Volume
 from .body import TISSUE
 
 _BLOCK = 2.5  # mm
-_LEAST_TISSUE = (
-    0.25  # of what is shown; lungs alone 0.01 to 0.11, narrow fields of view 0.48 to 0.69
-)
+_LEAST_TISSUE = 0.25  # of what is shown: 0.01 to 0.11 of lungs alone, 0.5 of a narrow field of view
 _EDGE = 1  # voxel beside what is not seen: local contrast, sharpened, still feels it
 
 

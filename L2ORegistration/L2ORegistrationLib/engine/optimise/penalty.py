@@ -85,7 +85,7 @@ def holding(level: Level, field: torch.Tensor, stiffness: float) -> torch.Tensor
     if level.seen is None:
         return None
     nodes, hold = level.active_nodes, torch.zeros_like(level.distance)
-    hidden = 1 - level.seen_share(field.flatten(1)[:, nodes].T)
+    hidden = 1 - level.seen_share(level.at_nodes(field))
     hold.view(-1)[nodes] = stiffness * (level.spacing / HELD_MM) ** 4 * hidden
     return hold[0]
 

@@ -25,7 +25,7 @@ from .search import discrete_search, first_pass
 
 ALIKE = 1.02  # mismatches closer than this say nothing
 CONVINCING = 0.045  # mismatches below this, as even noisy lungs reach them, need no further start
-SHOWN, ENOUGH = 0.5, 0.3  # of a block; of the fixed lungs
+ENOUGH = 0.3  # of the fixed lungs, shown by both images
 FEWEST = 3  # blocks of lung that tell a rigid motion
 SEARCHES, SETTLED_MM = 4, 3.0  # for a rigid motion: at most, and when it is found
 COARSER = 2  # the images' spacing against the working grid's: the coarsest level needs no finer
@@ -156,8 +156,7 @@ def mismatch(level: MindLevel, field: torch.Tensor) -> float:
     """
     costs, _ = block_costs(level, field)
     if level.seen is not None:
-        shown = level.seen_share(field.flatten(1)[:, level.active_nodes].T) > SHOWN
-        shown = shown[level.distance.flatten()[level.active_nodes] < 0]
+        shown = level.both_show(field)[level.distance.flatten()[level.active_nodes] < 0]
         if len(shown) and shown.float().mean() > ENOUGH:
             costs = costs[shown]
     return float(costs.median()) if len(costs) else float(np.inf)

@@ -56,13 +56,13 @@ def _box(radius: tuple[int, int, int], thinned: bool) -> torch.Tensor:
 
 def _pass(level: MindLevel, field: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """The field (3, d, h, w), in feature voxels, after trying candidates (K, 3) around it."""
-    base = _at_nodes(level, field).round()
+    base = level.at_nodes(field).round()
     costs = _costs(level, candidates, base.long())
     supported = _supported(level, costs)
     candidates = candidates.to(costs)
 
     def choice(costs, coupling):
-        apart = torch.cdist(candidates, _at_nodes(level, field) - base).square_()
+        apart = torch.cdist(candidates, level.at_nodes(field) - base).square_()
         return base + candidates[(costs + coupling * apart).argmin(dim=0)]
 
     chosen = choice(supported, SCHEDULE[0][0])
@@ -70,11 +70,6 @@ def _pass(level: MindLevel, field: torch.Tensor, candidates: torch.Tensor) -> to
         field = _fitted(level, field, chosen, stiffness)
         chosen = choice(supported if number < SUPPORTED else costs, coupling)
     return _fitted(level, field, chosen, SCHEDULE[-1][1])
-
-
-def _at_nodes(level: MindLevel, field: torch.Tensor) -> torch.Tensor:
-    """A field (C, d, h, w) at the active nodes, (M, C)."""
-    return field.flatten(1)[:, level.active_nodes].T
 
 
 def _fitted(
@@ -87,7 +82,7 @@ def _fitted(
     """
     system = chosen.new_zeros((len(chosen), 9))
     system[:, :3] = 1
-    system[:, 6:] = chosen - _at_nodes(level, field)
+    system[:, 6:] = chosen - level.at_nodes(field)
     voxel, hold = level.spacing / 2, None  # mm
     if level.seen is not None:
         system *= level.seen_share(chosen * voxel)[:, None]
