@@ -71,6 +71,10 @@ class Grid:
         origin = self.to_world(np.full(3, (factor - 1) / 2))
         return Grid(size, spacing, tuple(origin), self.direction)
 
+    def reference_image(self) -> sitk.Image:
+        """An empty image on this grid, for ITK's filters that take their lattice from an image."""
+        return _with_grid(sitk.Image(self.size, sitk.sitkUInt8), self)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The array shape (z, y, x)."""
@@ -236,7 +240,7 @@ class DisplacementField:
         """Any SimpleITK transform (fixed point -> moving point, LPS mm), sampled on this grid."""
         filter_ = sitk.TransformToDisplacementFieldFilter()
         filter_.SetOutputPixelType(sitk.sitkVectorFloat64)
-        filter_.SetReferenceImage(_with_grid(sitk.Image(grid.size, sitk.sitkUInt8), grid))
+        filter_.SetReferenceImage(grid.reference_image())
         return cls.of_image(filter_.Execute(transform))
 
     @classmethod
@@ -271,10 +275,9 @@ class DisplacementField:
 
         In float32, because SimpleITK cuts off the fractions of whole numbers.
         """
-        geometry = grid.size, self.to_transform(), sitk.sitkLinear
-        frame = grid.origin, grid.spacing, grid.direction
+        where = grid.reference_image(), self.to_transform()
         lowest = float(moving.array.min())
-        warped = sitk.Resample(moving.to_image(), *geometry, *frame, lowest, sitk.sitkFloat32)
+        warped = sitk.Resample(moving.to_image(), *where, sitk.sitkLinear, lowest, sitk.sitkFloat32)
         return Volume(sitk.GetArrayFromImage(warped), grid)
 
     def scaled(self, strength: float) -> DisplacementField:
@@ -310,8 +313,8 @@ def _interpolate(array: np.ndarray, grid: Grid, points: np.ndarray, order: int =
 
 def _resampled(image: sitk.Image, grid: Grid, interpolator: int) -> np.ndarray:
     """The image at the voxels of a grid, (z, y, x); zero beyond it."""
-    reference = _with_grid(sitk.Image(grid.size, sitk.sitkUInt8), grid)
-    return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), interpolator))
+    there = sitk.Resample(image, grid.reference_image(), sitk.Transform(), interpolator)
+    return sitk.GetArrayFromImage(there)
 
 
 def _with_grid(image: sitk.Image, grid: Grid) -> sitk.Image:

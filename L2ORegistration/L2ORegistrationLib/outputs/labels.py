@@ -32,13 +32,9 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
     if labels.GetNumberOfComponentsPerPixel() > 1:
         count = labels.GetNumberOfComponentsPerPixel()
         layers = [sitk.VectorIndexSelectionCast(labels, k) for k in range(count)]
-    reference = sitk.Image(target.size, sitk.sitkUInt8)
-    reference.SetSpacing(target.spacing)
-    reference.SetOrigin(target.origin)
-    reference.SetDirection(target.direction)
-    transform = extended(motion, target).to_transform()
+    where = target.reference_image(), extended(motion, target).to_transform()
     moved = [
-        sitk.Resample(layer, reference, transform, sitk.sitkLabelLinear, 0, layer.GetPixelID())
+        sitk.Resample(layer, *where, sitk.sitkLabelLinear, 0, layer.GetPixelID())
         for layer in layers
     ]
     if not any(sitk.GetArrayViewFromImage(layer).any() for layer in moved):

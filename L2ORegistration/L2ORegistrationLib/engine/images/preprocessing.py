@@ -115,12 +115,8 @@ def resample(
     volume: Volume, grid: Grid, transform: sitk.Transform, interpolator: int = sitk.sitkLinear
 ) -> np.ndarray:
     """volume at transform(x) for each x of grid, the edge value beyond it; float32."""
-    reference = sitk.Image(grid.size, sitk.sitkUInt8)
-    reference.SetSpacing(grid.spacing)
-    reference.SetOrigin(grid.origin)
-    reference.SetDirection(grid.direction)
     resampler = sitk.ResampleImageFilter()
-    resampler.SetReferenceImage(reference)
+    resampler.SetReferenceImage(grid.reference_image())
     resampler.SetTransform(transform)
     resampler.SetInterpolator(interpolator)
     resampler.SetUseNearestNeighborExtrapolator(True)

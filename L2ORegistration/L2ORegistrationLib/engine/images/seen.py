@@ -33,12 +33,9 @@ def shown(volume: Volume) -> Volume:
 
 def seen_on(shown_in: Volume, grid: Grid, transform: sitk.Transform) -> np.ndarray:
     """Whether an image shows what lies at transform(x) for each x of grid, and around: bool."""
-    reference = sitk.Image(grid.size, sitk.sitkUInt8)
-    reference.SetSpacing(grid.spacing)
-    reference.SetOrigin(grid.origin)
-    reference.SetDirection(grid.direction)
+    where = grid.reference_image(), transform
     there = sitk.Resample(
-        shown_in.to_image(), reference, transform, sitk.sitkNearestNeighbor, 0.0, sitk.sitkUInt8
+        shown_in.to_image(), *where, sitk.sitkNearestNeighbor, 0.0, sitk.sitkUInt8
     )
     seen = sitk.GetArrayFromImage(there) > 0
     if seen.all():
