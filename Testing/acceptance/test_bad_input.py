@@ -232,7 +232,7 @@ def test_a_transform_file_that_is_an_image(pair, tmp_path):
         ({"iterations": 2.5}, "iterations must be a whole number"),
         ({"iterations": "3"}, "iterations must be a whole number"),
         ({"iterations": (1, 0, 2)}, "iterations must be a whole number from 1 to 1000, got 0"),
-        ({"iterations": (1, 2)}, "L2O has 3 levels: give so many numbers of iterations"),
+        ({"iterations": (1, 2)}, "L2O has 3 levels: give one number of iterations"),
         ({"threads": 0}, "threads must be a whole number from 1"),
         ({"threads": 1.5}, "threads must be a whole number"),
         ({"spacing": 0.1}, "spacing must be between 0.5 and 6 mm"),

@@ -61,7 +61,7 @@ def warning(run) -> str:
         )
     if run.too_coarse:
         said.append(
-            "The images are coarser than those that the network has learned from: plain "
+            "The voxels are coarser than those that the network has learned from: plain "
             "Gauss-Newton made all iterations."
         )
     if run.spacing < FINEST_MM:

@@ -173,7 +173,7 @@ def as_landmarks(landmarks) -> tuple[np.ndarray, np.ndarray]:
 def _volume(image, name: str) -> Volume:
     if isinstance(image, sitk.Image):
         if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-            raise InputError(f"{name} is not a 3-D image with one value a voxel: give one.")
+            raise InputError(f"{name} must be a 3-D image with one value in each voxel.")
         image = Volume.of_image(image)
     if not isinstance(image, Volume):
         raise InputError(f"{name} must be a path, a SimpleITK image or a Volume.")

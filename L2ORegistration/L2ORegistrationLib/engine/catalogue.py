@@ -90,8 +90,8 @@ class Method:
         levels = len({stage.level for stage in self.stages if not stage.closing})
         if isinstance(iterations, Sequence) and len(iterations) != levels:
             raise InputError(
-                f"{self.title} has {levels} level{'s' if levels > 1 else ''}: give so many numbers "
-                f"of iterations, or one for all, not {len(iterations)}."
+                f"{self.title} has {levels} level{'s' if levels > 1 else ''}: give one number of "
+                f"iterations for all of them or one for each, not {len(iterations)}."
             )
         stages = []
         for stage in self.stages:

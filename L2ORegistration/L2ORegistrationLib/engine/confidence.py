@@ -24,7 +24,7 @@ from .optimise.penalty import Penalty
 from .verdict import UNSURE_MM
 
 COVERAGE = 0.9
-OUTSIDE_MM = 16.0  # where the field leads out of the moving image
+OUTSIDE_MM = 16.0  # where one image shows nothing, and where nothing corresponds
 _BLOCK = 5  # field voxels along an axis that are looked at together
 _LEAST_WAY_MM = 0.01
 _SURFACE_MM = 4.0  # how deep the lungs' surface is felt

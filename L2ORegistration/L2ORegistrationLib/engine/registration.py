@@ -41,8 +41,9 @@ from .catalogue import (
     of_variant,
 )
 from .devices import check_memory, choose_device, has_memory
-from .field.levels import FeaturePyramid, Level
+from .field.levels import Level
 from .field.monitor import Monitor
+from .field.pyramid import FeaturePyramid
 from .field.whole import WholeField, start_grid
 from .images.closer import closer_images, closer_ratios
 from .images.lungs import lung_mask
@@ -72,15 +73,15 @@ class Registration:
     by labels above zero or shares of at least one half (found automatically where not given; on
     any grid that lies where the image does); initial_transform: path, SimpleITK transform,
     DisplacementField or 4x4 LPS matrix, fixed -> moving, which replaces `start`; start: "search"
-    (identity, boxes or an affine of both lungs, whichever matches best after a discrete search),
-    "affine", "box", "none" or "landmarks" (thin-plate spline through `landmarks` = fixed points
-    (N, 3) and moving points (N, 3), LPS mm); pinned: fixed points (N, 3) where the initial
-    transform is known to be right, which stiff springs then hold; method: a key of
-    `catalogue.METHODS`, by default `DEFAULT`, or the one that given weights belong to; model:
-    name of packaged weights or a .pt file, for a learned method, which becomes the one that the
-    weights were trained for; iterations: on each level, instead of the method's own, one number for
-    all or one for each, the coarsest first; refine: go on
-    with Adam where a network predicted the motion at once; device: "auto", "cpu", "cuda", "mps";
+    (identity, boxes, a rigid motion or an affine, of both lungs or of one by itself, whichever
+    matches best after a discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline
+    through `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); pinned: fixed
+    points (N, 3) where the initial transform is known to be right, which stiff springs then hold;
+    method: a key of `catalogue.METHODS`, by default `DEFAULT`, or the one that given weights belong
+    to; model: name of packaged weights or a .pt file, for a learned method, which becomes the one
+    that the weights were trained for; iterations: on each level, instead of the method's own, one
+    number for all or one for each, the coarsest first; refine: go on with Adam where a network
+    predicted the motion at once; device: "auto", "cpu", "cuda", "mps";
     threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the steps of
     the preparation, which takes longest: where it says True, the iteration ends there.
 
@@ -126,7 +127,8 @@ class Registration:
             named, name = name, of_variant(self.card.variant)
             if method is not None and named != name:
                 raise InputError(
-                    f"The model is one of {name}, not of {named}: leave one of both out."
+                    f"These weights belong to the method '{name}', not to '{named}': leave out the "
+                    "model or the method."
                 )
         self.name, self.method = name, METHODS[name]
         if start is None:
@@ -155,8 +157,8 @@ class Registration:
         self._landmarks = as_landmarks(landmarks) if start == "landmarks" else None
         if pinned is not None and (self.given is None or name != "gauss-newton"):
             raise InputError(
-                "Pinned points hold an initial transform where it is right: give one, and the "
-                "method gauss-newton."
+                "Pinned points hold an initial transform where it is right: give an initial "
+                "transform and the method 'gauss-newton'."
             )
         self._pinned = None if pinned is None else as_points(pinned, "Pinned points")
         self.plan = self._planned(refine)

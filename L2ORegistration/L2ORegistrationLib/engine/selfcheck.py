@@ -14,8 +14,8 @@ import torch
 
 from ..core.geometry import Grid
 from .confidence import evidence
-from .field.levels import FeaturePyramid
 from .field.operations import sample_points
+from .field.pyramid import FeaturePyramid
 from .images.preprocessing import WORKING_SPACING_MM, WorkingPair
 from .match import match
 from .optimise.gauss_newton import gauss_newton_step

@@ -61,7 +61,8 @@ def judge(
         said.append(
             (
                 level,
-                f"Both images show only {found.inside:.0%} of the fixed lungs at the end.",
+                f"After the registration both images show only {found.inside:.0%} of the fixed "
+                "lungs.",
             )
         )
     matched = _level(MATCHED, found.matched, below=True)
@@ -75,23 +76,23 @@ def judge(
         said.append(
             (
                 matched,
-                f"{found.matched:.0%} of the fixed lungs match better where they are put than "
-                "beside it; scans of one patient usually reach more than 80 %.",
+                f"{found.matched:.0%} of the fixed lungs match clearly better where they are put "
+                "than 9 mm beside it; scans of one patient usually reach more than 80 %.",
             )
         )
     if one or (not matched and known and min(halves.values()) < ONE_LUNG):
         side = min(halves, key=halves.get)
-        said.append((CHECK, f"The {side} lung has hardly found its counterpart, the other has."))
+        said.append((CHECK, f"The {side} lung is hardly matched, the other one is."))
     elif side := _worse(found.mismatch):
         said.append(
             (
                 CHECK,
-                f"The {side} lung matches clearly worse than the other, as where it has collapsed "
-                "or moved in a way of its own.",
+                f"The {side} lung matches clearly worse than the other: look for a collapse, fluid "
+                "or another motion than the other lung's.",
             )
         )
     if isnan(unsure):
-        said.append((CHECK, "Nothing can be said of how far off it may be."))
+        said.append((CHECK, "The error could not be estimated."))
     if unsure > UNSURE:
         said.append((CHECK, unsure_sentence(unsure)))
     if level := _level(FOLDED, folded):
@@ -100,7 +101,11 @@ def judge(
         low, high = VOLUME[level]
         if not low <= expansion <= high:
             said.append(
-                (level, f"The lungs change their volume by a factor of {expansion:.2f}: no breath.")
+                (
+                    level,
+                    f"The lungs change their volume by a factor of {expansion:.2f}, more than a "
+                    "breath explains.",
+                )
             )
             break
     return Verdict(worst(level for level, _ in said), tuple(reason for _, reason in said))

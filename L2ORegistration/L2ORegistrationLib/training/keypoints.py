@@ -15,8 +15,8 @@ from scipy import ndimage
 from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..engine.catalogue import METHODS
-from ..engine.field.levels import FeaturePyramid
 from ..engine.field.operations import sample_points
+from ..engine.field.pyramid import FeaturePyramid
 from ..engine.images.preprocessing import working_pair
 from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
 from ..engine.start.alignment import distance_map, lung_alignment, moved

@@ -15,7 +15,8 @@ import torch
 
 from ..core.files import atomic
 from ..core.geometry import Grid, Volume
-from ..engine.field.levels import MindLevel, feature_map
+from ..engine.field.levels import MindLevel
+from ..engine.field.pyramid import feature_map
 from ..engine.images.features import pool
 from ..engine.images.preprocessing import working_pair
 from ..engine.start.alignment import affine, distance_map, lung_alignment, moved

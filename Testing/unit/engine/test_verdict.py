@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
+from L2ORegistrationLib.engine.field.pyramid import FeaturePyramid  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
 from L2ORegistrationLib.engine.match import Match, halves, match  # noqa: E402
 from L2ORegistrationLib.engine.verdict import judge  # noqa: E402
@@ -27,7 +27,9 @@ def test_lungs_that_may_be_far_off_are_doubtful():
     assert verdict.level == "check" and "20% of the lungs may be off by" in verdict.reasons[0]
     assert judge(SURE, 0.0, 1.0, unsure=1.0).level == "check"
     unknown = judge(SURE, 0.0, 1.0, unsure=np.nan)
-    assert unknown.level == "check" and unknown.reasons[0].startswith("Nothing can be said")
+    assert unknown.level == "check" and unknown.reasons[0].startswith(
+        "The error could not be estimated"
+    )
 
 
 def test_what_matches_surely_and_folds_nowhere_is_good():
@@ -40,11 +42,11 @@ def test_what_matches_surely_and_folds_nowhere_is_good():
     [
         (with_(matched=0.6), 0.0, 1.0, "check", "60% of the fixed lungs match"),
         (with_(matched=0.2), 0.0, 1.0, "failed", "20% of the fixed lungs match"),
-        (with_(ratio=0.9), 0.0, 1.0, "failed", "match better"),
-        (with_(inside=0.5), 0.0, 1.0, "check", "Both images show only 50%"),
-        (with_(inside=0.1), 0.0, 1.0, "failed", "Both images show only 10%"),
-        (with_(left=0.1), 0.0, 1.0, "check", "The left lung has hardly found"),
-        (with_(right=0.1), 0.0, 1.0, "check", "The right lung has hardly found"),
+        (with_(ratio=0.9), 0.0, 1.0, "failed", "match clearly better"),
+        (with_(inside=0.5), 0.0, 1.0, "check", "After the registration both images show only 50%"),
+        (with_(inside=0.1), 0.0, 1.0, "failed", "After the registration both images show only 10%"),
+        (with_(left=0.1), 0.0, 1.0, "check", "The left lung is hardly matched"),
+        (with_(right=0.1), 0.0, 1.0, "check", "The right lung is hardly matched"),
         (with_(mismatch=(0.01, 0.017)), 0.0, 1.0, "check", "The left lung matches clearly worse"),
         (with_(mismatch=(0.017, 0.01)), 0.0, 1.0, "check", "The right lung matches clearly worse"),
         (SURE, 0.005, 1.0, "check", "folds in 0.50%"),
@@ -87,13 +89,13 @@ def test_lungs_that_match_about_alike_are_good(mismatch):
 
 def test_a_lung_is_said_once_to_be_worse():
     verdict = judge(with_(left=0.1, mismatch=(0.01, 0.1)), 0.0, 1.0)
-    assert len(verdict.reasons) == 1 and "hardly found" in verdict.reasons[0]
+    assert len(verdict.reasons) == 1 and "hardly matched" in verdict.reasons[0]
 
 
 def test_a_lung_that_matches_beside_one_full_of_fluid_is_not_failed():
     found = with_(matched=0.4, ratio=0.9, right=0.75, left=0.1)
     verdict = judge(found, 0.0, 1.0)
-    assert verdict.level == "check" and "left lung has hardly" in verdict.reasons[-1]
+    assert verdict.level == "check" and "left lung is hardly matched" in verdict.reasons[-1]
     assert judge(with_(matched=0.4, right=0.6, left=0.1), 0.0, 1.0).level == "failed"
 
 

@@ -120,7 +120,7 @@ def test_levels_and_points_share_a_frame():
 
 
 def test_stored_levels_are_those_of_a_registration():
-    from L2ORegistrationLib.engine.field.levels import FeaturePyramid
+    from L2ORegistrationLib.engine.field.pyramid import FeaturePyramid
     from L2ORegistrationLib.engine.images.preprocessing import working_pair
     from L2ORegistrationLib.engine.start.alignment import lung_alignment
 

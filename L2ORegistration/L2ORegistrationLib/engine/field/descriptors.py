@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..images.features import pool
-from .levels import ContrastLevel, FeaturePyramid, MindLevel
+from .levels import ContrastLevel, MindLevel
 from .lung_images import COARSE, FACTOR, LungImages
+from .pyramid import FeaturePyramid
 
 
 def coarse_mind(pyramid: FeaturePyramid, field: torch.Tensor) -> MindLevel:

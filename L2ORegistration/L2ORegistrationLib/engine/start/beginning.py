@@ -92,7 +92,7 @@ class Beginning:
         moved = np.array([start.TransformPoint(p) for p in points.tolist()])
         if self.grids[1].contains(moved).mean() < MIN_OVERLAP:
             advice = (
-                "Where moving shows a small part of the lungs, exchange fixed and moving; otherwise"
+                "If moving shows a small part of the lungs, exchange fixed and moving; otherwise"
                 if searched
                 else "Start from 'affine' or 'search', or"
             )

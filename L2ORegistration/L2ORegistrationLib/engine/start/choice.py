@@ -15,7 +15,8 @@ import torch
 
 from ...core.at_once import at_once
 from ...core.geometry import Grid, Volume
-from ..field.levels import MindLevel, feature_map
+from ..field.levels import MindLevel
+from ..field.pyramid import feature_map
 from ..field.sampling import dissimilarity
 from ..images.features import pool
 from ..images.preprocessing import averaged, intensity, resample

@@ -11,7 +11,7 @@ import SimpleITK as sitk  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
+from L2ORegistrationLib.engine.field.pyramid import FeaturePyramid  # noqa: E402
 from L2ORegistrationLib.engine.images.closer import (  # noqa: E402
     area_averaged,
     closer_grid,

@@ -9,7 +9,7 @@ import SimpleITK as sitk  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
+from L2ORegistrationLib.engine.field.pyramid import FeaturePyramid  # noqa: E402
 from L2ORegistrationLib.engine.field.whole import WholeField, continued, start_grid  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import (  # noqa: E402
     BLOCK,

@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 
 import SimpleITK as sitk  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid  # noqa: E402
-from L2ORegistrationLib.engine.field.levels import FeaturePyramid  # noqa: E402
+from L2ORegistrationLib.engine.field.pyramid import FeaturePyramid  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
 from L2ORegistrationLib.engine.start.search import _box, discrete_search  # noqa: E402
 from scipy import ndimage  # noqa: E402
