@@ -38,8 +38,8 @@ class Fold:
 def folds_of(datasets: Mapping[str, Sequence[Case]]) -> list[Fold]:
     """The folds of data sets, which are given by title.
 
-    Raises InputError where COPDgene or 4DCT is missing, or something that has no place in a fold
-    is given.
+    Raises InputError where a case of COPDgene or 4DCT is missing, or something that has no place
+    in a fold is given.
     """
     titles = {name: DATASETS[name].title for name in SETS}
     missing = [name for name in ("copd", "4dct") if not datasets.get(titles[name])]
@@ -54,6 +54,9 @@ def folds_of(datasets: Mapping[str, Sequence[Case]]) -> list[Fold]:
             f"{', '.join(sorted(others))} has no place in the folds of COPDgene, 4DCT and "
             "EMPIRE10: leave it out, or train without folds."
         )
+    for name in ("copd", "4dct"):  # one missing would put all that follow into other folds
+        if (count := len(datasets[titles[name]])) != 10:
+            raise InputError(f"Folds need all 10 cases of {titles[name]}, here are {count}.")
     cases = [(title, case) for title in titles.values() for case in datasets.get(title, ())]
     return [
         Fold(number, _grouped(training), _grouped(test))

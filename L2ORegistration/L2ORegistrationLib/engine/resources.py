@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ..core.errors import InputError
+
+_OUT_OF_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # torch's; ITK's
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def borrowed(threads: int | None) -> Iterator[None]:
     except NotImplementedError as error:
         raise InputError(f"The device cannot run this method ({error}): choose cpu.") from error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

@@ -20,6 +20,7 @@ from ..core.paths import existing
 from .requires import read_dicom
 
 STRUCTURES_SOP = "1.2.840.10008.5.1.4.1.1.481.3"
+CLOSED, XOR = "CLOSED_PLANAR", "CLOSEDPLANAR_XOR"  # which says that one in another is a hole
 _PIXEL_MM = 0.5, 1.0  # between the points where the signed distance is known, of large shapes more
 _PIXELS = 300  # along a side, as long as they are smaller than the larger of these
 _MARGIN_MM = 6.0
@@ -41,6 +42,7 @@ class Structure:
     colour: tuple[int, int, int]
     contours: list[np.ndarray] = field(default_factory=list)
     number: int = 0  # of the region in its set; names need not differ
+    kind: str = CLOSED  # of its contours, or XOR; they are read alike, but not by all programs
 
     def shape(self) -> Shape:
         """The solid that the contours enclose."""
@@ -138,13 +140,13 @@ def _structures(data, path: str | Path) -> list[Structure]:
     found = []
     for roi in data.get("ROIContourSequence", []):
         name = names.get(int(roi.ReferencedROINumber), str(roi.ReferencedROINumber))
-        contours = [
-            _points(c, f"a contour of {name} in {path}")
-            for c in roi.get("ContourSequence", [])
-            if c.ContourGeometricType.startswith("CLOSED_PLANAR")
+        closed = [
+            c for c in roi.get("ContourSequence", []) if c.ContourGeometricType in (CLOSED, XOR)
         ]
+        contours = [_points(c, f"a contour of {name} in {path}") for c in closed]
+        kind = XOR if any(c.ContourGeometricType == XOR for c in closed) else CLOSED
         colour = tuple(int(c) for c in roi.get("ROIDisplayColor", (255, 0, 0)))
-        found.append(Structure(name, colour, contours, int(roi.ReferencedROINumber)))
+        found.append(Structure(name, colour, contours, int(roi.ReferencedROINumber), kind))
     return found
 
 

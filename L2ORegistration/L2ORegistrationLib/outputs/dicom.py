@@ -82,7 +82,7 @@ def structures_dataset(structures: list[Structure], source, reference: str | Pat
             contours.append(
                 _item(
                     ContourImageSequence=[_reference(nearest)],
-                    ContourGeometricType="CLOSED_PLANAR",
+                    ContourGeometricType=structure.kind,
                     NumberOfContourPoints=len(contour),
                     ContourData=[_decimal(x) for x in contour.ravel()],
                 )

@@ -22,22 +22,16 @@ def warp_image(image: Volume, motion: DisplacementField, target: Grid, outside: 
 
     Raises InputError when no point of the target leads into the image.
     """
-    transform = extended(motion, target).to_transform()
-    reference = Volume(np.zeros(target.shape, np.uint8), target).to_image()
-    inside = sitk.Resample(
-        Volume(np.ones(image.array.shape, np.uint8), image.grid).to_image(),
-        reference,
-        transform,
-        sitk.sitkNearestNeighbor,
-        0,
-    )
+    where = target.reference_image(), extended(motion, target).to_transform()
+    everywhere = Volume(np.ones(image.array.shape, np.uint8), image.grid).to_image()
+    inside = sitk.Resample(everywhere, *where, sitk.sitkNearestNeighbor, 0)
     if not sitk.GetArrayViewFromImage(inside).any():
         raise InputError(
             "The image and the reference do not overlap after the transform: "
             "do transform, image and reference belong together?"
         )
     given = sitk.Cast(image.to_image(), sitk.sitkFloat32)  # of integers it would cut fractions off
-    moved = sitk.Resample(given, reference, transform, sitk.sitkLinear, outside)
+    moved = sitk.Resample(given, *where, sitk.sitkLinear, outside)
     array, kind = sitk.GetArrayFromImage(moved), image.array.dtype
     if np.issubdtype(kind, np.integer):
         array = np.rint(array)
@@ -48,7 +42,7 @@ def read_dose(path: str | Path) -> tuple[Volume, object]:
     """An RT dose file: Gy (float32) on its grid, and the DICOM data set that it came from.
 
     Raises InputError for a file that is no RT dose, of a single plane or of unevenly spaced ones,
-    and for one that is damaged.
+    with negative doses, and for one that is damaged.
     """
     data = read_dicom(existing(path))
     if data.get("SOPClassUID") != DOSE_SOP:
@@ -62,8 +56,11 @@ def read_dose(path: str | Path) -> tuple[Volume, object]:
             f"{path} has a single plane, or unevenly spaced ones: resample the dose first."
         )
     row, column = np.reshape(np.asarray(data.ImageOrientationPatient, dtype=float), (2, 3))
-    normal = np.cross(row, column) * np.sign(steps[0])
-    # Offsets start at 0, or they are the z coordinates themselves.
+    normal = np.cross(row, column)
+    # Offsets start at 0 and count along the normal, or they are z coordinates, against which the
+    # normal runs where the patient lies feet first.
+    ahead = steps[0] * normal[2] if frames[0] and abs(normal[2]) > 0.5 else steps[0]
+    normal *= np.sign(ahead)
     origin = np.asarray(data.ImagePositionPatient, dtype=float)
     spacing = (float(data.PixelSpacing[1]), float(data.PixelSpacing[0]), abs(float(steps[0])))
     try:
@@ -72,6 +69,10 @@ def read_dose(path: str | Path) -> tuple[Volume, object]:
         raise InputError(
             f"The dose in {path} cannot be read, it may be cut off: copy or export it again."
         ) from error
+    if array.min() < 0:  # the spline and the unsigned numbers of what is written would make it 0
+        raise InputError(
+            f"{path} holds negative doses, as a difference has: move both doses, then subtract."
+        )
     grid = Grid(array.shape[::-1], spacing, tuple(origin), np.stack([row, column, normal], 1))
     return Volume(array, grid), data
 
@@ -90,8 +91,9 @@ def warp_dose(
     fine_size = tuple((n - 1) * f + 1 for n, f in zip(dose.grid.size, factor, strict=True))
     fine_spacing = tuple(s / f for s, f in zip(dose.grid.spacing, factor, strict=True))
     fine = Grid(fine_size, fine_spacing, dose.grid.origin, dose.grid.direction)
-    image = Volume(np.zeros(fine.shape, np.uint8), fine).to_image()
-    smooth = sitk.Resample(dose.to_image(), image, sitk.Transform(), sitk.sitkBSpline, 0.0)
+    smooth = sitk.Resample(
+        dose.to_image(), fine.reference_image(), sitk.Transform(), sitk.sitkBSpline, 0.0
+    )
     refined = np.clip(sitk.GetArrayFromImage(smooth), 0, float(dose.array.max()))
     moved = warp_image(Volume(refined, fine), motion, target, 0.0)
     if output.suffix.lower() == ".dcm":

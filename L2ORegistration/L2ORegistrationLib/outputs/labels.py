@@ -22,9 +22,10 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
     """Labels on the target grid; motion: target point -> source point, LPS mm.
 
     Each label is interpolated linearly by itself and the strongest one wins at a voxel, so that
-    borders are smooth and no value between two labels appears. Several components (layers) are
-    treated one by one. 0 beyond the source. Raises InputError for labels that are all zero, and
-    when none of them reaches the target.
+    borders are smooth and no value between two labels appears; one too small to win anywhere keeps
+    the voxels nearest to it. Several components (layers) are treated one by one. 0 beyond the
+    source. Raises InputError for labels that are all zero, and when none of them reaches the
+    target.
     """
     if not sitk.GetArrayViewFromImage(labels).any():
         raise InputError("The labels are empty: there is no structure to move.")
@@ -33,16 +34,29 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
         count = labels.GetNumberOfComponentsPerPixel()
         layers = [sitk.VectorIndexSelectionCast(labels, k) for k in range(count)]
     where = target.reference_image(), extended(motion, target).to_transform()
-    moved = [
-        sitk.Resample(layer, *where, sitk.sitkLabelLinear, 0, layer.GetPixelID())
-        for layer in layers
-    ]
+    moved = [_moved(layer, *where) for layer in layers]
     if not any(sitk.GetArrayViewFromImage(layer).any() for layer in moved):
         raise InputError(
             "None of the labels lies in the reference image after the transform: "
             "do transform, labels and reference belong together?"
         )
     return moved[0] if len(moved) == 1 else sitk.Compose(moved)
+
+
+def _moved(layer: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
+    """One layer on the grid of the reference, as `warp_labels` says."""
+    linear, nearest = (
+        sitk.Resample(layer, reference, transform, kind, 0, layer.GetPixelID())
+        for kind in (sitk.sitkLabelLinear, sitk.sitkNearestNeighbor)
+    )
+    values, near = sitk.GetArrayFromImage(linear), sitk.GetArrayViewFromImage(nearest)
+    lost = np.isin(near, [value for value in np.setdiff1d(near, values) if value])
+    if not lost.any():
+        return linear
+    values[lost] = near[lost]
+    kept = sitk.GetImageFromArray(values)
+    kept.CopyInformation(linear)
+    return kept
 
 
 def warp_label_file(

@@ -10,7 +10,8 @@ from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
 from .newton import Newton
 
-INVERSE_MM, MOVED_MM = 0.01, 1.0
+INVERSE_MM, MOVED_MM = 0.08, 1.0  # see is_inverse
+_MOST_NODES = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +67,32 @@ def disagreement(
     they differ one of them is: it is the least that a point is uncertain by. Raises InputError for
     the inverse, which would agree whatever the field is.
     """
-    back = np.linalg.norm(backward.transform_points(moving) - fixed, axis=1)
-    if is_inverse(back, np.linalg.norm(moving - fixed, axis=1)):
+    if is_inverse(field, backward):
         raise InputError(
             "The registration backward is the inverse of this one, which agrees in any case: give "
             "a second registration, of exchanged scans."
         )
-    there = field.transform_points(backward.transform_points(moving))
-    return np.maximum(back, np.linalg.norm(there - moving, axis=1))
+    returned = backward.transform_points(moving)
+    back = np.linalg.norm(returned - fixed, axis=1)
+    return np.maximum(back, np.linalg.norm(field.transform_points(returned) - moving, axis=1))
 
 
-def is_inverse(back: np.ndarray, moved: np.ndarray) -> bool:
-    """Whether a way back that misses (N,) mm where (N,) mm were moved is the inverse of the way.
+def is_inverse(field: DisplacementField, backward: DisplacementField) -> bool:
+    """Whether a way back (moving point -> fixed point) was made of the field, and not registered.
 
-    No two registrations agree so well where anything moves.
+    At nodes that move by over MOVED_MM, anywhere: inverses of deep breaths miss half of them by up
+    to 0.06 mm, while two registrations of a phantom differ by 0.3 mm, most of it outside the lungs.
     """
-    return bool(len(back)) and bool(back.mean() < INVERSE_MM and moved.mean() > MOVED_MM)
+    stride = max(1, round((np.prod(field.grid.size) / _MOST_NODES) ** (1 / 3)))
+    axes = [np.arange(0, n, stride) for n in field.grid.size]
+    fixed = field.grid.to_world(np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 3))
+    moving = field.transform_points(fixed)
+    asked = np.linalg.norm(moving - fixed, axis=1) > MOVED_MM
+    asked &= backward.grid.contains(moving, margin=0)
+    if not asked.any():
+        return False
+    back = backward.transform_points(moving[asked]) - fixed[asked]
+    return bool(np.median(np.linalg.norm(back, axis=1)) < INVERSE_MM)
 
 
 def told_at(told: Volume, fixed: np.ndarray) -> np.ndarray:

@@ -75,8 +75,10 @@ def _places(suffix: str, lines: list[str]) -> tuple[Sequence[int], list[list[str
     if suffix == ".ply":
         if not any(line.startswith("format ascii") for line in lines[:5]):
             raise ValueError("binary")
-        count = int(next(s for s in lines if s.startswith("element vertex")).split()[2])
-        start = lines.index("end_header") + 1
+        first = next(k for k, s in enumerate(lines) if s.startswith("element vertex"))
+        if [line.split()[-1] for line in lines[first + 1 : first + 4]] != ["x", "y", "z"]:
+            raise ValueError("normals or colours stand before the coordinates")
+        count, start = int(lines[first].split()[2]), lines.index("end_header") + 1
         return range(start, start + count), [line.split() for line in lines[start : start + count]]
     start = next(k for k, line in enumerate(lines) if line.startswith("POINTS"))
     count, end, words = int(lines[start].split()[1]), start + 1, []

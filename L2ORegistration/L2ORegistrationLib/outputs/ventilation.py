@@ -35,6 +35,7 @@ _NODE_MM = 2.5
 _AIRLESS_HU = -250.0  # at expiration: above it there is no air to speak of
 _MOST_BLOOD = 0.15  # of the lungs' mass, that a breath can bring; with a margin
 _LEAST_SHARE = 0.01  # of what a value is averaged over, that must be usable
+_WORTH_SAYING = 0.01  # of the lungs
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class Ventilation:
     the share by which the lungs' mass grows with the breath; regions: by name, with "volume_ml"
     (at expiration), "change_ml", "jacobian", "hu" (of both lungs as if f were 0), and "low": the
     share of its volume that ventilates less than half as much as the lungs do on average, by the
-    Jacobian. hu and specific are NaN where hardly anything is lung in both scans, too.
+    Jacobian; unseen: the share of the fixed lungs that one of the scans does not show. hu and
+    specific are NaN where hardly anything is lung in both scans, too.
     """
 
     jacobian: Volume
@@ -55,6 +57,7 @@ class Ventilation:
     fixed_is: str
     mass: float
     regions: dict[str, dict[str, float]]
+    unseen: float
 
     def sentence(self) -> str:
         """What was found, in a sentence or two."""
@@ -69,6 +72,11 @@ class Ventilation:
             said += (
                 f"The two disagree: the lungs' mass would change by {100 * self.mass:.0f} %, more "
                 "than a breath explains. Check the registration, and that both images are in HU. "
+            )
+        if self.unseen >= _WORTH_SAYING:
+            said += (
+                f"{100 * self.unseen:.0f} % of the fixed lungs are not shown by both scans: by the "
+                "Jacobian their gain is a guess, by HU it is not known. "
             )
         return said + (
             f"Values of single voxels are uncertain: they are averaged over {SCALE_MM:g} mm."
@@ -108,14 +116,14 @@ def ventilation(
     weight = inside * (1.0 if expiration else jacobian)  # volume at expiration of each voxel
 
     # At the pleura a voxel holds chest wall as well, whose mass is not the lung's.
-    usable = ndimage.binary_erosion(inside, np.ones((3, 3, 3))) & seen
+    usable = ndimage.binary_erosion(inside, np.ones((3, 3, 3)))
     density = []
     for volume, where in ((fixed, points), (moving, moved)):
         hu = volume.sample(where) - stored_offset(volume.array)
-        usable &= (hu > PADDING) & (shown(volume).sample(where, order=0, outside=0.0) > 0)
+        seen &= (hu > PADDING) & (shown(volume).sample(where, order=0, outside=0.0) > 0)
         density.append(np.maximum(1 + hu / 1000, 0.001))
     rho_ex, rho_in = density if expiration else density[::-1]
-    usable &= rho_ex <= 1 + _AIRLESS_HU / 1000
+    usable &= seen & (rho_ex <= 1 + _AIRLESS_HU / 1000)
     if not usable.any():
         raise InputError("No voxel of the lungs holds air: are the images in Hounsfield units?")
     mass_ex = (weight * rho_ex)[usable].sum()
@@ -163,7 +171,7 @@ def ventilation(
             "low": float((part * low).sum() / total),
         }
     side = "expiration" if expiration else "inspiration"
-    return Ventilation(*maps, side, float(mass), found)
+    return Ventilation(*maps, side, float(mass), found, float(1 - seen[inside].mean()))
 
 
 def _lattice(lungs: Volume) -> Grid:

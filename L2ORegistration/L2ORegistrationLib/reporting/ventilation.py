@@ -19,6 +19,7 @@ from . import page
 from .pictures import lung_planes, png, shades
 from .tables import plain
 
+_UNKNOWN = -1.0  # in the files: less than any part of a lung can gain, while 0 is no gain
 _MAPS = {
     "jacobian": "ventilation by Jacobian: volume gained / volume at expiration",
     "hu": "ventilation by HU: volume gained / volume at expiration",
@@ -40,8 +41,8 @@ def picture(found: Ventilation, fixed: Volume, lungs: Volume) -> Figure:
             image = np.nan_to_num(shades(fixed, plane.points))
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
             inside = lungs.sample(plane.points, order=0, outside=0.0) > 0
-            filled = Volume(np.nan_to_num(volume.array), volume.grid)
-            shown = np.ma.masked_where(~inside, filled.sample(plane.points))
+            shown = volume.sample(plane.points, order=0, outside=np.nan)  # NaN: nothing is known
+            shown = np.ma.masked_invalid(np.where(inside, shown, np.nan))
             axis.imshow(shown, cmap="viridis", norm=norm, interpolation="nearest")
             axis.set_axis_off()
             pixel = abs(plane.points[0, 1] - plane.points[0, 0]).max()
@@ -91,16 +92,21 @@ def section(found: Ventilation, fixed: Volume, lungs: Volume) -> str:
 
 
 def write(found: Ventilation, fixed: Volume, lungs: Volume, folder: Path) -> list[Path]:
-    """Write the maps (.nii.gz, 0 outside the lungs), ventilation.json and .png to a folder."""
+    """Write the maps (.nii.gz, -1 where nothing is known), ventilation.json and .png to a folder.
+
+    That is outside the lungs, and by HU where the scans don't both show lung with air.
+    """
     paths = []
     for name in ("jacobian", "hu", "specific"):
         volume = getattr(found, name)
         paths.append(folder / f"ventilation-{name}.nii.gz")
-        write_volume(Volume(np.nan_to_num(volume.array), volume.grid), paths[-1])
+        write_volume(Volume(np.nan_to_num(volume.array, nan=_UNKNOWN), volume.grid), paths[-1])
     about = {
         "fixed_is": found.fixed_is,
         "scale_mm": SCALE_MM,
         "mass_change": found.mass,
+        "unseen": found.unseen,
+        "unknown_value": _UNKNOWN,
         "unit": "volume gained from expiration to inspiration per volume at expiration",
         "regions": found.regions,
     }

@@ -38,21 +38,34 @@ def amplitude(result: SequenceResult) -> Volume:
 
 
 def warped(result: SequenceResult) -> Iterator[tuple[int, Volume]]:
-    """(phase, its image in the reference's geometry), one after the other."""
+    """(phase, its image in the reference's geometry, its lowest value beyond it), one by one."""
     for index, field in result.fields.items():
-        yield index, _warped(result.phases[index], field)
+        phase = result.phases[index]
+        moved = np.nan_to_num(_warped(phase, field), nan=float(phase.array.min()))
+        yield index, Volume(moved, result.grid)
 
 
 def means(result: SequenceResult) -> tuple[Volume, Volume]:
-    """The mean of the trusted phases as they are, and the motion-compensated mean; float32."""
-    trusted = result.trusted
-    plain = np.mean([result.phases[index].array for index in trusted], axis=0)
-    total = 0.0
-    for index, volume in warped(result):
-        if index in trusted:
-            total = total + volume.array.astype(np.float64)
-    compensated = (total / len(trusted)).astype(np.float32)
-    return Volume(plain.astype(np.float32), result.grid), Volume(compensated, result.grid)
+    """The mean of the trusted phases as they are, and the motion-compensated mean; float32.
+
+    Of each point that of the phases that show it: at the ends of a short scan not all do. One
+    phase is added after the other, because all at once would take several times their memory.
+    """
+    plain, total = (np.zeros(result.grid.shape, np.float32) for _ in range(2))
+    count = np.zeros(result.grid.shape, np.uint8)
+    lowest = np.inf
+    for index, field in result.trusted.items():
+        phase = result.phases[index]
+        lowest = min(lowest, float(phase.array.min()))
+        plain += phase.array
+        moved = _warped(phase, field)
+        shown = np.isfinite(moved)
+        np.add(total, moved, out=total, where=shown)
+        count += shown
+    plain /= len(result.trusted)
+    np.divide(total, count, out=total, where=count > 0)
+    total[count == 0] = lowest
+    return Volume(plain, result.grid), Volume(total, result.grid)
 
 
 def sharpness(image: Volume, mask: Volume) -> float:
@@ -72,22 +85,19 @@ def reference_mask(result: SequenceResult) -> Volume:
     """The lungs in the reference: of its phase, or where at least half of the phases have lung."""
     if result.reference is not None:
         return result.masks[result.reference]
-    share = np.mean(
-        [
-            _warped(Volume(result.masks[k].array.astype(np.float32), result.grid), field).array
-            for k, field in result.trusted.items()
-        ],
-        axis=0,
-    )
-    return Volume(share >= 0.5, result.grid)
+    share = np.zeros(result.grid.shape, np.float32)
+    for index, field in result.trusted.items():
+        mask = Volume(result.masks[index].array.astype(np.float32), result.grid)
+        share += np.nan_to_num(_warped(mask, field))
+    return Volume(share >= len(result.trusted) / 2, result.grid)
 
 
-def _warped(volume: Volume, field: DisplacementField) -> Volume:
-    """The volume in its own grid's geometry, float32; its lowest value beyond it.
+def _warped(volume: Volume, field: DisplacementField) -> np.ndarray:
+    """The volume at the voxels that the field leads to from its own, float32; NaN beyond it.
 
     By cubic B-splines: linear interpolation would blur the mean more than the motion did.
     """
     image = sitk.Cast(volume.to_image(), sitk.sitkFloat32)
     lowest, highest = float(volume.array.min()), float(volume.array.max())
-    moved = sitk.Resample(image, image, field.to_transform(), sitk.sitkBSpline3, lowest)
-    return Volume(np.clip(sitk.GetArrayFromImage(moved), lowest, highest), volume.grid)
+    moved = sitk.Resample(image, image, field.to_transform(), sitk.sitkBSpline3, np.nan)
+    return np.clip(sitk.GetArrayFromImage(moved), lowest, highest)

@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..core.errors import InputError
 from ..core.files import write_transform, write_volume
 from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
@@ -32,6 +33,7 @@ _MOVIE_WIDTH = 760  # pixels at least, of both together: coarse phases are enlar
 _MOVIE_MS = 180  # of a frame
 _DRAWN = 12  # trajectories in the plot, at most
 _WINDOW = -1000.0, 200.0  # HU shown as black and white
+_ITK_FULL = "Failed to allocate memory"  # says a RuntimeError of ITK
 
 _STYLE = "img { width: auto; max-width: 100%; }"
 
@@ -74,7 +76,8 @@ def write_sequence(
     Files: transform-NAME.h5 (reference point -> point in the phase) and its record, fields.nrrd (x,
     y, z, phase; vectors in LPS mm), warped-NAME.nii.gz, mean.nii.gz, plain-mean.nii.gz,
     amplitude.nii.gz (mm), phases.csv, trajectories.csv, loops.json, report.html.
-    Raises InputError when the folder cannot be written to.
+    Raises InputError when the folder cannot be written to, and when memory runs out for the images
+    and the report; all else is written before, so that it is there even if the process is killed.
     """
     folder = Path(folder).expanduser()
     check_writable(folder)
@@ -93,26 +96,34 @@ def write_sequence(
         record = Record(verdict.level, verdict.reasons, phase, phase, provenance=result.provenance)
         record.write(transform)
     _write_fields(result, path("fields.nrrd"))
-    if images:
-        for index, volume in motion.warped(result):
-            write_volume(volume, path(f"warped-{names[index]}.nii.gz"))
-    plain, mean = motion.means(result)
-    amplitude = motion.amplitude(result)
-    write_volume(mean, path("mean.nii.gz"))
-    write_volume(plain, path("plain-mean.nii.gz"))
-    write_volume(amplitude, path("amplitude.nii.gz"))
-    rows = phase_table(result, names)
-    write_csv(rows, path("phases.csv"))
+    with atomic(path("loops.json")) as temporary:
+        temporary.write_text(json.dumps(loop_summary(result), indent=1), encoding="utf-8")
     followed = _followed(result, landmarks, contour)
     if followed:
         write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
-    with atomic(path("loops.json")) as temporary:
-        temporary.write_text(json.dumps(loop_summary(result), indent=1), encoding="utf-8")
-    report = _report(result, names, title, rows, followed, plain, mean, amplitude)
-    with atomic(path("report.html")) as temporary:
-        temporary.write_text(report, encoding="utf-8")
+    # Before the table that names them gives way to that of this run.
     for file in set(earlier) - set(written):
         file.unlink(missing_ok=True)
+    try:
+        rows = phase_table(result, names)
+        write_csv(rows, path("phases.csv"))
+        if images:
+            for index, volume in motion.warped(result):
+                write_volume(volume, path(f"warped-{names[index]}.nii.gz"))
+        plain, mean = motion.means(result)
+        amplitude = motion.amplitude(result)
+        write_volume(mean, path("mean.nii.gz"))
+        write_volume(plain, path("plain-mean.nii.gz"))
+        write_volume(amplitude, path("amplitude.nii.gz"))
+        report = _report(result, names, title, rows, followed, plain, mean, amplitude)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and _ITK_FULL not in str(error):
+            raise
+        raise InputError(
+            f"The memory ran out for images and report. All transforms are written, in {folder}."
+        ) from error
+    with atomic(path("report.html")) as temporary:
+        temporary.write_text(report, encoding="utf-8")
     return written
 
 
@@ -152,8 +163,17 @@ def phase_table(result: SequenceResult, names: Sequence[str]) -> list[dict]:
 
 
 def doubts(result: SequenceResult, names: Sequence[str]) -> list[str]:
-    """A sentence for each phase whose verdict is not good: which, what it is and why."""
-    return [
+    """A sentence for each phase whose verdict is not good: which, what it is and why.
+
+    And one where all leads from a phase, though the mean position was asked for.
+    """
+    said = []
+    if _lacks_mean(result):
+        said.append(
+            "Stopped before the mean position was known: all is of phase "
+            f"{names[result.reference]} instead, and no points are followed."
+        )
+    return said + [
         f"Phase {names[index]}: {verdict.level}. {' '.join(verdict.reasons)}"
         for index, verdict in result.verdicts.items()
         if verdict.level != GOOD
@@ -173,9 +193,16 @@ def loop_summary(result: SequenceResult) -> dict[str, dict[str, float]]:
     }
 
 
+def _lacks_mean(result: SequenceResult) -> bool:
+    """Whether the reference is a phase in place of the mean, where points may have been drawn."""
+    return result.mean_wanted and result.reference is not None
+
+
 def _followed(result, landmarks, contour) -> dict[str, np.ndarray]:
     """Positions (phases, 3) by label."""
     found = {}
+    if _lacks_mean(result):
+        return found
     if landmarks is not None:
         paths = motion.trajectories(result, landmarks.points)
         found |= {label: paths[:, k] for k, label in enumerate(landmarks.labels)}

@@ -70,7 +70,8 @@ class SequenceResult:
     fields: {phase: DisplacementField}, of all phases unless cancelled; verdicts: what to think of
     each, before smoothing, but that of the phase that is registered to; reference: index of the
     phase, or None: their mean position; masks: lungs of each phase, bool; loops: by name, the
-    distances (N,) in mm at points of the reference's lungs; grid: of the reference image.
+    distances (N,) in mm at points of the reference's lungs; grid: of the reference image;
+    mean_wanted: whether the mean position was asked for, which a cancelled run does not know.
     """
 
     phases: list[Volume]
@@ -82,6 +83,7 @@ class SequenceResult:
     seconds: float
     cancelled: bool
     provenance: dict[str, str | int | float]
+    mean_wanted: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -218,6 +220,7 @@ class SequenceRegistration:
             loops=self._loops,
             seconds=self._seconds,
             cancelled=not self._finished,
+            mean_wanted=self._mean,
             provenance={
                 "software": f"L2ORegistration {__version__}",
                 "method": "gauss-newton, phase by phase",

@@ -12,7 +12,8 @@ from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.core.measures import target_registration_error
 from L2ORegistrationLib.datasets import dirlab
 from L2ORegistrationLib.datasets import registry as datasets
-from L2ORegistrationLib.datasets.folds import folds
+from L2ORegistrationLib.datasets.cases import Case
+from L2ORegistrationLib.datasets.folds import folds, folds_of
 from L2ORegistrationLib.datasets.registry import DATASETS, load_dataset
 from L2ORegistrationLib.phantom.seeds import learned, measured
 
@@ -356,3 +357,15 @@ def test_the_papers_folds():
     assert [test for _, test in folds(cases)] == [test for _, test in found]
     with pytest.raises(InputError, match="28 cases"):
         folds(cases[:5])
+
+
+def test_folds_of_fewer_cases_are_refused_though_others_make_up_the_number():
+    """28 of them, but all that follow the missing one would be tested in other folds."""
+    titles = [DATASETS[name].title for name in ("copd", "4dct", "empire10")]
+    counts = dict(zip(titles, (9, 10, 9), strict=True))
+    with pytest.raises(InputError, match="all 10 cases of DIR-Lab COPDgene, here are 9"):
+        folds_of(
+            {title: [Case(f"{k}", None, None) for k in range(n)] for title, n in counts.items()}
+        )
+    whole = {title: [Case(f"{k}", None, None) for k in range(10)] for title in titles[:2]}
+    assert [len(fold.test[titles[0]]) for fold in folds_of(whole)] == [2] * 5

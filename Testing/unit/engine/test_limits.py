@@ -125,7 +125,8 @@ def test_torch_has_its_threads_back_while_the_caller_has_the_step(pair):
     "error, told",
     [
         (MemoryError(), "The computer ran out of memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate: out of memory"), "ran out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "ran out of memory"),
+        (RuntimeError("Failed to allocate memory for image."), "ran out of memory"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), "The GPU ran out of memory"),
         (NotImplementedError("grid_sampler_3d_backward"), "cannot run this method"),
     ],

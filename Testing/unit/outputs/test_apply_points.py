@@ -11,8 +11,10 @@ from L2ORegistrationLib.core.files import (
     write_transform,
     write_volume,
 )
-from L2ORegistrationLib.core.geometry import Volume
+from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.outputs import points
+from L2ORegistrationLib.outputs.inverse import invert
+from L2ORegistrationLib.outputs.quality import _consistency
 from moved import CENTRE, GRID, SHIFT, ball, refused, shift
 
 
@@ -96,3 +98,34 @@ def test_of_many_points_the_numbers_are_in_the_file(transform, tmp_path, capsys)
     )
     said = capsys.readouterr().out
     assert "found: 30 of them" in said and len(said) < 600
+
+
+def test_the_inverse_is_no_second_registration(transform, tmp_path, capsys):
+    """It agrees whatever the transform is: neither points nor TRE's consistency learn from it."""
+    write_landmarks(Landmarks(CENTRE[None] + SHIFT, ["a"]), tmp_path / "p.csv")
+    assert main(["invert", str(transform), "-o", str(tmp_path / "inverse.h5")]) == 0
+    command = ["apply", transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv"]
+    capsys.readouterr()
+    assert main([*map(str, command), "--backward", str(tmp_path / "inverse.h5")]) == 2
+    assert "is the inverse of this one" in capsys.readouterr().err
+    mask = Volume(ball(CENTRE).astype(np.uint8), GRID)
+    row = _consistency(shift(), shift(by=-SHIFT), {"lungs": mask})[0]
+    assert row.passed is None and "exchanged scans" in row.value
+    row = _consistency(shift(), shift(by=-SHIFT + 0.1), {"lungs": mask})[0]
+    assert row.passed and "0.17 mm" in row.value
+    row = _consistency(shift(by=0 * SHIFT), shift(by=0 * SHIFT), {"lungs": mask})[0]
+    assert row.passed  # a scan and itself
+
+
+def test_the_inverse_of_a_deep_breath_is_found_though_it_is_not_exact():
+    """A bend within a few nodes, as at a fissure: its inverse misses more than where all shifts."""
+    grid = Grid((40, 40, 40), (3.0, 3.0, 3.0))
+    x, y, z = np.moveaxis(grid.points(), -1, 0)
+    array = np.stack([2 * np.sin(z / 5), 1.5 * np.cos(x / 6), 25 - z / 6 + np.sin(y / 5)], -1)
+    field = DisplacementField(array.astype(np.float32), grid)
+    inverse = invert(field, moving=grid).field
+    missed = inverse.transform_points(field.transform_points(grid.points())) - grid.points()
+    assert np.linalg.norm(missed, axis=-1)[8:-8, 8:-8, 8:-8].mean() > 0.015
+    assert points.is_inverse(field, inverse)
+    other = DisplacementField(inverse.array + np.float32([0.2, 0.2, 0]), inverse.grid)
+    assert not points.is_inverse(field, other)

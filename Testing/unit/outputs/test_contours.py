@@ -284,3 +284,16 @@ def test_coordinates_that_are_no_numbers_are_refused(first, written):
     path.write_bytes(path.read_bytes().replace(b"9\\0\\0\\", first + b"\\0\\0\\"))
     with pytest.raises(InputError, match="a contour of Tumour in .*rs.dcm cannot be read: export"):
         contours.read_structures(path)
+
+
+def test_contours_that_say_how_holes_are_meant_are_closed_too_and_say_it_again(written):
+    """CLOSEDPLANAR_XOR of PS3.3, C.8.8.6.3."""
+    path = written(structure([c for z in (0, 3, 6) for c in (ring(9.0, z), ring(3.0, z))]))
+    data = pydicom.dcmread(path)
+    for item in data.ROIContourSequence[0].ContourSequence:
+        item.ContourGeometricType = contours.XOR
+    data.save_as(path)
+    (found,), _ = contours.read_structures(path)
+    assert found.shape().millilitres() == pytest.approx(np.pi * (81 - 9) * 9 / 1000, rel=0.02)
+    again = pydicom.dcmread(written(found)).ROIContourSequence[0].ContourSequence
+    assert {item.ContourGeometricType for item in again} == {"CLOSEDPLANAR_XOR"}

@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import write_volume
-from L2ORegistrationLib.core.geometry import Volume
+from L2ORegistrationLib.core.geometry import Grid, Volume
 from L2ORegistrationLib.outputs import labels
 from moved import CENTRE, GRID, ball, shift
 
@@ -95,3 +95,15 @@ def test_layers_of_overlapping_segments_move_each_by_itself(tmp_path):
     moved = sitk.GetArrayFromImage(labels.warp_labels(sitk.Compose(layers), shift(), GRID))
     expected = [np.roll(ball(CENTRE, r), (-2, 3, -2), axis=(0, 1, 2)) for r in (9.0, 5.0)]
     assert np.array_equal(moved, np.stack(expected, axis=-1))
+
+
+def test_a_label_of_one_voxel_is_not_lost_between_voxels():
+    """Moved by 0.4 voxels along each axis a fifth of it is left: the background would win."""
+    array = np.zeros(GRID.shape, np.int16)
+    array[5, 20, 20], array[ball(CENTRE)] = 700, 2
+    near = shift(by=0.4 * np.array(GRID.spacing))
+    image = labels.warp_labels(Volume(array, GRID).to_image(), near, GRID)
+    moved = sitk.GetArrayFromImage(image)
+    assert (moved == 700).sum() == 1 and moved[5, 20, 20] == 700
+    assert Grid.of_image(image).matches(GRID) and moved.dtype == np.int16
+    assert (moved == 2).sum() == pytest.approx((array == 2).sum(), rel=0.05)

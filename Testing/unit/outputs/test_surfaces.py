@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.outputs import surfaces
 
 
@@ -11,7 +12,8 @@ from L2ORegistrationLib.outputs import surfaces
         ("a.obj", "v 1 2 3\nv 4 5 6\nv 7 8 9\nf 1 2 3\n"),
         (
             "a.ply",
-            "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nend_header\n"
+            "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+            "property float z\nend_header\n"
             "1 2 3\n4 5 6\n7 8 9\n3 0 1 2\n",
         ),
         (
@@ -53,3 +55,11 @@ def test_normals_of_a_vtk_surface_do_not_stay_behind(tmp_path):
     assert "NORMALS" not in left and left.endswith(
         "2\nSCALARS s float\nLOOKUP_TABLE default\n5 6\n"
     )
+
+
+def test_a_ply_whose_normals_stand_before_its_points_is_refused(tmp_path):
+    names = "".join(f"property float {name}\n" for name in ("nx", "ny", "nz", "x", "y", "z"))
+    head = f"ply\nformat ascii 1.0\nelement vertex 1\n{names}end_header\n"
+    (tmp_path / "a.ply").write_text(head + "0 0 1 5 6 7\n")
+    with pytest.raises(InputError, match="not a surface of its kind: save it as .obj"):
+        surfaces.read_surface(tmp_path / "a.ply")

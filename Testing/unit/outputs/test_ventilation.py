@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.core.files import read_labels
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.core.jacobian import jacobian_determinant
 from L2ORegistrationLib.engine.images.lungs import split_lungs
@@ -68,6 +69,27 @@ def test_what_a_narrow_field_of_view_does_not_show_is_not_air(breath, found):
     whole = found.regions["both lungs"]
     assert told.regions["both lungs"]["hu"] == pytest.approx(whole["hu"], abs=0.02)
     assert np.isnan(told.hu.array).sum() > 1.02 * np.isnan(found.hu.array).sum()
+    assert found.unseen == 0 and "not shown" not in found.sentence()
+    assert f"{100 * told.unseen:.0f} % of the fixed lungs are not shown" in told.sentence()
+
+
+def test_the_files_say_what_is_not_known_by_what_no_lung_gains(tmp_path):
+    """0 would be a part of the lung that gains nothing."""
+    from L2ORegistrationLib.reporting import ventilation as reporting
+
+    grid = Grid((30, 30, 30), (4.0, 4.0, 4.0))
+    lungs = Volume(np.zeros(grid.shape, np.uint8), grid)
+    lungs.array[4:26, 4:26, 4:26] = 1
+    fixed = Volume(np.where(lungs.array, np.float32(-700), np.float32(40)), grid)
+    still = DisplacementField.zeros(grid)
+    told = ventilation(still, fixed, fixed.part(slice(15, 30), *[slice(0, 30)] * 2), lungs)
+    assert told.unseen == pytest.approx(0.5, abs=0.05)
+    reporting.write(told, fixed, lungs, tmp_path)
+    image = read_labels(tmp_path / "ventilation-hu.nii.gz")
+    values = image.sample(grid.to_world([(15, 15, 6), (15, 15, 22), (15, 15, 1)]), order=0)
+    assert values == pytest.approx([-1, 0, -1], abs=1e-3)  # lung not shown, shown, no lung
+    about = json.loads((tmp_path / "ventilation.json").read_text("utf-8"))
+    assert about["unseen"] == told.unseen and about["unknown_value"] == -1
 
 
 def test_a_moved_voxel_is_measured_exactly():

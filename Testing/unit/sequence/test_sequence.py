@@ -408,3 +408,10 @@ def test_a_run_into_the_same_folder_leaves_no_phases_of_the_one_before(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {path.name for path in written} | {"transform-mine.h5"}
     assert not {"transform-c.h5", "warped-a.nii.gz", "trajectories.csv"} & left
+
+
+def test_a_run_to_the_mean_that_is_stopped_is_of_its_first_phase():
+    trial = Trial(["good"] * 5, reference="mean")
+    next(iter(trial))
+    result = trial.result()
+    assert result.mean_wanted and result.cancelled and result.reference == 0
