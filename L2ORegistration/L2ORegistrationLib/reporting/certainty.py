@@ -36,8 +36,8 @@ def sentence(provenance: Mapping) -> str:
     if provenance.get("verdict") == FAILED:
         return "No estimate of the error: the registration failed."
     said = (
-        f"Estimated error (9 of 10 places are below it): at most {found['median']:.1f} mm in half "
-        f"of the lungs, at most {found['p95']:.1f} mm in 95 % of them."
+        f"Estimated error (9 of 10 places stay below it): median {found['median']:.1f} mm over the "
+        f"lungs, 95th percentile {found['p95']:.1f} mm."
     )
     if _WORTH_SAYING <= found["unsure"] <= UNSURE:  # more is one of the verdict's reasons
         said += f" {unsure_sentence(found['unsure'])}"
@@ -57,10 +57,9 @@ def of_landmarks(result: Result, pairs: LandmarkPairs) -> str:
     if not known.any() or result.verdict == FAILED:
         return ""
     within = (found["error_mm"] <= found["confidence_mm"])[known].mean()
-    said = f"Of {known.sum()} landmarks {within:.0%} are off by less than that (90 % should be)."
+    said = f"{within:.0%} of {known.sum()} landmarks stay below their estimate (90 % should)."
     if within < _HOLDS and known.sum() >= _ENOUGH:
-        said += " The estimate is too small for this pair, or the landmarks are not exact: believe "
-        said += "neither blindly."
+        said += " The estimate is too small for this pair, or the landmarks are inexact."
     return said
 
 
