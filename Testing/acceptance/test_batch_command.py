@@ -248,6 +248,27 @@ def test_a_table_that_is_not_there_is_refused(tmp_path):
     assert "does not exist" in refused("batch", tmp_path / "t.csv", "-o", tmp_path, within=tmp_path)
 
 
+def test_results_are_not_written_among_the_scans(pair, tmp_path):
+    scans, mine = tmp_path / "scans" / "p", tmp_path / "scans" / "p" / "report.html"
+    shutil.copytree(pair, scans)
+    mine.write_text("mine")
+    link = tmp_path / "link"
+    link.symlink_to(scans.parent)
+    rows = table(tmp_path, [row(scans, "p")])
+    for given, out in ((scans.parent, scans.parent), (link, scans.parent), (rows, link)):
+        said = refused("batch", given, "-o", out, *OPTIONS, within=tmp_path)
+        assert "lies in the folder" in said and "give another --out" in said
+    assert mine.read_text() == "mine"
+
+
+def test_a_pair_of_one_scan_says_so(pair, tmp_path):
+    same = Row("same", str(pair / "fixed.nii.gz"), str(pair / "fixed.nii.gz"))
+    line = register_pair(same, str(tmp_path / "same"), FAST, "run")
+    assert line["verdict"] == "good" and "are the same image" in line["reasons"]
+    page = (tmp_path / "same" / "report.html").read_text(encoding="utf-8")
+    assert "are the same image" in page
+
+
 def test_what_travels_is_small(pair, tmp_path):
     cloudpickle = pytest.importorskip("cloudpickle")
     paths = {key: value for key, value in row(pair, "p").items() if key != "name"}

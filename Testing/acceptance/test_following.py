@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.outputs import ventilation
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -92,3 +94,30 @@ def test_pull_without_an_earlier_result_is_refused(data, tmp_path):
     code, _, err = run(*register(data, tmp_path / "t.h5"), *landmarks(data), "--pull")
     assert code == 2 and "--initial-transform" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_made_of_a_failed_result_hides_neither_it_nor_its_verdict(data, tmp_path):
+    mirror = sitk.AffineTransform(3)
+    mirror.Scale((-1.0, 1.0, 1.0))  # it folds everywhere
+    sitk.WriteTransform(mirror, str(tmp_path / "mirror.tfm"))
+    command = register(data, tmp_path / "t.h5", "--initial-transform", tmp_path / "mirror.tfm")
+    asked = ("--ventilation", tmp_path / "v", "--inverse", tmp_path / "i.h5")
+    code, out, err = run(*command, *asked, "--json")
+    told = json.loads(out)
+    assert code == 3 and told["verdict"] == "failed" and told["measures"]
+    assert told["written"] == [str(tmp_path / "t.h5")]
+    missing = [one for one in told["warnings"] if "was not written" in one]
+    assert [one.split()[0] for one in missing] == ["--ventilation", "--inverse"]
+    assert all(one in err for one in missing) and "folds" in missing[0]
+    assert not (tmp_path / "i.h5").exists() and not (tmp_path / "v").exists()
+
+
+def test_the_exit_code_tells_that_something_is_missing(data, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise InputError("No voxel of the lungs holds air.")
+
+    monkeypatch.setattr(ventilation, "ventilation", refuse)
+    command = register(data, tmp_path / "t.h5", "--ventilation", tmp_path / "v", "-q")
+    code, out, err = run(*command)
+    assert code == 2 and "--ventilation was not written: No voxel" in err and "Verdict: " in out
+    assert (tmp_path / "t.h5").exists()

@@ -108,6 +108,17 @@ def test_a_way_back_without_a_grid_needs_the_moving_image(data, registered, tmp_
     assert code == 0 and "consist" in out.lower(), err
 
 
+def test_structures_that_one_scan_lacks_are_named(data, registered, tmp_path):
+    lungs = sitk.Cast(sitk.ReadImage(str(data / "fixed_mask.nii.gz")), sitk.sitkUInt8)
+    sitk.WriteImage(lungs, str(tmp_path / "m.nrrd"))
+    lungs[:, :, 40:] = 3 * lungs[:, :, 40:]
+    sitk.WriteImage(lungs, str(tmp_path / "f.nrrd"))
+    given = ("--fixed-structures", tmp_path / "f.nrrd", "--moving-structures", tmp_path / "m.nrrd")
+    code, out, err = run("evaluate", registered[0] / "t.h5", *given, "--json")
+    assert code == 0 and "in one scan only are left out: label 3" in err
+    assert "label 3" in " ".join(json.loads(out)["notes"])
+
+
 def test_evaluate_needs_something_to_measure(tmp_path):
     sitk.WriteTransform(sitk.AffineTransform(3), str(tmp_path / "affine.tfm"))
     assert "give landmarks" in refused("evaluate", tmp_path / "affine.tfm", within=tmp_path)

@@ -156,7 +156,7 @@ def test_damaged_and_wrong_weights_are_refused(data, tmp_path):
         (("--warped", "nowhere/warped.nrrd"), "does not exist"),
         (("--report", "nowhere/else/report"), "does not exist"),
         (("--initial-transform", "missing.h5"), "does not exist"),
-        (("--method", "lapirn", "--model", "l2o"), "one of l2o, not of lapirn"),
+        (("--method", "lapirn", "--model", "l2o"), "belong to the method 'l2o', not to 'lapirn'"),
         (("--warped", "same.nrrd", "--image", "jacobian=./same.nrrd"), "also another result"),
     ],
 )

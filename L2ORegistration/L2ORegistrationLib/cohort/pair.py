@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
+from ..core import mixed_up
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_volume
 from ..core.geometry import Grid, Volume
@@ -262,16 +263,23 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
         pass
     result = registration.result()
     memory = peak_mb()
+    given = row.fixed_mask and result.fixed_mask, row.moving_mask and result.moving_mask
+    doubts = mixed_up.doubts(fixed, moving, *(mask or None for mask in given))
     files = CaseFiles(home / "transform.h5", home / "warped.nii.gz", report=home)
     name = result.provenance["method"]
     files.write(
-        {name: result}, landmarks, (row.fixed, row.moving), title=row.name, details=row.inputs
+        {name: result},
+        landmarks,
+        (row.fixed, row.moving),
+        title=row.name,
+        details=row.inputs,
+        warnings=tuple(doubts),
     )
     _thumbnails(home, result)
     return {
         "name": row.name,
         "verdict": result.verdict,
-        "reasons": " ".join((*result.reasons, left_out)).strip(),
+        "reasons": " ".join((*result.reasons, *doubts, left_out)).strip(),
         **_measures(result, landmarks),
         "seconds": round(result.seconds, 2),
         "memory_mb": "" if memory is None else round(memory),

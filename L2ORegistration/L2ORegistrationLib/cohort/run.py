@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -62,6 +63,7 @@ def map_pairs(
             settings[role] = str(Path(settings[role]).expanduser().absolute())
     check_settings(settings)  # else every pair would fail, one after the other
     out = Path(out).expanduser().absolute()
+    _check_apart(rows, out)
     check_writable(out if out.exists() else out.parent)
     out.mkdir(exist_ok=True)
     with _alone(out):
@@ -92,6 +94,22 @@ def map_pairs(
             raise
         results.write()
     return results.lines()
+
+
+def _check_apart(rows: Iterable[Row], out: Path) -> None:
+    """Raise InputError where a pair's results would lie among its scans, and replace files there.
+
+    In a folder of slices they would also change the input, and the pair be done anew each time.
+    """
+    whole = Path(os.path.realpath(out))
+    for row in rows:
+        home = whole / row.name
+        for path in map(Path, row.inputs.values()):
+            if home in (there := Path(os.path.realpath(path)), *there.parents):
+                raise InputError(
+                    f"{path} lies in the folder {out / row.name}, where the results of this pair "
+                    "would be written: give another --out."
+                )
 
 
 def _run(client: Client, rows: list[Row], out: Path, settings: dict) -> Iterator[dict[str, Any]]:

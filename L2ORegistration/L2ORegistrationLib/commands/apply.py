@@ -28,6 +28,7 @@ from ..core.paths import atomic, checked_suffix, existing, suffix_of
 from ..outputs.record import Scan, read_record
 from ..outputs.surfaces import SURFACES, read_surface
 from .console import check_apart, checked_file, note, print_json, say, tell_written
+from .direction import doubts_of_backward
 from .options import Json
 
 _OTHER_SURFACES = (".stl", ".vtp")
@@ -122,6 +123,7 @@ def apply(
     if kind in ("points", "surface"):
         missing = f"{backward} has no grid of its own: only a displacement field can be used here."
         other = as_field(read_transform(backward), missing=missing) if backward else None
+        doubts = doubts_of_backward(backward, transform) if backward else []
         told = read_volume(confidence) if confidence else None
         if told is not None and told.array.min() < 0:
             raise InputError(
@@ -129,6 +131,7 @@ def apply(
                 "register --confidence wrote."
             )
         answer = _moved_points(thing, output, field, to, target, kind, other, told)
+        answer["warnings"] += doubts
     else:
         motion = field if to is To.fixed else invert(field, moving=target).field
         if kind == "structures":

@@ -27,6 +27,7 @@ from ..outputs.record import Scan, read_record
 from ..reporting.tables import LandmarkPairs, landmark_measures
 from .console import checked_file, measures_table, note, print_json, read_pairs, say, tell_written
 from .console import output as out
+from .direction import doubts_of_backward
 from .options import FixedLandmarks, Json, MovingLandmarks
 
 _MOST_SHOWN = 5  # landmarks
@@ -64,14 +65,15 @@ def evaluate(
 ) -> None:
     """Measure a transform: landmark errors before and after it, folding and SDlogJ."""
     qa = qa and checked_file(qa, (".html",), "a QA page")
-    structures = _structures(fixed_structures, moving_structures)
+    structures, alone = _structures(fixed_structures, moving_structures)
     motion = read_transform(transform)
     mask = read_mask(fixed_mask) if fixed_mask else None
     grids = [read_volume(path).grid if path else None for path in (fixed, moving)]
-    other = None
+    other, doubts = None, []
     if backward:
         missing = f"{backward} has no grid of its own: name the moving image with --moving."
         other = as_field(read_transform(backward), grids[1], missing)
+        doubts = doubts_of_backward(backward, transform)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *grids)
 
     rows = {
@@ -105,7 +107,7 @@ def evaluate(
     for role, path, grid in zip(("fixed", "moving"), (fixed, moving), grids):
         if record and grid:
             notes += record.misplaced(Scan.of(grid, path), role, f"--{role} {path.name}")
-    notes = [*filter(None, (warning, beyond)), *notes]
+    notes = [*filter(None, (warning, beyond, alone)), *doubts, *notes]
     for sentence in notes:
         note(sentence)
     if qa:
@@ -144,10 +146,12 @@ def evaluate(
         tell_written(qa)
 
 
-def _structures(fixed: Path | None, moving: Path | None) -> dict[str, tuple[Volume, Volume]]:
-    """The masks of each label that both label maps have, by its name."""
+def _structures(
+    fixed: Path | None, moving: Path | None
+) -> tuple[dict[str, tuple[Volume, Volume]], str]:
+    """The masks of each label that both label maps have, by its name; a sentence names others."""
     if fixed is None and moving is None:
-        return {}
+        return {}, ""
     if fixed is None or moving is None:
         raise InputError(
             "Structures come in pairs: give --fixed-structures and --moving-structures."
@@ -156,7 +160,9 @@ def _structures(fixed: Path | None, moving: Path | None) -> dict[str, tuple[Volu
     common = [name for name in ours if name in theirs]
     if not common:
         raise InputError(f"{fixed} and {moving} have no label in common.")
-    return {name: (ours[name], theirs[name]) for name in common}
+    alone = ", ".join(name for name in (*ours, *theirs) if name not in common)
+    left_out = f"Structures in one scan only are left out: {alone}." if alone else ""
+    return {name: (ours[name], theirs[name]) for name in common}, left_out
 
 
 def _worst(motion: sitk.Transform, pairs: LandmarkPairs) -> list[tuple[str, float, float]]:

@@ -7,9 +7,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..core.errors import InputError
 from ..core.files import WRITABLE_TRANSFORMS, write_transform
 from ..core.geometry import Volume
+from ..core.mixed_up import of_other_scan
 from ..core.paths import made
 from ..outputs.record import Record
 from .console import checked_file, checked_folder
@@ -24,10 +27,11 @@ _REGION_POINTS = 20_000  # of each region, that are looked up in the lungs
 
 @dataclass
 class Written:
-    """Files, a sentence about each, and measures for the JSON document."""
+    """Files, a sentence about each, why some are missing, and measures for the JSON document."""
 
     paths: list[Path] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     measures: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,10 +70,13 @@ class Following:
             for image in self._images:
                 slices_of(image)
 
-    def check_regions(self, fixed: Volume, mask: Path | Volume | None) -> None:
-        """Raise InputError for a region that does not touch the fixed lungs; None: found here."""
+    def check_regions(self, fixed: Volume, moving: Volume, mask: Path | Volume | None) -> list[str]:
+        """Why regions may have been drawn in moving, a sentence each; mask None: found here.
+
+        Raises InputError for a region that does not touch the fixed lungs.
+        """
         if not self._regions:
-            return
+            return []
         from ..engine.arguments import as_mask
         from ..engine.images.lungs import lung_mask
 
@@ -80,35 +87,53 @@ class Following:
                     f"The region '{name}' lies outside the lungs of the fixed image: draw regions "
                     "in the fixed scan, and give them in its frame."
                 )
+        grid = next(iter(self._regions.values())).grid
+        together = Volume(np.any([r.array for r in self._regions.values()], axis=0), grid)
+        if found := of_other_scan(together, fixed, moving, "What --regions marks"):
+            return [found]
+        if grid.matches(moving.grid) and not grid.matches(fixed.grid):
+            return ["--regions lies on the voxels of the moving scan: was it drawn in fixed?"]
+        return []
 
     def write(self, result: Result) -> Written:
-        """Write what was asked for."""
+        """Write what was asked for and can be made: a folded field has no inverse, for one."""
         done = Written()
-        if self._dicom:
-            from ..outputs.dicom import write_registration
-
-            write_registration(result.field, *self._images, self._dicom)
-            done.paths.append(self._dicom)
-        if self._ventilation:
-            from ..reporting.ventilation import write
-
-            filled = self._fill(result)
-            folder = made(self._ventilation)
-            done.paths += write(filled, result.fixed, result.fixed_mask, folder)
-            done.sentences.append(filled.sentence())
-            done.measures["ventilation"] = filled.regions
-        # Last, because a folded field has none, and the rest shall be there nevertheless.
-        if self._inverse:
-            from ..outputs.inverse import invert
-
-            points = result.fixed_mask.marked_points(most=300_000)
-            found = invert(result.field, points, result.moving.grid)
-            write_transform(found.field, self._inverse)
-            Record.of(result, *self._images).inverted().write(self._inverse)
-            done.paths.append(self._inverse)
-            done.sentences.append(found.sentence())
-            done.measures["inverse_round_trip_mm"] = found.summary()
+        for name, path, write in (
+            ("--dicom", self._dicom, self._write_dicom),
+            ("--ventilation", self._ventilation, self._write_ventilation),
+            ("--inverse", self._inverse, self._write_inverse),
+        ):
+            try:
+                if path:
+                    write(result, path, done)
+            except InputError as error:
+                done.missing.append(f"{name} was not written: {error}")
         return done
+
+    def _write_dicom(self, result: Result, path: Path, done: Written) -> None:
+        from ..outputs.dicom import write_registration
+
+        write_registration(result.field, *self._images, path)
+        done.paths.append(path)
+
+    def _write_ventilation(self, result: Result, folder: Path, done: Written) -> None:
+        from ..reporting.ventilation import write
+
+        filled = self._fill(result)
+        done.paths += write(filled, result.fixed, result.fixed_mask, made(folder))
+        done.sentences.append(filled.sentence())
+        done.measures["ventilation"] = filled.regions
+
+    def _write_inverse(self, result: Result, path: Path, done: Written) -> None:
+        from ..outputs.inverse import invert
+
+        points = result.fixed_mask.marked_points(most=300_000)
+        found = invert(result.field, points, result.moving.grid)
+        write_transform(found.field, path)
+        Record.of(result, *self._images).inverted().write(path)
+        done.paths.append(path)
+        done.sentences.append(found.sentence())
+        done.measures["inverse_round_trip_mm"] = found.summary()
 
     def sections(self, result: Result, pairs: LandmarkPairs | None) -> dict[str, str]:
         """What a report shows beside the registration itself: HTML by heading."""

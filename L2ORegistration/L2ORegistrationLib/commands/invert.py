@@ -39,7 +39,7 @@ def invert(
     """Write the inverse of TRANSFORM, moving point -> fixed point, and measure its round trip."""
     from ..outputs import inverse
     from ..outputs.fields import as_field
-    from ..outputs.record import beside, read_record
+    from ..outputs.record import Scan, beside, read_record
 
     output = checked_file(output, WRITABLE_TRANSFORMS, "a transform")
     check_apart([output, beside(output)], [transform, fixed_mask, reference, moving])
@@ -53,6 +53,11 @@ def invert(
     warnings = []
     if record := read_record(transform):
         warnings = record.warnings(transform.name)
+        scans = ("fixed", "--reference", reference), ("moving", "--moving", moving)
+        for (role, option, path), grid in zip(scans, grids):
+            if grid:
+                said = f"{option} {path.name}"
+                warnings += record.misplaced(Scan.of(grid, path), role, said)
         record.inverted().write(output)
     for warning in warnings:
         note(warning)

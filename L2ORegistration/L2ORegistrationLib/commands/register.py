@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core import mixed_up
 from ..core.errors import InputError
 from ..core.files import (
     WRITABLE_IMAGES,
@@ -20,7 +21,7 @@ from ..core.files import (
 from ..core.geometry import Grid, Volume
 from ..core.measures import landmarks_in_ras, opposite_direction
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
-from ..outputs.record import beside
+from ..outputs.record import Scan, beside
 from ..outputs.registry import OUTPUTS, named
 from ..reporting import certainty, tables
 from ..reporting.case import CaseFiles
@@ -40,6 +41,7 @@ from .console import (
     tell_written,
 )
 from .console import output as out
+from .direction import doubts_of_start
 from .following import Following, Written
 from .options import (
     Device,
@@ -167,7 +169,11 @@ def register(
     images = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *(one.grid for one in images))
     masks = _mask(fixed_mask, mask_labels), _mask(moving_mask, mask_labels)
-    following.check_regions(images[0], masks[0])
+    drawn = (read_mask(mask) if isinstance(mask, Path) else mask for mask in masks)
+    doubts = [*mixed_up.doubts(*images, *drawn), *following.check_regions(*images, masks[0])]
+    if initial_transform:
+        ends = (Scan.of(image.grid, path) for image, path in zip(images, (fixed, moving)))
+        doubts += doubts_of_start(initial_transform, *ends)
     options = {
         "fixed_mask": masks[0],
         "moving_mask": masks[1],
@@ -180,6 +186,8 @@ def register(
         **({"spacing": spacing} if spacing is not None else {}),
         **_start(start, initial_transform, pairs, images[0].grid, pull),
     }
+    for doubt in doubts:
+        note(doubt)  # now, as there may be no end
     from ..engine.registration import Registration  # imports torch, which takes seconds
 
     if not quiet:
@@ -188,7 +196,8 @@ def register(
     if not quiet and (report or ventilation or inverse or history):
         messages.print("Writing what was asked for ...")
     name = METHODS[result.provenance["method"]].title
-    warnings = _warnings(result, start, pairs, pull)
+    late = _warnings(result, start, pairs, pull)
+    warnings = *doubts, *late
     written = files.write(
         {name: result},
         pairs,
@@ -200,11 +209,14 @@ def register(
     )
     more = following.write(result)
     more.paths[:0] = written
+    warnings += tuple(more.missing)
     rows = tables.table({name: result}, pairs)
-    for warning in warnings:
+    for warning in (*late, *more.missing):
         note(warning)
     if as_json:
-        print_json({"output": str(files.transform), **_document(result, rows, pairs, more)})
+        print_json(
+            {"output": str(files.transform), **_document(result, rows, pairs, more, warnings)}
+        )
     else:
         out.print(measures_table(rows))
         tell_certainty(result, pairs)
@@ -218,6 +230,8 @@ def register(
         raise typer.Exit(130)
     if result.verdict == "failed":
         raise typer.Exit(3)
+    if more.missing:
+        raise typer.Exit(2)
 
 
 def _checked_files(
@@ -283,11 +297,16 @@ def _start(
 
 
 def _document(
-    result: Result, rows: dict[str, dict], pairs: LandmarkPairs | None, more: Written
+    result: Result,
+    rows: dict[str, dict],
+    pairs: LandmarkPairs | None,
+    more: Written,
+    warnings: tuple[str, ...],
 ) -> dict[str, Any]:
     """The JSON document of a registration."""
     return {
         "written": [str(path) for path in more.paths],
+        "warnings": list(warnings),
         "cancelled": result.cancelled,
         "seconds": result.seconds,
         "best": result.best,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +12,52 @@ from .errors import InputError
 
 _SAME_MM = 1e-3  # positions nearer than this along the stack are one
 _FRAME = "0020|0052"
+_SPACING, _FRAMES = "0028|0030", "0028|0008"  # several frames have their spacing elsewhere
+_STORAGE_CLASS = re.compile(rb"\x02\x00\x02\x00UI..([\d.]+)", re.DOTALL)
+_HEAD_BYTES = 512
 _ASIDE_MM = 1.0  # a slice may lie this far beside the others
 
 
 def series_in(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The files of each DICOM series in this folder, by its UID."""
+    """The files of each DICOM series of images in this folder, by its UID.
+
+    Raises InputError for an image that is cut short, which GDCM leaves out.
+    """
     reader, whole = sitk.ImageSeriesReader, str(folder)
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.GlobalWarningDisplayOff()  # of a folder without any GDCM warns on stderr
     try:
         found = reader.GetGDCMSeriesIDs(whole)
-        return {uid: reader.GetGDCMSeriesFileNames(whole, uid) for uid in found}
+        series = {uid: reader.GetGDCMSeriesFileNames(whole, uid) for uid in found}
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    _check_none_cut_short(folder, [Path(name) for names in series.values() for name in names])
+    return series
+
+
+def _check_none_cut_short(folder: Path, images: list[Path]) -> None:
+    """Raise InputError for a file that is empty or of the images' kind, but none of them."""
+    if not images:
+        return
+    names, kind, suffix = {path.name for path in images}, _kind(images[0]), images[0].suffix
+    for path in sorted(folder.iterdir()):
+        if path.name in names or not path.is_file():
+            continue
+        empty = suffix and path.suffix == suffix and not path.stat().st_size
+        if empty or (kind and _kind(path) == kind):
+            raise InputError(
+                f"{path} is damaged or cut short: copy or export it again, or move it elsewhere."
+            )
+
+
+def _kind(path: Path) -> bytes:
+    """The storage class that the head of a DICOM file names, such as CT; b"" without one."""
+    try:
+        with open(path, "rb") as file:
+            found = _STORAGE_CLASS.search(file.read(_HEAD_BYTES))
+    except OSError:  # something of somebody else
+        return b""
+    return found[1] if found else b""
 
 
 def series_files(folder: Path) -> list[str]:
@@ -75,6 +109,10 @@ def _slice_geometry(name: str) -> list[float]:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{name} cannot be read as DICOM: export it again.") from error
+    if not any(reader.HasMetaDataKey(key) for key in (_SPACING, _FRAMES)):
+        raise InputError(
+            f"{name} has no pixel spacing, so its millimetres are not known: export it again."
+        )
     axes = np.reshape(reader.GetDirection(), (3, 3))[:, :2].T.flat
     return [*reader.GetOrigin(), *axes, *reader.GetSpacing()[:2], *reader.GetSize()[:2]]
 

@@ -46,6 +46,8 @@ WRITABLE_TRANSFORMS = (".h5", ".tfm", *WRITABLE_IMAGES)
 
 # NIfTI's code for displacements in RAS mm; ITK and Slicer turn such vectors to LPS on reading.
 _NIFTI_DISPLACEMENT = 1006
+# In messages of ITK: the system's last error, whatever that was of, and the rows of matrices.
+_NO_REASON = re.compile(r"Reason: .*|( to)?[-+.\de\s]*")
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -295,7 +297,7 @@ def _write_nifti_field(field: DisplacementField, temporary: Path, path: str | Pa
 
 @contextmanager
 def _explained(what: str, advice: str) -> Iterator[None]:
-    """Turn an exception of ITK into an InputError with the reason that its last line gives.
+    """Turn an exception of ITK into an InputError with the reason that its last lines give.
 
     Also one of the system, such as for a folder in place of a file.
     """
@@ -305,7 +307,8 @@ def _explained(what: str, advice: str) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"{what} ({error.strerror or error}): {advice}") from error
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].split("): ", 1)[-1]
+        lines = [line for line in str(error).splitlines() if not _NO_REASON.fullmatch(line)]
+        reason = (lines or ["no reason is given"])[-1].split("): ", 1)[-1]
         reason = reason.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ")
         raise InputError(f"{what} ({reason}): {advice}") from error
 

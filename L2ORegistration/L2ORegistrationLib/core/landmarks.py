@@ -197,7 +197,7 @@ def _from_fcsv(text: str) -> list[tuple[np.ndarray, str]]:
         for line in text.splitlines()
         if line.startswith("#") and "=" in line
     )
-    sign = _frame(head.get("CoordinateSystem", "LPS"))
+    sign = _frame(head.get("CoordinateSystem", "not told"))  # lists of Slicer 3, in RAS, don't
     found = []
     for row in _rows(text):
         if len(row) < 4:
@@ -214,6 +214,9 @@ def _from_markups(text: str) -> list[tuple[np.ndarray, str]]:
         found = []
         for markups in json.loads(text)["markups"]:
             sign = _frame(markups.get("coordinateSystem", "LPS"))
+            units = markups.get("coordinateUnits") or "mm"  # one for all axes, or for each
+            if {"mm"} != set([units] if isinstance(units, str) else units):
+                raise InputError(f"its coordinates are in {units}: save it in mm.")
             for point in markups["controlPoints"]:
                 if point.get("positionStatus", "defined") == "defined":
                     x, y, z = point["position"]

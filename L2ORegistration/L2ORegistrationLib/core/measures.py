@@ -37,9 +37,10 @@ def match_landmarks(fixed: Landmarks, moving: Landmarks) -> tuple[Landmarks, Lan
 def paired(
     fixed: Landmarks, moving: Landmarks, fixed_grid: Grid | None, moving_grid: Grid | None
 ) -> tuple[tuple[np.ndarray, np.ndarray], str]:
-    """The points (N, 3) and (N, 3), LPS mm, of `match_landmarks`, and what `unpaired` says.
+    """The points (N, 3) and (N, 3), LPS mm, of `match_landmarks`, and what is odd about them.
 
-    Raises InputError for points outside a given grid, too.
+    That is what `unpaired` says, or that both are the same. Raises InputError for points outside a
+    given grid, too.
     """
     of_fixed, of_moving = match_landmarks(fixed, moving)
     for landmarks, grid, name in (
@@ -48,7 +49,10 @@ def paired(
     ):
         if grid is not None:
             check_landmarks_inside(landmarks.points, grid, name)
-    return (of_fixed.points, of_moving.points), unpaired(fixed, moving)
+    odd = unpaired(fixed, moving)
+    if np.array_equal(of_fixed.points, of_moving.points):
+        odd = "Fixed and moving landmarks are the same points: was one file given for both?"
+    return (of_fixed.points, of_moving.points), odd
 
 
 def unpaired(fixed: Landmarks, moving: Landmarks) -> str:

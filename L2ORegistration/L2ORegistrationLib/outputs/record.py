@@ -37,7 +37,7 @@ class Scan:
         """That of a grid, read from this path."""
         if path is None:
             return cls(grid)
-        return cls(grid, str(Path(path).expanduser().absolute()), frame_of_reference(path))
+        return cls(grid, str(Path(path).expanduser().resolve()), frame_of_reference(path))
 
     def is_one(self, this: Scan, not_this: Scan) -> bool:
         """Whether it is the first of two scans, by its path, or has its voxels and not the other's.
@@ -126,6 +126,7 @@ def beside(transform: str | Path) -> Path:
 
 def read_record(transform: str | Path) -> Record | None:
     """The record of a transform; None where none is there, or only that of another transform."""
+    transform = Path(transform).expanduser()
     try:
         content = json.loads(beside(transform).read_text(encoding="utf-8"))
         if content.pop("transform_sha256") != checksum(transform):

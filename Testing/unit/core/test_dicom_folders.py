@@ -70,6 +70,29 @@ def test_incomplete_dicom_folders_are_refused(tmp_path, positions, side, said):
         read_volume(write_dicom(tmp_path / "ct", positions, side=side))
 
 
+@pytest.mark.parametrize("kept", [0, 700, -2])
+def test_a_slice_that_is_cut_short_is_not_left_out_at_an_end(tmp_path, kept):
+    folder = write_dicom(tmp_path / "ct", [0, 2.5, 5, 7.5])
+    (folder / "notes.txt").write_text("of somebody")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    assert read_volume(folder).grid.size == (6, 5, 4)
+    last = folder / "1.2.3.1.1.dcm"
+    last.write_bytes(last.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"1\.2\.3\.1\.1\.dcm.* cut short: copy"):
+        read_volume(folder)
+
+
+def test_slices_without_pixel_spacing_are_not_taken_for_a_millimetre(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    folder = write_dicom(tmp_path / "ct", [0, 2.5, 5])
+    for path in folder.iterdir():
+        slice_ = pydicom.dcmread(path)
+        del slice_.PixelSpacing
+        slice_.save_as(path)
+    with pytest.raises(InputError, match="no pixel spacing"):
+        read_volume(folder)
+
+
 def test_a_folder_of_two_series_is_refused_with_their_list(tmp_path):
     write_dicom(tmp_path / "ct", [0, 2.5])
     write_dicom(tmp_path / "ct", [0, 2.5, 5], series="1.2.3.2")

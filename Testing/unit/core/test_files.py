@@ -107,6 +107,28 @@ def test_missing_empty_and_broken_files_are_refused(tmp_path, ct, read):
             read(cut)
 
 
+@pytest.mark.parametrize(
+    "old, new, said",
+    [
+        (b"", b"", r"\(File cannot be read"),  # cut short: the system has no complaint of it
+        (
+            b"TransformMatrix = 1 0 0 0 1 0 0 0 1",
+            b"TransformMatrix = 1 0 0 0 1 0 0 1 0",
+            "direction",
+        ),
+    ],
+)
+def test_a_reason_that_says_nothing_is_not_given(tmp_path, old, new, said):
+    path = tmp_path / "ct.mha"
+    sitk.WriteImage(sitk.Image(5, 6, 7, sitk.sitkInt16), str(path))
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new) if old else content[:-100])
+    with pytest.raises(InputError, match=said) as refusal:
+        read_volume(path)
+    assert "No such file" not in str(refusal.value)
+
+
 def test_masks_are_read_and_empty_ones_refused(tmp_path):
     array = np.zeros((3, 3, 3), np.float32)
     array[0, 0] = [2, -1, np.nan]

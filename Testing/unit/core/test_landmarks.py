@@ -81,7 +81,9 @@ def test_markups_in_either_frame_without_the_points_that_were_not_placed(given_f
         {"label": "c", "position": [9, 9, 9], "positionStatus": "preview"},
         {"label": "d", "position": [sign * -40.25, sign * 50.0, -60.0]},
     ]
-    text = markups(points, **({"coordinateSystem": system} if system else {}))
+    units = ["mm"] * 3 if system == "RAS" else "mm"
+    given = {"coordinateSystem": system, "coordinateUnits": units} if system else {}
+    text = markups(points, **given)
     assert_both(read_landmarks(given_file("points.mrk.json", text)), "a", "d")
 
 
@@ -132,7 +134,9 @@ def test_dirlab_indices_start_at_one_on_the_axes_of_the_image(given_file):
         ("a.mrk.json", markups([{"position": [1, 2, None]}]), "not a coordinate"),
         ("a.mrk.json", markups([], coordinateSystem="IJK"), "LPS or RAS"),
         ("a.fcsv", "# CoordinateSystem = 2\n1,1,2,3\n", "LPS or RAS"),
-        ("a.fcsv", "1,2\n", "too short"),
+        ("a.fcsv", "# CoordinateSystem = 0\n1,2\n", "too short"),
+        ("a.fcsv", "# Fiducial List file\n# label,x,y,z,sel,vis\nA,1,2,3,1,1\n", "LPS or RAS"),
+        ("a.mrk.json", markups([{"position": [1, 2, 3]}], coordinateUnits="cm"), "in cm.*mm"),
         ("a.txt", "1 2 3 4\n", "three voxel indices"),
         ("a.txt", "nan 1 1\n", "landmark 1 is not in the image"),
         ("a.xlsx", "", "use one of .csv"),

@@ -115,3 +115,18 @@ def test_commands_that_use_a_transform_tell_it(transform, tmp_path, capsys):
     told = run("invert", transform, "-o", tmp_path / "i.h5")
     assert REASON in told["warnings"][0]
     assert read_record(tmp_path / "i.h5") == read_record(transform).inverted()
+
+
+def test_a_scan_is_the_same_however_its_path_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other.nrrd").symlink_to(tmp_path / "data" / "scan.nrrd")
+    spellings = "data/scan.nrrd", "data/../data/scan.nrrd", "~/data/scan.nrrd", "other.nrrd"
+    assert len({Scan.of(None, path).path for path in spellings}) == 1
+
+
+def test_a_record_is_found_in_the_home_folder(transform, monkeypatch):
+    record().write(transform)
+    monkeypatch.setenv("HOME", str(transform.parent))
+    assert read_record(f"~/{transform.name}") == read_record(transform) is not None
