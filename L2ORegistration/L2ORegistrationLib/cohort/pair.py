@@ -24,7 +24,7 @@ from ..core.measures import paired
 from ..core.memory import forget_peak, peak_mb
 from ..core.paths import atomic
 from ..engine import packaged
-from ..engine.catalogue import DEFAULT, METHODS, OLD_NAMES
+from ..engine.catalogue import DEFAULT, METHODS
 from ..reporting.case import CaseFiles
 from ..reporting.tables import LandmarkPairs, table
 from .inputs import checksum, inputs_state
@@ -189,9 +189,7 @@ def _same_weights(record: dict[str, Any], settings: dict[str, Any]) -> bool:
 
 
 def _sum_of_weights(name: str | Path) -> str | None:
-    path = Path(name).absolute()
-    if path.suffix != ".pt":
-        path = packaged.FOLDER / f"{OLD_NAMES.get(str(name), name)}.pt"
+    path = packaged.weights_file(name).absolute()
     try:
         state = path.stat()
         return _known_sum(str(path), state.st_size, state.st_mtime_ns)

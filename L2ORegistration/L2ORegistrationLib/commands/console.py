@@ -114,7 +114,7 @@ def follow(
             raise
         messages.print("[yellow]Stopped:[/] the best field so far is kept.")
     if shown:
-        messages.print("Asking how sure it is ...")
+        messages.print("Estimating how far off it may be ...")
     return registration.result()
 
 

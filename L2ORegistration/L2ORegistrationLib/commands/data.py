@@ -35,7 +35,7 @@ def read_datasets(
             raise InputError(f"--data needs NAME=FOLDER with a NAME of {', '.join(names)}.")
         column = Path(folder).resolve().name if name == "pairs" else DATASETS[name].title
         if column in columns:
-            raise InputError(f"There are two data sets {column}: take one after the other.")
+            raise InputError(f"--data names two data sets {column}: run them one after the other.")
         columns[column] = name, folder
         known.update(case_names(name, folder))
     unknown = set(wanted or ()) - known

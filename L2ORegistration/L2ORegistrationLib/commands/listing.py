@@ -14,7 +14,7 @@ from .options import Json
 
 
 def models(as_json: Json = False) -> None:
-    """List the packaged weights and what is known of them."""
+    """List the packaged weights and their limits; --json: all that is known of them."""
     from ..engine.models import available_models
 
     cards = available_models()
@@ -23,13 +23,12 @@ def models(as_json: Json = False) -> None:
         print_json({"default": default, "models": [asdict(card) for card in cards]})
         return
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("name", "version", "network", "parameters", "iterations", "licence"):
+    for name in ("name", "version", "parameters", "iterations learned", "licence"):
         table.add_column(name)
     for card in cards:
         table.add_row(
             card.name,
             card.version,
-            card.variant,
             f"{card.parameters:,}",
             str(card.iterations),
             card.licence,
@@ -37,10 +36,9 @@ def models(as_json: Json = False) -> None:
     out.print(table)
     out.print(f"The default method is {DEFAULT}; a method takes the weights of its name.")
     for card in cards:
-        if card.compares:
-            say(f"{card.name}: compares: {card.compares}")
-        for key, value in card.facts.items():
-            say(f"{card.name}: {key}: {value}")
+        if limits := card.facts.get("limits"):
+            say(f"{card.name}: {limits}.")
+    say("How each was trained: --json, or the model cards beside the weights.")
 
 
 def devices(as_json: Json = False) -> None:

@@ -347,5 +347,5 @@ def _warnings(
         doubts = opposite_direction(result.field, *pairs), landmarks_in_ras(result.field, *pairs)
         found += filter(None, doubts)
     if pull:
-        found.append("The landmarks pulled the result: the error at them says nothing.")
+        found.append("These landmarks steered the result: their error is no measure of accuracy.")
     return tuple(found)

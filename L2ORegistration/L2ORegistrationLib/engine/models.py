@@ -13,7 +13,7 @@ from torch import nn
 from ..core.errors import InputError
 from ..core.paths import atomic, checksum
 from . import packaged
-from .catalogue import DESCRIPTORS, METHODS, OLD_NAMES, load, of_variant
+from .catalogue import DESCRIPTORS, METHODS, load, of_variant
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def load_model(name: str | Path = "l2o") -> tuple[ModelCard, nn.Module]:
 
     InputError: no such weights, damaged weights (checksum), or weights of another network.
     """
-    path = Path(name)
-    if path.suffix != ".pt":
-        path = packaged.FOLDER / f"{OLD_NAMES.get(str(name), name)}.pt"
+    path = packaged.weights_file(name)
     if not path.exists():
         names = ", ".join(card.name for card in available_models()) or "none"
         raise InputError(

@@ -1,15 +1,22 @@
-"""Which weights are packaged, and the one sentence where a method has none. Imports no torch."""
+"""Which weights are packaged and where, and what is said where there are none. No torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..core.errors import InputError
-from .catalogue import METHODS
+from .catalogue import METHODS, OLD_NAMES
 
 # Beside the library in Slicer and in a clone of the repository, inside it where pip installed it.
 _BESIDE = Path(__file__).parents[2] / "Resources" / "Models"
 FOLDER = _BESIDE if _BESIDE.is_dir() else Path(__file__).parents[1] / "weights"
+
+
+def weights_file(given: str | Path) -> Path:
+    """The .pt file of packaged weights, by their name or an earlier one; a .pt file as it is."""
+    if Path(given).suffix == ".pt":
+        return Path(given)
+    return FOLDER / f"{OLD_NAMES.get(str(given), given)}.pt"
 
 
 def has_weights(name: str) -> bool:
