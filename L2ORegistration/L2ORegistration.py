@@ -17,7 +17,7 @@ from L2ORegistrationLib.panel.correction import CorrectionPanel
 from L2ORegistrationLib.panel.evaluation import EvaluationPanel
 from L2ORegistrationLib.panel.following import FollowingPanel
 from L2ORegistrationLib.panel.followup import FollowUpPanel
-from L2ORegistrationLib.panel.inputs import InputsPanel
+from L2ORegistrationLib.panel.inputs import InputsPanel, bind
 from L2ORegistrationLib.panel.iterations import IterationsPanel
 from L2ORegistrationLib.panel.lock import Lender
 from L2ORegistrationLib.panel.registration import RegistrationPanel
@@ -190,7 +190,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         self.logic = None
         self._parameterNode = None
-        self._guiTag = None
+        self._unbind = None
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
 
@@ -340,14 +340,14 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _setParameterNode(self, node):
         if self._parameterNode:
-            self._parameterNode.disconnectGui(self._guiTag)
+            self._unbind()
             observed = self._parameterNode.parameterNode
             self.removeObserver(observed, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._parameterNode = node
         self._inputs.follow()
         if node:
             self._advanced.refresh()
-            self._guiTag = node.connectGui(self.ui)
+            self._unbind = bind(node, self.ui)
             self.addObserver(node.parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
             self._onModified()
 

@@ -23,9 +23,13 @@ def test_a_linear_parent_stays_in_between(logic, scene, kit, scans, add_points, 
 
 
 def test_what_lies_in_the_fixed_scan_is_refused(logic, scans, scene, add_points):
-    outcome = logic.register(*scans)
+    outputs = [scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", n) for n in ("warped", "J")]
+    outcome = logic.register(*scans, outputVolume=outputs[0], outputJacobian=outputs[1])
+    later = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "of another iteration")
+    logic.updateOutputs(outcome.transform, later)
     points = add_points(np.ones((2, 3)))
-    for node in (scans[0], confidence.of(outcome.transform)):
+    lines = logic.evaluate(outcome.transform, points, points).lines
+    for node in (scans[0], confidence.of(outcome.transform), *outputs, later, lines):
         with pytest.raises(InputError, match=f"'{re.escape(node.GetName())}' lies in the fixed"):
             logic.applyTo([points, node], outcome.transform)
         assert node.GetParentTransformNode() is points.GetParentTransformNode() is None

@@ -166,6 +166,22 @@ class TestPreview:
         other.remove()
         assert other.volume.GetScene() is None
 
+    def test_hardened_it_is_not_warped_again_by_the_strength(self, made, scene):
+        """Leaving the module sets the whole strength."""
+        preview, *_ = made
+        preview.strength = 0.5
+        preview.volume.HardenTransform()
+        preview.strength = 1.0
+        assert preview.volume.GetParentTransformNode() is None
+        preview.remove()
+        assert preview.volume.GetScene() is scene
+
+    def test_under_a_transform_that_was_inverted_by_hand_strength_changes_nothing(self, made):
+        preview, _, transform = made
+        transform.Inverse()
+        preview.strength = 0.5
+        assert preview.volume.GetParentTransformNode() is transform
+
     def test_removed_nothing_is_left(self, made, scene):
         preview, *_ = made
         preview.strength = 0.5

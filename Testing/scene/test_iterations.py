@@ -6,6 +6,7 @@ import slicer
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import transforms, volumes
 from L2ORegistrationLib.scene.history import History
+from L2ORegistrationLib.scene.quality import verdict_of
 
 
 @pytest.fixture
@@ -21,6 +22,20 @@ def test_keep_one(logic, outcome, kit):
     assert history.result == 2 and history.index == 2
     with pytest.raises(InputError, match="run Register first"):
         logic.keepIteration(kept)
+
+
+def test_the_verdict_stays_that_of_what_the_registration_found(logic, scans, kit, steer):
+    class Judged(kit.Trial):
+        def result(self):
+            found = super().result()
+            found.provenance["verdict"] = "good"
+            return found
+
+    steer(Judged)
+    transform = logic.register(*scans).transform
+    assert verdict_of(transform) == "good."
+    logic.keepIteration(transform, 2)
+    assert verdict_of(transform) == "good. (Of iteration 4, not of the one that was kept.)"
 
 
 def test_outputs_of_another_one(logic, outcome, scans, scene):

@@ -110,6 +110,12 @@ def test_tables_have_two_decimals(evaluated):
     assert snapped == list(np.round(found.snapped, 2)) != list(found.snapped)
 
 
+def test_results_are_not_edited_by_typing(evaluated):
+    """Slicer's table view writes what is typed on it into a table that is not locked."""
+    found = evaluated[0]()
+    assert found.table.GetLocked() and found.summary_table.GetLocked()
+
+
 def test_lines_are_as_long_as_the_errors_and_coloured_by_them(evaluated):
     """Errors of 0, 3, 4 and 1 mm: three tubes, from their landmarks."""
     found = evaluated[0]()

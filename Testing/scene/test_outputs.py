@@ -169,15 +169,33 @@ def test_segments_that_are_empty_or_in_one_scan_only_are_not_in_the_way(
     empty = second.GetSegmentation().GetSegmentIdBySegmentName("empty")
     second.GetSegmentation().RemoveSegment(empty)
     second.GetSegmentation().AddEmptySegment("", "empty")
-    assert list(outputs.masks_by_name(second)) == ["tumour"]
-    read, real = [], volumes.mask_to_volume
-    monkeypatch.setattr(volumes, "mask_to_volume", lambda *a: read.append(a) or real(*a))
+    assert list(outputs.masks_by_name(second)()) == ["tumour"]
+    read, real = [], volumes.segments_reader
+    monkeypatch.setattr(
+        volumes, "segments_reader", lambda node, ids, *a: read.extend(ids) or real(node, ids, *a)
+    )
     rows = quality_task(node, structures=(first, second)).now()[1]
     assert {row.where for row in rows if row.name == "Dice coefficient"} == {"tumour"}
     assert len(read) == 4  # that of one scan only was not read
     with pytest.raises(InputError, match="with something in it"):
         only = segmentation(scene, "other", {"only here": ball})
         quality_task(node, structures=(second, only))
+
+
+def test_what_the_moved_structure_has_beyond_the_fixed_one_counts_against_it(registered, scene):
+    """Slicer stores a segment's own box: the moved structure must not be cut off at its sides."""
+    node, _, ball = registered
+    grid = Grid((40, 40, 40), (2.0, 2.0, 2.0), (-39, -39, -39))
+    larger = Volume(np.linalg.norm(grid.points(), axis=-1) < 24, grid)
+    there = transforms.field_of(node).transform_points(grid.points())
+    moved = larger.sample(there, order=0, outside=0.0) > 0
+    here = ball.on_grid(grid).array
+    dice = 2 * (moved & here).sum() / (moved.sum() + here.sum())
+    first = segmentation(scene, "in fixed", {"it": ball})
+    second = segmentation(scene, "in moving", {"it": larger})
+    rows = quality_task(node, structures=(first, second)).now()[1]
+    found = next(row.measures["dice"] for row in rows if row.name == "Dice coefficient")
+    assert dice < 0.6 and found == pytest.approx(dice, abs=0.02)
 
 
 def test_the_volume_of_a_segment_follows_the_field(scene):

@@ -1,12 +1,17 @@
 """Volumes that were hardened, moved or edited since their registration are not warped again."""
 
+import threading
+from functools import partial
+
 import pytest
 import slicer
 from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.job import Failed
 from L2ORegistrationLib.scene import transforms
 from L2ORegistrationLib.scene.correction import Continuation
 from L2ORegistrationLib.scene.following import images_of
 from L2ORegistrationLib.scene.products import products_task
+from L2ORegistrationLib.scene.run import Run
 from L2ORegistrationLib.scene.session import Session
 from L2ORegistrationLib.scene.settings import Settings
 
@@ -55,16 +60,46 @@ def test_nothing_is_made_of_a_moving_volume_that_changed(
     session.close()
 
 
+@pytest.mark.parametrize("change", [edited, moved])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_volume_that_changes_while_the_run_prepares_ends_it(outcome, scene, kit, change, again):
+    """The engine has copied it as it was: its preview would be warped from another place."""
+    gate, images = threading.Semaphore(0), transforms.roles(outcome.transform)
+    settings = Settings(*images, outputTransform=outcome.transform if again else None)
+    before = kit.node_ids(scene)
+    run = Run(settings, factory=partial(kit.Trial, gate=gate))
+    change(outcome, scene)
+    gate.release(9)
+    last = kit.finished(run)[-1]
+    assert isinstance(last, Failed) and "'moving' was hardened, moved or edited" in last.message
+    assert kit.node_ids(scene) == before and run.outcome is None
+
+
 def test_a_fixed_volume_that_was_moved_is_noticed(outcome, scene, add_linear, askew):
     fixed = transforms.roles(outcome.transform)[0]
     fixed.SetAndObserveTransformNodeID(add_linear(askew).GetID())
-    with pytest.raises(InputError, match="'fixed' was moved, or put under a transform"):
+    with pytest.raises(InputError, match="'fixed' was moved, edited or put under a transform"):
         images_of(outcome.transform)
     fixed.SetAndObserveTransformNodeID(outcome.transform.GetID())
     with pytest.raises(InputError, match="take it out"):
         images_of(outcome.transform)
     fixed.SetAndObserveTransformNodeID(None)
     assert images_of(outcome.transform)[0] is fixed
+
+
+def test_a_fixed_volume_that_shows_another_phase_is_noticed(outcome, scene):
+    """That of a player of a 4DCT, whose node gets other voxels at the same place."""
+    fixed = transforms.roles(outcome.transform)[0]
+    slicer.util.arrayFromVolume(fixed)[:] += 30
+    slicer.util.arrayFromVolumeModified(fixed)
+    with pytest.raises(InputError, match="'fixed' was moved, edited or .* shows another phase"):
+        images_of(outcome.transform)
+
+
+def test_a_scene_of_a_version_that_noted_no_voxels_of_fixed_is_taken_as_it_is(outcome, scene):
+    noted = outcome.browser.GetAttribute("L2ORegistration.Fixed").split()
+    outcome.browser.SetAttribute("L2ORegistration.Fixed", " ".join(noted[:15]))
+    assert images_of(outcome.transform)
 
 
 def test_where_it_only_lies_under_the_transform_it_is_the_same(outcome, scene):

@@ -186,6 +186,38 @@ class TestMasks:
         with pytest.raises(volumes.EmptyMask):
             volumes.mask_to_volume((node, "nothing"))
 
+    def test_segments_drawn_on_other_voxels_count_where_they_are(self, segmentation, scene):
+        """Of one segmentation, as where structures of two scans were put together."""
+        node, _ = segmentation
+        fine = Grid((40, 40, 40), (1.0, 1.1, 1.2), (-20.0, -22.0, -24.0), np.diag([-1, -1, 1]))
+        labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "fine")
+        ball = np.linalg.norm(fine.points() - fine.to_world((20, 20, 20)), axis=-1) < 12
+        volumes.set_volume(labels, Volume(ball.astype(np.uint8), fine))
+        before = volumes.mask_to_volume(node)
+        slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, node)
+        last = node.GetSegmentation().GetSegmentIDs()[-1]
+        alone = volumes.mask_to_volume((node, last))
+        assert np.prod(alone.grid.spacing) < np.prod(before.grid.spacing)
+        both = volumes.mask_to_volume(node)
+        points = both.grid.points()
+        expected = [mask.sample(points, order=0, outside=0.0) > 0 for mask in (before, alone)]
+        np.testing.assert_array_equal(both.array, expected[0] | expected[1])
+        assert both.array.sum() > max(mask.sum() for mask in expected)
+        assert alone.array.sum() == ball.sum()
+
+    def test_segments_are_read_without_the_node(self, segmentation):
+        """Of a hundred segments that takes long, and a thread may not look at nodes."""
+        node, image = segmentation
+        segments = node.GetSegmentation()
+        identifiers = segments.GetSegmentIDs()
+        read = volumes.segments_reader(node, identifiers)
+        segments.RemoveAllSegments()
+        found = read()
+        expected = np.zeros(image.grid.shape, bool)
+        expected[self.BOX] = True
+        np.testing.assert_array_equal(self.drawn(found[identifiers[0]], image.grid), expected)
+        assert list(found) == list(identifiers) and found[identifiers[1]].array.sum() == 8
+
     def test_a_label_map_counts_what_is_not_zero(self, scene, grid, kit):
         node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
         labels = np.zeros(grid.shape, np.int16)

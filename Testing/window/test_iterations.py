@@ -324,6 +324,19 @@ def test_the_grid_is_drawn_near_the_lungs_in_place_of_slicers_own(registered):
     assert not models() and not transform.GetDisplayNode().GetVisibility()
 
 
+def test_the_grid_near_the_lungs_bends_as_far_as_the_picture_below_it(registered):
+    preview = registered._shown.session.preview.volume
+    registered.ui.strengthSlider.setValue(0.5)
+    registered.ui.gridButton.click()
+    wait_for(lambda: registered._iterations._grid is not None, 30)
+    for strength in (0.5, 0.2, 1.0):
+        registered.ui.strengthSlider.setValue(strength)
+        above = preview.GetParentTransformNode()
+        assert all(
+            model.GetParentTransformNode() is above for model in registered._iterations._grid.models
+        )
+
+
 def test_side_by_side_the_grid_is_drawn_in_the_planes_that_both_views_cut(registered):
     views = {view.GetLayoutName(): view for view in slicer.util.getNodesByClass("vtkMRMLSliceNode")}
     views["Red"].SetOrientation("Axial")

@@ -1,5 +1,6 @@
 """The module in its application: help, sample data, PyTorch, console, scenes, reloading."""
 
+import gc
 import importlib.util
 import sys
 import threading
@@ -170,6 +171,39 @@ def test_the_panel_can_be_thrown_away_and_made_again(registered):
     assert len(previews) == 1
     again.exit()
     again.cleanup()
+
+
+def test_opened_again_and_again_it_does_not_grow_slower(panel, monkeypatch):
+    """Slicer before 5.12 forgets its observer, and what that holds, in disconnectGui()."""
+    node, there, forgetting = panel._parameterNode.parameterNode, set(), []
+    kind = type(panel._parameterNode)
+    add, remove, disconnect = node.AddObserver, node.RemoveObserver, kind.disconnectGui
+    panel.exit()
+
+    def added(*given):
+        there.add(tag := add(*given))
+        return tag
+
+    def removed(tag):
+        if not forgetting:
+            there.discard(tag)
+            remove(tag)
+
+    def forgetful(self, gui):
+        forgetting.append(True)
+        disconnect(self, gui)
+        forgetting.clear()
+
+    monkeypatch.setattr(node, "AddObserver", added)
+    monkeypatch.setattr(node, "RemoveObserver", removed)
+    monkeypatch.setattr(kind, "disconnectGui", forgetful)
+    counts = []
+    for _ in range(3):
+        panel.enter()
+        gc.collect()
+        counts.append(len(there))
+        panel.exit()
+    assert counts[0] > 1 and counts == counts[:1] * 3
 
 
 def test_dialogs_have_details(panel, engine, dialogs, monkeypatch):

@@ -376,6 +376,15 @@ def test_the_preview_is_not_picked_where_a_volume_goes(registered, phantom):
     assert registered._parameterNode.movingVolume is None
 
 
+def test_the_checkerboard_is_no_scan(registered, phantom):
+    registered.ui.checkerboardButton.click()
+    board = slicer.util.getNode("Checkerboard")
+    wait_for(lambda: board.GetImageData() is not None)
+    slicer.mrmlScene.RemoveNode(phantom["moving"])
+    registered._inputs.pick()
+    assert registered._parameterNode.movingVolume is None
+
+
 def test_landmarks_that_the_user_took_out_stay_out(panel, phantom):
     process_events()
     node = panel._parameterNode
@@ -404,6 +413,17 @@ def test_landmarks_are_followed_while_they_are_placed_and_moved(registered):
     moving.SetNthControlPointPosition(0, *(points[0] + 80))
     moving.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
     wait_for(lambda: registered._evaluation._evaluation.summary["after"]["max"] > before + 50)
+
+
+def test_many_points_at_once_are_looked_at_once(panel, phantom, monkeypatch):
+    """As a script adds or somebody pastes them: a thousand would take a minute one by one."""
+    process_events()
+    looked, look = [], panel._registration.refresh
+    monkeypatch.setattr(panel._registration, "refresh", lambda: looked.append(1) or look())
+    for k in range(20):
+        panel._parameterNode.movingLandmarks.AddControlPoint((k, 0, 0))
+    process_events()
+    assert len(looked) == 1
 
 
 def test_outputs_are_filled(panel, phantom, engine):

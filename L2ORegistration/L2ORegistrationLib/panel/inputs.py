@@ -10,6 +10,30 @@ from .points import PointFollower
 _ROLES = "fixed", "moving"
 
 
+def bind(parameters, ui):
+    """Keep widgets and parameters equal; returns the function that ends it.
+
+    Slicer before 5.12 forgets its observer in disconnectGui(), and that holds all the others of
+    these parameters: each visit to the module would cost every later change a millisecond more.
+    """
+    node, tags = parameters.parameterNode, []
+
+    def observe(*given):
+        tags.append(node.AddObserver(*given))
+        return tags[-1]
+
+    parameters.AddObserver = observe
+    gui = parameters.connectGui(ui)
+    del parameters.AddObserver
+
+    def end():
+        parameters.disconnectGui(gui)
+        for tag in tags:
+            node.RemoveObserver(tag)
+
+    return end
+
+
 class InputsPanel:
     """Picks what can be picked, shows which segment is a mask, follows the landmarks."""
 

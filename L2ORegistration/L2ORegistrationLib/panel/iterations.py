@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from ..scene import display, transforms
 from ..scene.lung_grid import lung_grid_task
+from ..scene.nodes import MADE
 from ..scene.products import checkerboard_task, products_task
 from .background import Background
 from .clicks import Clicks
@@ -194,6 +195,14 @@ class IterationsPanel:
     def _on_strength(self, value):
         if self.session is not None:
             self.session.strength = value
+            self._fade_grid()
+
+    def _fade_grid(self):
+        """The grid near the lungs bends as far as the picture that it is drawn over."""
+        preview = self.session.preview
+        above = None if preview is None else preview.volume.GetParentTransformNode()
+        if self._grid is not None and above is not None:  # None: hardened, it is the user's
+            self._grid.put_under(above)
 
     def _stop_comparing(self):
         self.ui.flickerButton.setChecked(False)
@@ -219,6 +228,7 @@ class IterationsPanel:
             if self._board is None or self._board.GetScene() is None:
                 name = slicer.mrmlScene.GenerateUniqueName(_("Checkerboard"))
                 self._board = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+                self._board.SetAttribute(MADE, "checkerboard")
             transform, board = self.session.history.transform, self._board
             self._volumes.start(
                 lambda: checkerboard_task(transform, board), lambda _none: None, self._failed
@@ -262,6 +272,7 @@ class IterationsPanel:
         self._grid = grid
         if transform is not None and self.ui.gridButton.checked:
             transform.GetDisplayNode().SetVisibility(False)
+            self._fade_grid()
         else:
             self._drop_grid()
 

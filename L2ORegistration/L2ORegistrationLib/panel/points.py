@@ -1,5 +1,6 @@
 """Follows the points of lists: placing or moving one does not modify what refers to the list."""
 
+import qt
 import slicer
 from slicer.util import VTKObservationMixin
 
@@ -12,12 +13,15 @@ _EVENTS = (
 
 
 class PointFollower(VTKObservationMixin):
-    """Calls changed() after a point of the lists that it follows now has changed."""
+    """Calls changed() soon after points of the lists that it follows now have changed, once."""
 
     def __init__(self, changed):
         VTKObservationMixin.__init__(self)
-        self._changed = changed
         self._lists = []
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(0)
+        self._timer.timeout.connect(changed)
 
     def follow(self, lists):
         """Follow these markups nodes, None among them for none, instead of those before."""
@@ -25,6 +29,7 @@ class PointFollower(VTKObservationMixin):
         if lists == self._lists:
             return
         self.removeObservers()
+        self._timer.stop()
         self._lists = lists
         for node in lists:
             for event in _EVENTS:
@@ -32,4 +37,4 @@ class PointFollower(VTKObservationMixin):
 
     def _onEvent(self, caller, event):
         if not slicer.mrmlScene.IsBatchProcessing():
-            self._changed()
+            self._timer.start()

@@ -125,6 +125,7 @@ def evaluate(
     lines = nodes.owned(
         transform, "errorLines", "vtkMRMLModelNode", f"{named} landmark error lines"
     )
+    lines.SetAttribute(nodes.MADE, "lines")
     # Drawn at the fixed landmark, over the fixed image: what is still missing there.
     missing = moving.points - field.transform_points(fixed.points)
     show_lines(lines, fixed.points, fixed.points + missing, after, before.max())

@@ -91,7 +91,8 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         """
         fixed = transforms.roles(transform)[0]
         for node in others:
-            if node is fixed or node.GetAttribute(nodes.MADE) not in (None, "preview"):
+            made = node.GetAttribute(nodes.MADE) not in (None, "preview")
+            if node is fixed or made or node.GetNodeReference(nodes.OUTPUT_OF) is transform:
                 raise InputError(
                     f"'{node.GetName()}' lies in the fixed scan: only what belongs to the moving "
                     "one follows it."

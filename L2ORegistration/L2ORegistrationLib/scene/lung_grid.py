@@ -53,8 +53,8 @@ class LungGrid:
             display.SetVisibility2D(True)
             display.SetColor(*_COLOURS[axis])
             display.SetSliceIntersectionThickness(1)
-            model.SetAndObserveTransformNodeID(transform.GetID())
             self.models.append(model)
+        self.put_under(transform)
         self.follow_views()
 
     def follow_views(self) -> None:
@@ -68,6 +68,11 @@ class LungGrid:
                     display.AddViewNodeID(view.GetID())
             if views and not display.GetNumberOfViewNodeIDs():
                 display.AddViewNodeID("none")  # an empty list means all views
+
+    def put_under(self, transform) -> None:
+        """Let this transform bend it, such as the one that shows a part of the motion."""
+        for model in self.models:
+            model.SetAndObserveTransformNodeID(transform.GetID())
 
     def remove(self) -> None:
         """Take the models out of the scene; fine after that was closed, too."""

@@ -7,7 +7,8 @@ import vtk
 from vtk.util import numpy_support
 
 PREFIX = "L2ORegistration."  # of all attributes and references
-MADE = PREFIX + "Made"  # of volumes that go with a registration and are no scans
+MADE = PREFIX + "Made"  # of nodes that go with a registration and are no scans
+OUTPUT_OF = PREFIX + "OutputOf"  # of a volume that the user chose, to the transform that filled it
 
 
 def of_class(scene, name: str) -> list:
@@ -47,7 +48,10 @@ def remove(*unwanted) -> None:
 
 
 def fill_table(node, columns: dict) -> None:
-    """Replace the content of a table node: {column name: numbers or words}, all equally long."""
+    """Replace the content of a table node: {column name: numbers or words}, all equally long.
+
+    It is locked, so that nobody edits a result by typing on a view of it.
+    """
     table = vtk.vtkTable()
     for name, values in columns.items():
         if len(values) and isinstance(values[0], str):
@@ -59,6 +63,7 @@ def fill_table(node, columns: dict) -> None:
         column.SetName(name)
         table.AddColumn(column)
     node.SetUseColumnTitleAsColumnHeader(True)  # the names, instead of A B C
+    node.SetLocked(True)
     node.SetAndObserveTable(table)
 
 

@@ -5,8 +5,7 @@ Each is a Task, for a window that stays free while it is computed.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -46,8 +45,7 @@ def lungs_of(fixed, given=None):
     given: a mask node or (segmentation, segment), a Volume, or None: automatic.
     """
     if given is not None:
-        mask = given if isinstance(given, Volume) else volumes.mask_to_volume(given)
-        return lambda: mask
+        return (lambda: given) if isinstance(given, Volume) else volumes.mask_reader(given)
     image = volumes.to_volume(fixed)
 
     def found() -> Volume:
@@ -101,11 +99,11 @@ def inverse_task(node, lungs=None) -> Task:
     return Task(compute, show, (node,), torch=True)
 
 
-def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None) -> Task:
+def ventilation_task(node, fixed, moving, lungs, regions: Callable | None = None) -> Task:
     """({name: volume node}, table node, Ventilation) of a displacement-field node and its two CTs.
 
-    lungs: of lungs_of(); regions: more masks in the fixed scan, such as lobes, by name. The names
-    say sign and unit; -1 is no lung. Raises InputError as `ventilation` does.
+    lungs: of lungs_of(); regions: of masks_by_name(), more in the fixed scan, such as lobes. The
+    names say sign and unit; -1 is no lung. Raises InputError as `ventilation` does.
     """
     field = transforms.field_of(node)
     images = volumes.to_volume(fixed), volumes.to_volume(moving, below=node)
@@ -113,7 +111,7 @@ def ventilation_task(node, fixed, moving, lungs, regions: Mapping | None = None)
     def compute():
         from ..outputs.ventilation import ventilation  # and scipy
 
-        return ventilation(field, *images, lungs(), regions)
+        return ventilation(field, *images, lungs(), regions() if regions else None)
 
     def show(found) -> tuple:
         scene = node.GetScene()
@@ -203,16 +201,20 @@ def segments_by_name(segmentation) -> dict[str, str]:
     return {segments.GetSegment(one).GetName(): one for one in segments.GetSegmentIDs()}
 
 
-def masks_by_name(segmentation, below=None, names=None) -> dict[str, Volume]:
-    """Each segment of a segmentation node as a mask, by its name; parents count up to `below`.
+def masks_by_name(segmentation, below=None, names=None) -> Callable[[], dict[str, Volume]]:
+    """A function without a node in it: each segment of a segmentation node as a mask, by its name.
 
-    names: those that are wanted, None: all. Empty segments are left out.
+    Parents count up to `below`; names: those that are wanted, None: all. Empty segments are left
+    out.
     """
-    found = {}
-    for name, identifier in segments_by_name(segmentation).items():
-        if names is None or name in names:
-            with contextlib.suppress(volumes.EmptyMask):
-                found[name] = volumes.mask_to_volume((segmentation, identifier), below)
+    wanted = segments_by_name(segmentation)
+    wanted = {name: one for name, one in wanted.items() if names is None or name in names}
+    read = volumes.segments_reader(segmentation, list(wanted.values()), below)
+
+    def found() -> dict[str, Volume]:
+        masks = read()
+        return {name: masks[one] for name, one in wanted.items() if one in masks}
+
     return found
 
 

@@ -35,11 +35,12 @@ class Preview:
     @strength.setter
     def strength(self, value: float) -> None:
         self._strength = min(max(float(value), 0.0), 1.0)
-        if self._strength == 1.0:
-            self.volume.SetAndObserveTransformNodeID(self.transform.GetID())
+        if self._is_taken():
             return
         self._follow()
-        self.volume.SetAndObserveTransformNodeID(self._scaled.GetID())
+        whole = self._strength == 1.0 or self._scaled is None  # or no grid that could be scaled
+        above = self.transform if whole else self._scaled
+        self.volume.SetAndObserveTransformNodeID(above.GetID())
 
     def remove(self) -> None:
         """Take what the preview made out of the scene; fine after the scene was closed, too.

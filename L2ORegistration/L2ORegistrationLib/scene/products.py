@@ -8,6 +8,7 @@ from ..core.geometry import Volume
 from ..core.jacobian import jacobian_determinant
 from . import display, transforms, volumes
 from .following import images_of
+from .nodes import OUTPUT_OF
 from .tasks import Task
 
 
@@ -20,6 +21,7 @@ def products_task(transform, volume=None, jacobian=None, field=None) -> Task:
     warped = None if volume is None else _warped(transform, field)
     images = None if volume is None else images_of(transform)
 
+    filled = [node for node in (volume, jacobian) if node is not None]
     wanted = jacobian is not None  # the worker holds no node
 
     def compute() -> tuple:
@@ -31,8 +33,10 @@ def products_task(transform, volume=None, jacobian=None, field=None) -> Task:
             volumes.set_volume(volume, found[0], like=images[0], window=window)
         if jacobian is not None:
             display.show_jacobian(jacobian, found[1])
+        for node in filled:
+            node.SetNodeReferenceID(OUTPUT_OF, transform.GetID())
 
-    return Task(compute, show, tuple(n for n in (transform, volume, jacobian) if n is not None))
+    return Task(compute, show, (transform, *filled))
 
 
 def checkerboard_task(transform, output, squares: int = 8) -> Task:

@@ -5,9 +5,12 @@ Beside them stands the verdict, which the registration left with its iterations.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..core.errors import InputError
+from ..core.geometry import DisplacementField, Volume
 from ..outputs.quality import Row, assess
-from . import landmarks, nodes, transforms
+from . import landmarks, nodes, transforms, volumes
 from .history import History
 from .outputs import backward_of, masks_by_name, segments_by_name
 from .tasks import Task
@@ -22,13 +25,15 @@ def quality_task(node, markups=None, structures=None, lungs=None, backward=None)
     pairs = None
     if markups is not None and None not in markups:
         pairs = tuple(one.points for one in landmarks.pairs(*markups, below=node))
-    both = _common(*structures, node) if structures is not None and None not in structures else {}
+    both = None
+    if structures is not None and None not in structures:
+        both = _common(*structures, node, field)
     other = backward if backward is not None else backward_of(node)
     back = None if other is None else transforms.field_of(other)
 
     def compute() -> list[Row]:
         masks = {"lungs": lungs()} if lungs else {}
-        return assess(field, pairs, both, masks, back)
+        return assess(field, pairs, both() if both else {}, masks, back)
 
     def show(rows: list[Row]) -> tuple:
         name = f"{node.GetName()} QA after TG-132"
@@ -50,19 +55,48 @@ def verdict_of(node) -> str:
     described = {} if history is None else history.description
     if "verdict" not in described:
         return ""
-    return " ".join((f"{described['verdict']}.", described.get("reasons", ""))).strip()
+    said = " ".join((f"{described['verdict']}.", described.get("reasons", ""))).strip()
+    best = described.get("best", str(history.result))  # scenes of before don't say it
+    if best != str(history.result):
+        said += f" (Of iteration {best}, not of the one that was kept.)"
+    return said
 
 
-def _common(fixed, moving, node) -> dict:
-    """The masks of the segments that two segmentation nodes both have, by name."""
+def _common(fixed, moving, node, field: DisplacementField):
+    """A function without a node in it: the masks of the segments that both nodes have, by name.
+
+    Raises InputError where there are none, as the function does where all of them are empty.
+    """
     if fixed is moving:
         raise InputError("Both structures are the same node: choose those of each scan.")
+    none = InputError(
+        f"'{fixed.GetName()}' and '{moving.GetName()}' have no segment of the same name with "
+        "something in it: rename or draw them."
+    )
     both = set(segments_by_name(fixed)) & set(segments_by_name(moving))
-    first, second = masks_by_name(fixed, names=both), masks_by_name(moving, node, both)
-    found = {name: (first[name], second[name]) for name in first if name in second}
-    if not found:
-        raise InputError(
-            f"'{fixed.GetName()}' and '{moving.GetName()}' have no segment of the same name with "
-            "something in it: rename or draw them."
-        )
-    return found
+    if not both:
+        raise none
+    readers = masks_by_name(fixed, names=both), masks_by_name(moving, node, both)
+
+    def read() -> dict[str, tuple[Volume, Volume]]:
+        first, second = (reader() for reader in readers)
+        found = {
+            name: (volumes.roomy(first[name], _around(second[name], field)), second[name])
+            for name in first
+            if name in second
+        }
+        if not found:
+            raise none
+        return found
+
+    return read
+
+
+def _around(mask: Volume, field: DisplacementField) -> np.ndarray:
+    """Points of the fixed scan, LPS mm, around what a mask of moving is there.
+
+    A segment's own mask ends where the segment does, and what is compared with it would, too.
+    """
+    nodes = field.grid.points()
+    step = 2 * max(field.grid.spacing) / min(mask.grid.spacing)  # voxels; cells may be stretched
+    return nodes[mask.grid.contains(nodes + field.array, margin=step)]

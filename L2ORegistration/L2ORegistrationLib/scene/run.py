@@ -60,13 +60,16 @@ class Run(BackgroundRun):
         self.session: Session | None = None
         self._preview = preview
         arguments = self._arguments()
+        images = settings.fixed, settings.moving
+        self._described = unchanged.describe(*images, settings.outputTransform)
         self._landmarks = settings.landmark_pairs()
         self._made: list = []
         self._before = Before()
         self._earlier: History | None = None  # the iterations of a run that this one replaces
         self._restores = False
-        nodes_of = {"warped": settings.outputVolume, "jacobian": settings.outputJacobian}
-        wanted = [name for name, node in nodes_of.items() if node is not None]
+        outputs = {"warped": settings.outputVolume, "jacobian": settings.outputJacobian}
+        self._outputs = {name: node for name, node in outputs.items() if node is not None}
+        wanted = list(self._outputs)
         job = RegistrationJob(factory, after=lambda result: _products(result, wanted), **arguments)
         super().__init__(settings.fixed.GetScene(), settings.inputs(), job)
 
@@ -140,7 +143,8 @@ class Run(BackgroundRun):
             history.append(first, **metrics)
             transforms.set_role(transform, "fixed", settings.fixed)
             transforms.set_role(transform, "moving", settings.moving)
-            unchanged.remember(history, settings.fixed, settings.moving)
+            unchanged.remember(history, self._described)
+            unchanged.check(transform)  # the engine has them as they were at the start
             self.session = Session(history, settings.moving if self._preview else None)
             if self._preview:
                 display.show_blend(settings.fixed, self.session.preview.volume)
@@ -160,7 +164,7 @@ class Run(BackgroundRun):
         settings, history, result = self.settings, self.session.history, event.result
         products = event.extra
         since = base + 1 if base else 0  # the engine's first step is not in a history twice
-        history.describe(result.provenance, since)
+        history.describe({**result.provenance, "best": base + best}, since)
         qualities = products["qualities"][since - base :]
         for name in ("folding", "sdlogj") if qualities else ():
             history.add_metric(name, [quality[name] for quality in qualities], since)
@@ -174,6 +178,9 @@ class Run(BackgroundRun):
             )
         if "jacobian" in products:
             display.show_jacobian(settings.outputJacobian, products["jacobian"])
+        for name, node in self._outputs.items():
+            if name in products:
+                node.SetNodeReferenceID(nodes.OUTPUT_OF, history.transform.GetID())
         confidence.keep(history.transform, products["confidence"], base + best)
         self.active = False
         self.outcome = Outcome(

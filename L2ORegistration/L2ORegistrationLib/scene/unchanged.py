@@ -17,11 +17,19 @@ _PLACE = 3 + 12  # numbers: voxels along each axis, and the matrix from them to 
 _FIXED, _MOVING = PREFIX + "Fixed", PREFIX + "Moving"  # of the browser: what they were like
 
 
-def remember(history: History, fixed, moving) -> None:
-    """Note what the volumes of a new history are like: the place of both, and moving's voxels."""
-    described = _described(moving, history.transform)
-    for name, numbers in ((_FIXED, _place(fixed)), (_MOVING, described)):
-        history.browser.SetAttribute(name, " ".join(f"{number:.8g}" for number in numbers))
+def describe(fixed, moving, below) -> dict[str, str]:
+    """What two volumes are like: the place and some voxels of each; for remember().
+
+    below: the transform that the registration is to replace, None for none.
+    """
+    found = {_FIXED: _described(fixed), _MOVING: _described(moving, below)}
+    return {name: " ".join(f"{number:.8g}" for number in found[name]) for name in found}
+
+
+def remember(history: History, described: dict[str, str]) -> None:
+    """Note what the volumes of a new history were like."""
+    for name, numbers in described.items():
+        history.browser.SetAttribute(name, numbers)
 
 
 def check(transform) -> None:
@@ -33,10 +41,10 @@ def check(transform) -> None:
     if history is None:
         return
     noted = history.browser.GetAttribute
-    if fixed is not None and not _same(noted(_FIXED), lambda: _place(fixed)):
+    if fixed is not None and not _same(noted(_FIXED), lambda: _described(fixed)):
         raise InputError(
-            f"'{fixed.GetName()}' was moved, or put under a transform, since it was registered: "
-            "put it back, or register anew."
+            f"'{fixed.GetName()}' was moved, edited or put under a transform since it was "
+            "registered, or shows another phase: put it back, or register anew."
         )
     if moving is not None and not _same(noted(_MOVING), lambda: _described(moving, transform)):
         raise InputError(
@@ -49,21 +57,14 @@ def _same(noted: str | None, now) -> bool:
     """Whether what was noted is what now() gives; where nothing was noted, it is taken for it."""
     if not noted:
         return True
-    before, found = np.array(noted.split(), dtype=float), now()
-    if before.shape != found.shape:
-        return False
-    off = np.abs(before - found)
+    before = np.array(noted.split(), dtype=float)
+    off = np.abs(before - now()[: len(before)])  # an earlier version noted no voxels of fixed
     return (off[:_PLACE] <= _FAR_MM).all() and (off[_PLACE:] <= _TOLERANCE).all()
 
 
-def _place(volume, below=None) -> np.ndarray:
-    """Size and place in the world but for a transform."""
+def _described(volume, below=None) -> np.ndarray:
+    """Size and place in the world but for a transform, and some voxels."""
     grid = volumes.grid_of(volume, below)
-    return np.concatenate((grid.size, grid.matrix[:3].ravel()))
-
-
-def _described(moving, transform) -> np.ndarray:
-    """Its place, and some voxels."""
-    values = numpy_support.vtk_to_numpy(moving.GetImageData().GetPointData().GetScalars())
+    values = numpy_support.vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars())
     some = values[np.linspace(0, len(values) - 1, _SAMPLES).astype(int)]
-    return np.concatenate((_place(moving, transform), some.astype(float)))
+    return np.concatenate((grid.size, grid.matrix[:3].ravel(), some.astype(float)))

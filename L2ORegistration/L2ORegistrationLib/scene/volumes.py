@@ -6,6 +6,8 @@ the grid; a non-linear parent or a sheared grid raises InputError with the way o
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import slicer
 import vtk
@@ -79,14 +81,59 @@ def mask_to_volume(mask, below=None) -> Volume:
     mask: a volume node (non-zero is inside), a segmentation node (all its segments together), or a
     pair (segmentation node, segment ID or name). The node is left as it is. Raises InputError.
     """
+    return mask_reader(mask, below)()
+
+
+def mask_reader(mask, below=None) -> Callable[[], Volume]:
+    """mask_to_volume() as a function without a node in it, for a thread."""
     node, segment = mask_node_and_segment(mask)
-    if segment is None and node.IsA("vtkMRMLScalarVolumeNode"):
-        volume = Volume(slicer.util.arrayFromVolume(node) != 0, grid_of(node, below))
+    empty = EmptyMask(f"The mask '{node.GetName()}' is empty: draw it or leave it automatic.")
+    if node.IsA("vtkMRMLScalarVolumeNode"):
+        labels = to_volume(node, below)
     else:
-        volume = _segments(node, segment, below)
-    if not volume.array.any():
-        raise _empty(node)
-    return volume
+        labels = _layers(node, [segment] if segment else None, below)
+
+    def read() -> Volume:
+        if isinstance(labels, Volume):
+            mask = Volume(labels.array != 0, labels.grid)
+        else:
+            mask = _together(labels)
+        if mask is None or not mask.array.any():
+            raise empty
+        return mask
+
+    return read
+
+
+def segments_reader(node, wanted: list[str], below=None) -> Callable[[], dict[str, Volume]]:
+    """A function without a node in it: the masks of these segments, without empty ones, by ID."""
+    layers = _layers(node, wanted, below)
+
+    def read() -> dict[str, Volume]:
+        from scipy import ndimage
+
+        found = {}
+        for labels, segments in layers:
+            boxes = ndimage.find_objects(labels.array)
+            for value, segment in segments.items():
+                if value <= len(boxes) and boxes[value - 1] is not None:
+                    part = labels.part(*boxes[value - 1])
+                    found[segment] = roomy(Volume(part.array == value, part.grid))
+        return found
+
+    return read
+
+
+def roomy(mask: Volume, points: np.ndarray | None = None) -> Volume:
+    """The mask on its own lattice with a rim of zeros, or so many that it holds points (N, 3)."""
+    grid = mask.grid
+    held = grid.corners() if points is None else np.concatenate((grid.corners(), points))
+    index = grid.to_index(held).round(3)
+    before = 1 - np.floor(index.min(axis=0)).astype(int)
+    after = 2 + np.ceil(index.max(axis=0)).astype(int) - grid.size
+    array = np.pad(mask.array, list(zip(before[::-1], after[::-1], strict=True)))
+    origin = tuple(grid.to_world(-before))
+    return Volume(array, Grid(array.shape[::-1], grid.spacing, origin, grid.direction))
 
 
 def set_volume(node, volume: Volume, like=None, window: tuple | None = None) -> None:
@@ -143,34 +190,51 @@ def _prepare_display(node, window: tuple | None) -> None:
         display.SetWindowLevel(*window)
 
 
-def _segments(node, segment: str | None, below) -> Volume:
-    """One segment (None: all together) as a bool Volume that holds it with a rim of zeros."""
+def _layers(node, wanted: list[str] | None, below) -> list[tuple[Volume, dict[int, str]]]:
+    """A copy of each label map in which segments (None: all) are drawn, and their IDs by label."""
     segmentation = node.GetSegmentation()
     if not segmentation.GetNumberOfSegments():
         raise InputError(f"The segmentation '{node.GetName()}' has no segments: add one first.")
-    wanted = [segment] if segment else segmentation.GetSegmentIDs()
-    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    source = node if segmentation.ContainsRepresentation(labelmap) else _converted(node, wanted)
-    ids = vtk.vtkStringArray()
+    wanted = segmentation.GetSegmentIDs() if wanted is None else wanted
+    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    if not segmentation.ContainsRepresentation(name):
+        segmentation = _converted(node, wanted).GetSegmentation()
+    drawn: dict = {}
     for one in wanted:
-        ids.InsertNextValue(one)
-    merged = slicer.vtkOrientedImageData()
-    source.GenerateMergedLabelmapForAllSegments(
-        merged,
-        slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS_PADDED,  # zero at its rim
-        None,
-        ids,
-    )
+        segment = segmentation.GetSegment(one)
+        image = segment.GetRepresentation(name)  # that of others as well, where none overlap
+        if image is not None and image.GetNumberOfPoints():
+            drawn.setdefault(image, {})[segment.GetLabelValue()] = one
+    to_world = transforms.world_matrix(node, below)
+    return [(_labels(image, to_world, node), segments) for image, segments in drawn.items()]
+
+
+def _labels(image, to_world: np.ndarray, node) -> Volume:
+    """A copy of an oriented image of a segmentation node."""
     matrix = vtk.vtkMatrix4x4()
-    merged.GetImageToWorldMatrix(matrix)
-    matrix = transforms.world_matrix(node, below) @ transforms.matrix_of(matrix)
-    extent = merged.GetExtent()
-    matrix[:3, 3] += matrix[:3, :3] @ extent[::2]  # the first stored voxel need not be index 0
-    size = merged.GetDimensions()
-    if min(size) < 1:
-        raise _empty(node)
-    array = numpy_support.vtk_to_numpy(merged.GetPointData().GetScalars()).reshape(size[::-1]) != 0
-    return Volume(array, transforms.grid_of_matrix(matrix, size, f"'{node.GetName()}'"))
+    image.GetImageToWorldMatrix(matrix)
+    matrix = to_world @ transforms.matrix_of(matrix)
+    matrix[:3, 3] += matrix[:3, :3] @ image.GetExtent()[::2]  # the first voxel need not be index 0
+    size = image.GetDimensions()
+    array = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(size[::-1])
+    return Volume(array.copy(), transforms.grid_of_matrix(matrix, size, f"'{node.GetName()}'"))
+
+
+def _together(layers: list[tuple[Volume, dict[int, str]]]) -> Volume | None:
+    """All segments of _layers() as one mask with a rim of zeros; None where nothing is drawn."""
+    cut = []
+    for labels, segments in layers:
+        marked = Volume(np.isin(labels.array, list(segments), kind="table"), labels.grid)
+        if marked.array.any():
+            cut.append(marked.part(*marked.box()))
+    if not cut:
+        return None
+    finest = min(cut, key=lambda mask: np.prod(mask.grid.spacing))
+    whole = roomy(finest, np.concatenate([mask.grid.corners() for mask in cut]))
+    for mask in cut:
+        if mask is not finest:
+            whole.array[mask.on_grid(whole.grid).array] = True
+    return whole
 
 
 def _converted(node, wanted):
@@ -187,7 +251,3 @@ def _converted(node, wanted):
             "labelmap representation in the Segmentations module."
         )
     return copy
-
-
-def _empty(node) -> EmptyMask:
-    return EmptyMask(f"The mask '{node.GetName()}' is empty: draw it or leave it automatic.")
