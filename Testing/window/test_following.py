@@ -40,7 +40,7 @@ def test_how_sure_the_result_is_lies_over_the_fixed_volume(registered, phantom, 
     assert composite.GetForegroundVolumeID() == told.GetID()
     assert composite.GetBackgroundVolumeID() == phantom["fixed"].GetID()
     assert told.GetDisplayNode().GetApplyThreshold()
-    assert "half of the lungs" in section.confidenceLabel.text and dialogs == []
+    assert "over the lungs" in section.confidenceLabel.text and dialogs == []
     registered._shown.session.history.index = 1
     process_events(0.2)
     section.confidenceButton.click()
@@ -54,7 +54,7 @@ def test_a_result_that_was_kept_by_hand_has_no_confidence(registered):
     for index in (2, 5):
         registered._shown.session.history.index = index
         section.confidenceButton.click()
-        assert section.confidenceLabel.text.startswith("It is not known of this result")
+        assert section.confidenceLabel.text.startswith("There is no estimate of this result")
 
 
 def test_what_follows_waits_for_the_end_of_a_registration(registered, engine, phantom):
@@ -226,7 +226,7 @@ def test_continue_from_here_adds_iterations_and_undo_takes_them_back(
     wait_for(lambda: not registered._registration.running)
     assert len(registered._shown.session.history) == 9 and ui.iterationSlider.value == 8
     assert registered._shown.session.curve.table.GetTable().GetNumberOfRows() == 9
-    assert "pulled the result" in ui.hintLabel.text
+    assert "steered the result" in ui.hintLabel.text
     section.undoButton.click()
     process_events(0.1)
     assert ui.iterationSlider.maximum == 5 and ui.iterationSlider.value == 5

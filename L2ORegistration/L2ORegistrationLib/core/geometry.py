@@ -153,6 +153,19 @@ class Volume:
         grid = Grid(array.shape[::-1], self.grid.spacing, tuple(origin), self.grid.direction)
         return Volume(array, grid)
 
+    def padded(self, points: np.ndarray | None = None) -> Volume:
+        """The same with zeros around: a rim, and as many as hold these LPS points (N, 3), mm."""
+        corners = self.grid.corners()
+        held = corners if points is None else np.concatenate((corners, points))
+        index = self.grid.to_index(held).round(3)
+        before = 1 - np.floor(index.min(axis=0)).astype(int)
+        after = 2 + np.ceil(index.max(axis=0)).astype(int) - self.grid.size
+        array = np.pad(self.array, list(zip(before[::-1], after[::-1], strict=True)))
+        origin = tuple(self.grid.to_world(-before))
+        return Volume(
+            array, Grid(array.shape[::-1], self.grid.spacing, origin, self.grid.direction)
+        )
+
     def along_patient(self) -> Volume:
         """The same voxels, their axes in the order and direction that is nearest to L, P, S."""
         direction = np.reshape(self.grid.direction, (3, 3))

@@ -58,7 +58,8 @@ def assess(
     """
     structures = dict(structures or {})
     inner = {**(masks or {}), **{name: fixed for name, (fixed, _) in structures.items()}}
-    for name, mask in inner.items():
+    there = [(name, moving) for name, (_, moving) in structures.items()]
+    for name, mask in (*inner.items(), *there):
         if not np.asarray(mask.array).any():
             raise InputError(f"The structure {name} is empty: draw it or leave it out.")
     return [
@@ -89,6 +90,7 @@ def _structures(field: DisplacementField, structures: dict) -> list[Row]:
         return [Row(n, "structures", t, need, None, {}) for n, t in zip(names, tolerances)]
     distances, overlaps = [], []
     for name, (fixed, moving) in structures.items():
+        fixed = fixed.padded(_around(moving, field))
         label = Volume((np.asarray(moving.array) != 0).astype(np.uint8), moving.grid).to_image()
         moved = sitk.GetArrayFromImage(warp_labels(label, field, fixed.grid)) > 0
         here = np.asarray(fixed.array) != 0
@@ -103,6 +105,17 @@ def _structures(field: DisplacementField, structures: dict) -> list[Row]:
         found = {"dice": dice, "highest": most}
         overlaps.append(Row(names[1], name, tolerances[1], value, dice >= DICE, found))
     return distances + overlaps
+
+
+def _around(mask: Volume, field: DisplacementField) -> np.ndarray:
+    """Nodes of the field, LPS mm, around what a mask of moving is in fixed.
+
+    Fixed's own mask may end where its structure does: what moving's has beyond it counts, too.
+    """
+    marked = mask.part(*mask.box())
+    nodes = field.grid.points()
+    step = 2 * max(field.grid.spacing) / min(mask.grid.spacing)  # voxels; cells may be stretched
+    return nodes[marked.grid.contains(nodes + field.array, margin=step)]
 
 
 def _agreement(here: np.ndarray, moved: np.ndarray, like: Volume) -> tuple[float, float]:

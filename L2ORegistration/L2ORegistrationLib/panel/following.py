@@ -22,10 +22,10 @@ class FollowingPanel:
         self._background = Background(torch, lender, self.refresh)
         self.widget, form = widgets.section(_("Confidence, inverse and volume change"))
         self.confidenceButton = widgets.button(
-            _("Show how sure it is"),
+            _("Show the estimated error"),
             _(
-                "In colours over the fixed lungs: the distance in mm that 9 of 10 such places are "
-                "off by less than"
+                "Colour the fixed lungs by the confidence: the distance in mm that 9 of 10 such "
+                "places are off by less than"
             ),
         )
         form.addRow(self.confidenceButton)
@@ -33,7 +33,7 @@ class FollowingPanel:
         form.addRow(self.confidenceLabel)
         self.inverseButton = widgets.button(
             _("Make the inverse"),
-            _("A transform from moving to fixed, with what it misses there and back in the lungs"),
+            _("Add the transform from moving to fixed, and say its round-trip error in the lungs"),
         )
         form.addRow(self.inverseButton)
         self.inverseLabel = widgets.label()
@@ -78,10 +78,11 @@ class FollowingPanel:
         node, fixed = confidence.of(history.transform), transforms.roles(history.transform)[0]
         if node is None:
             text = _(
-                "It is not known of this result: it was kept by hand, or a correction was undone."
+                "There is no estimate of this result: it was kept by hand, or a correction was "
+                "undone."
             )
             if confidence.of_result(history.transform) is not None:
-                text = _("It is known of the result, iteration {n}: choose that one to see it.")
+                text = _("There is an estimate of the result, iteration {n}: choose that one.")
             widgets.say(self.confidenceLabel, text.format(n=history.result))
             return
         widgets.say(self.confidenceLabel, sentence(history.description))

@@ -85,8 +85,8 @@ class RegistrationPanel:
             button.setText(_("Cancel"))
             button.setToolTip(
                 _(
-                    "Stop after this iteration and keep the best one so far; of an output "
-                    "transform that has a result already, that result"
+                    "Stop after this iteration and keep the best one so far; an output transform "
+                    "that had a result before gets that one back"
                 )
             )
             button.setEnabled(True)

@@ -72,8 +72,8 @@ class PyTorch:
                 problem
                 + " "
                 + _(
-                    "For Macs with Intel processors, and for a Slicer made for these, the last "
-                    "PyTorch is 2.2.2: use another computer, or Slicer for Apple silicon."
+                    "PyTorch 2.4 and later do not exist for Macs with Intel processors, nor for "
+                    "a Slicer made for these: use Slicer for Apple silicon, or another computer."
                 )
             )
             return False

@@ -18,7 +18,7 @@ from .session import Session
 from .settings import Settings
 
 METHOD = "gauss-newton"  # the one that can hold points
-PULLED = "The landmarks pulled the result: the error at them says nothing."
+PULLED = "These landmarks steered the result: their error is no measure of accuracy."
 
 
 class Continuation(Run):

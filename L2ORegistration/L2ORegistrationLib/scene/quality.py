@@ -5,12 +5,10 @@ Beside them stands the verdict, which the registration left with its iterations.
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..core.errors import InputError
-from ..core.geometry import DisplacementField, Volume
+from ..core.geometry import Volume
 from ..outputs.quality import Row, assess
-from . import landmarks, nodes, transforms, volumes
+from . import landmarks, nodes, transforms
 from .history import History
 from .outputs import backward_of, masks_by_name, segments_by_name
 from .tasks import Task
@@ -27,7 +25,7 @@ def quality_task(node, markups=None, structures=None, lungs=None, backward=None)
         pairs = tuple(one.points for one in landmarks.pairs(*markups, below=node))
     both = None
     if structures is not None and None not in structures:
-        both = _common(*structures, node, field)
+        both = _common(*structures, node)
     other = backward if backward is not None else backward_of(node)
     back = None if other is None else transforms.field_of(other)
 
@@ -62,7 +60,7 @@ def verdict_of(node) -> str:
     return said
 
 
-def _common(fixed, moving, node, field: DisplacementField):
+def _common(fixed, moving, node):
     """A function without a node in it: the masks of the segments that both nodes have, by name.
 
     Raises InputError where there are none, as the function does where all of them are empty.
@@ -80,23 +78,9 @@ def _common(fixed, moving, node, field: DisplacementField):
 
     def read() -> dict[str, tuple[Volume, Volume]]:
         first, second = (reader() for reader in readers)
-        found = {
-            name: (volumes.roomy(first[name], _around(second[name], field)), second[name])
-            for name in first
-            if name in second
-        }
+        found = {name: (first[name], second[name]) for name in first if name in second}
         if not found:
             raise none
         return found
 
     return read
-
-
-def _around(mask: Volume, field: DisplacementField) -> np.ndarray:
-    """Points of the fixed scan, LPS mm, around what a mask of moving is there.
-
-    A segment's own mask ends where the segment does, and what is compared with it would, too.
-    """
-    nodes = field.grid.points()
-    step = 2 * max(field.grid.spacing) / min(mask.grid.spacing)  # voxels; cells may be stretched
-    return nodes[mask.grid.contains(nodes + field.array, margin=step)]

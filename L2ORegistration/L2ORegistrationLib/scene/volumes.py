@@ -118,22 +118,10 @@ def segments_reader(node, wanted: list[str], below=None) -> Callable[[], dict[st
             for value, segment in segments.items():
                 if value <= len(boxes) and boxes[value - 1] is not None:
                     part = labels.part(*boxes[value - 1])
-                    found[segment] = roomy(Volume(part.array == value, part.grid))
+                    found[segment] = Volume(part.array == value, part.grid).padded()
         return found
 
     return read
-
-
-def roomy(mask: Volume, points: np.ndarray | None = None) -> Volume:
-    """The mask on its own lattice with a rim of zeros, or so many that it holds points (N, 3)."""
-    grid = mask.grid
-    held = grid.corners() if points is None else np.concatenate((grid.corners(), points))
-    index = grid.to_index(held).round(3)
-    before = 1 - np.floor(index.min(axis=0)).astype(int)
-    after = 2 + np.ceil(index.max(axis=0)).astype(int) - grid.size
-    array = np.pad(mask.array, list(zip(before[::-1], after[::-1], strict=True)))
-    origin = tuple(grid.to_world(-before))
-    return Volume(array, Grid(array.shape[::-1], grid.spacing, origin, grid.direction))
 
 
 def set_volume(node, volume: Volume, like=None, window: tuple | None = None) -> None:
@@ -230,7 +218,7 @@ def _together(layers: list[tuple[Volume, dict[int, str]]]) -> Volume | None:
     if not cut:
         return None
     finest = min(cut, key=lambda mask: np.prod(mask.grid.spacing))
-    whole = roomy(finest, np.concatenate([mask.grid.corners() for mask in cut]))
+    whole = finest.padded(np.concatenate([mask.grid.corners() for mask in cut]))
     for mask in cut:
         if mask is not finest:
             whole.array[mask.on_grid(whole.grid).array] = True

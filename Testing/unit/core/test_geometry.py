@@ -252,3 +252,18 @@ def test_a_part_stays_where_it_is(grid, seed):
     expected = sitk.RegionOfInterest(volume.to_image(), size, first)
     assert part.grid.matches(Grid.of_image(expected))
     np.testing.assert_array_equal(part.array, sitk.GetArrayFromImage(expected))
+
+
+@settings(deadline=None, max_examples=30)
+@given(grids(), seeds)
+def test_what_is_padded_stays_where_it_is_and_holds_points(grid, seed):
+    rng = np.random.default_rng(seed)
+    volume = Volume(rng.normal(size=grid.shape).astype(np.float32), grid)
+    points = grid.to_world(rng.uniform(-8, np.array(grid.size) + 7, (4, 3)))
+    padded = volume.padded(points)
+    np.testing.assert_allclose(padded.sample(grid.points()), volume.array, atol=1e-4)
+    assert padded.grid.contains(points, margin=0).all()
+    assert np.count_nonzero(padded.array) == np.count_nonzero(volume.array)
+    rim = volume.padded()
+    assert rim.grid.size == tuple(n + 2 for n in grid.size)
+    assert padded.grid.spacing == grid.spacing and padded.grid.direction == grid.direction

@@ -11,6 +11,7 @@ from L2ORegistrationLib.core.files import write_transform, write_volume
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.core.landmarks import Landmarks, write_landmarks
 from L2ORegistrationLib.outputs.quality import assess
+from scipy import ndimage
 
 GRID = Grid((40, 40, 40), (2.0, 2.0, 2.0))
 CUBE = np.zeros(GRID.shape, np.uint8)
@@ -68,6 +69,17 @@ def test_the_error_at_landmarks_must_be_small_on_average_and_at_most(errors, pas
     moving = fixed + np.array(errors)[:, None] * [1, 0, 0]
     (row,) = [r for r in assess(shift(0, 0, 0), (fixed, moving)) if r.name.startswith("Target")]
     assert row.passed is passed
+
+
+def test_a_fixed_mask_cut_to_its_structure_tells_what_the_whole_one_does():
+    whole = cube()
+    tight = whole.part(*whole.box())
+    larger = Volume(ndimage.binary_dilation(CUBE, iterations=3), GRID)
+    rows = [by_name(assess(shift(4, 0, 0), structures={"it": (m, larger)})) for m in (whole, tight)]
+    for name in ("Dice", "Mean"):
+        expected, found = (row[name, "it"].measures for row in rows)
+        assert found == pytest.approx(expected)
+    assert rows[1]["Dice", "it"].measures["dice"] < 0.8
 
 
 def test_the_highest_dice_is_that_of_the_volumes():
