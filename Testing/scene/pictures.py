@@ -2,8 +2,8 @@
 
 The sample phantom is registered by the real engine, as from Slicer's console. iterations.png has
 Slicer's own coronal view of it (slice logic and transform display, off-screen) as the registration
-goes on, maps.png the same view with the volume change and the confidence, curve.png the numbers of
-its curve, and panel.png the panel after the same in its window.
+goes on, maps.png the same view with the volume change and the confidence, and panel.png the panel after
+the same in its window.
 FOLDER is Resources/Screenshots where left out. Needs the packages of the test extra and a library
 for off-screen drawing (EGL or OSMesa); takes one to three minutes.
 """
@@ -24,7 +24,6 @@ from headless import Desktop, SliceView
 from L2ORegistrationLib.scene import confidence, display, landmarks, nodes, sample
 from L2ORegistrationLib.scene.logic import SceneLogic
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 from PIL import Image
 
 TESTING = Path(__file__).resolve().parents[1]
@@ -33,7 +32,7 @@ PIXELS, PIXEL_MM = (340, 280), 0.9
 WINDOW = 1250.0, -475.0  # HU
 FIXED, MOVING = (1.0, 0.5, 0.0), (0.0, 0.5, 1.0)  # they add up to white
 GRID = (1.0, 0.9, 0.3)
-INK, BLUE, ORANGE = "#333333", "#0a6ebd", "#d9730d"
+INK = "#333333"
 
 
 def main(folder: str = str(TESTING.parent / "Resources" / "Screenshots")) -> None:
@@ -51,7 +50,6 @@ def main(folder: str = str(TESTING.parent / "Resources" / "Screenshots")) -> Non
     session = SceneLogic().restore(outcome.transform)
     save(maps(view, phantom, outcome.transform), target / "maps.png")
     save(iterations(view, phantom, session), target / "iterations.png")
-    save(curve(session), target / "curve.png")
     panel = [sys.executable, str(TESTING / "window" / "picture.py"), str(target / "panel.png")]
     subprocess.run(panel, check=True, env={"QT_QPA_PLATFORM": "offscreen", **os.environ})
 
@@ -94,36 +92,6 @@ def iterations(view: SliceView, phantom: dict, session) -> Figure:
         name = "before" if index == 0 else f"iteration {index}"
         name += " (result)" if index == history.result else ""
         axis.set_title(f"{name}: {metrics[index]['error']:.2f} mm", fontsize=15, color=INK)
-    return figure
-
-
-def curve(session) -> Figure:
-    """Dissimilarity and landmark error of every iteration, from the curve's table."""
-    table = session.curve.table
-    columns = {table.GetColumnName(i): i for i in range(table.GetNumberOfColumns())}
-    count, result = len(session.history), session.history.result
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
-    for axis, name, colour in zip(
-        figure.subplots(1, 2), ("Dissimilarity", "Landmark error (mm)"), (BLUE, ORANGE)
-    ):
-        values = [float(table.GetCellText(row, columns[name])) for row in range(count)]
-        axis.plot(values, "o-", color=colour, ms=4)
-        axis.plot(result, values[result], "o", color=colour, ms=9)
-        axis.annotate(
-            f"{values[result]:.2g}",
-            (result, values[result]),
-            (0, 9),
-            textcoords="offset points",
-            ha="center",
-            color=INK,
-        )
-        axis.set_title(name, fontsize=11, color=INK)
-        axis.set_xlabel("iteration", color=INK)
-        axis.set_ylim(0)
-        axis.grid(alpha=0.25)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -38,13 +38,13 @@ def main() -> None:
     wave = np.sin(2 * np.pi * points[..., 2] / WAVE_LENGTH) * near
     folded = pair.field.array + wave[..., None] * np.float32(WAVE)
     fields = {
-        "right": pair.field,
+        "good": pair.field,
         "not arrived: two diaphragms, coloured vessels": pair.field.scaled(0.4),
         "folded: lines cross, tissue is torn": DisplacementField(
             folded.astype(np.float32), pair.fixed.grid
         ),
     }
-    figure = Figure(figsize=(12, 3.9), layout="constrained")
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
     row = int(round(pair.fixed.grid.to_index(middle)[1]))
     for axis, (title, field) in zip(figure.subplots(1, 3), fields.items(), strict=True):
         draw(axis, pair, field, row)
