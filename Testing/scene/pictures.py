@@ -2,8 +2,8 @@
 
 The sample phantom is registered by the real engine, as from Slicer's console. iterations.png has
 Slicer's own coronal view of it (slice logic and transform display, off-screen) as the registration
-goes on, maps.png the same view with the volume change and the confidence, and panel.png the panel after
-the same in its window.
+goes on, maps.png the same view with the volume change and the confidence, and panel.png the panel
+after the same in its window.
 FOLDER is Resources/Screenshots where left out. Needs the packages of the test extra and a library
 for off-screen drawing (EGL or OSMesa); takes one to three minutes.
 """
