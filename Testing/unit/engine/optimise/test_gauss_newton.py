@@ -11,7 +11,6 @@ import SimpleITK as sitk  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from L2ORegistrationLib.core.geometry import Grid, Volume  # noqa: E402
 from L2ORegistrationLib.engine.field.levels import (  # noqa: E402
-    FeaturePyramid,
     MindLevel,
     active_voxels,
     chessboard,
@@ -21,6 +20,7 @@ from L2ORegistrationLib.engine.field.operations import (  # noqa: E402
     sample_points,
     smooth,
 )
+from L2ORegistrationLib.engine.field.pyramid import FeaturePyramid  # noqa: E402
 from L2ORegistrationLib.engine.images.preprocessing import WorkingPair  # noqa: E402
 from L2ORegistrationLib.engine.optimise.adam import AdamOptimiser  # noqa: E402
 from L2ORegistrationLib.engine.optimise.gauss_newton import (  # noqa: E402
