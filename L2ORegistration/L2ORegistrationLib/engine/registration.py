@@ -76,7 +76,7 @@ class Registration:
     (identity, boxes, a rigid motion or an affine, of both lungs or of one by itself, whichever
     matches best after a discrete search), "affine", "box", "none" or "landmarks" (thin-plate spline
     through `landmarks` = fixed points (N, 3) and moving points (N, 3), LPS mm); pinned: fixed
-    points (N, 3) where the initial transform is known to be right, which stiff springs then hold;
+    points (N, 3) where the initial transform is known to be right, to which springs then pull;
     method: a key of `catalogue.METHODS`, by default `DEFAULT`, or the one that given weights belong
     to; model: name of packaged weights or a .pt file, for a learned method, which becomes the one
     that the weights were trained for; iterations: on each level, instead of the method's own, one

@@ -17,6 +17,7 @@ _OUT_OF_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # t
 def borrowed(threads: int | None) -> Iterator[None]:
     """So many CPU threads for torch within; None: as many as it has.
 
+    That is a setting of the process: registrations that run side by side had better share one.
     Raises InputError where memory runs out within, or the device lacks an operation.
     """
     before = torch.get_num_threads()

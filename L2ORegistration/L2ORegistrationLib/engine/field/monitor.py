@@ -12,10 +12,12 @@ from .sampling import dissimilarity, voxel_positions
 class Monitor:
     """The dissimilarity at the same points of the finest level's features for every step.
 
-    What an image doesn't show counts nothing.
+    What an image doesn't show counts nothing, as long as both show ENOUGH of the points: a step
+    that leads out of what is seen would match best.
     """
 
     COUNT = 10000
+    ENOUGH = 0.05
 
     def __init__(self, finest: MindLevel):
         inside = finest.distance.flatten()[finest.active_nodes] < 0
@@ -33,4 +35,6 @@ class Monitor:
             return float(costs.mean())
         fixed, moving = finest.seen[:, None]
         share = sample_points(fixed, self._position) * sample_points(moving, self._position + shift)
-        return float((costs * share[:, 0]).sum() / share.sum().clamp(min=1e-6))
+        if share.mean() < self.ENOUGH:
+            return float(costs.mean())
+        return float((costs * share[:, 0]).sum() / share.sum())

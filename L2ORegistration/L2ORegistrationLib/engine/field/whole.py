@@ -73,7 +73,7 @@ class WholeField:
         return DisplacementField.zeros(self.grid)
 
     def _continued(self, field: torch.Tensor) -> torch.Tensor:
-        """The field where it is trusted, and what blurring it outwards gives elsewhere."""
+        """The field as far as it is trusted, and for the rest what blurring it outwards gives."""
         total = torch.cat((field * self._trust, self._trust))[None]
         coarse = F.avg_pool3d(total, 2)  # far from the lungs nothing changes within a few voxels
         spread = coarse

@@ -125,6 +125,20 @@ def test_what_a_narrow_field_of_view_does_not_show_is_told_as_unknown(cut):
     assert found.verdict == "check"
 
 
+def test_a_step_that_leads_out_of_all_that_is_seen_is_not_the_best(pair):
+    """Coordinates 300 mm apart: as they lie, both images show none of the lungs."""
+    image, _ = narrowed(pair.moving, 80, -1024.0)
+    by = np.array([300.0, 0.0, 0.0])
+    grid = replace(image.grid, origin=tuple(image.grid.origin + by))
+    masks = {"fixed_mask": pair.fixed_mask, "moving_mask": Volume(pair.moving_mask.array, grid)}
+    found = register(
+        pair.fixed, Volume(image.array, grid), method="gauss-newton", spacing=3, **masks
+    )
+    errors = found.field.transform_points(pair.fixed_landmarks) - pair.moving_landmarks - by
+    assert found.best > 0
+    assert np.median(np.linalg.norm(errors, axis=1)) < 3
+
+
 def test_the_lung_that_a_scan_does_not_show_stays_about_where_it_was():
     """Without springs the motion of the other one, grown on across the chest, takes it 27 mm away
     (11 before the registration)."""
