@@ -87,7 +87,7 @@ def test_landmarks_pull_a_result(data, tmp_path):
     assert code == 0, err
     measures = json.loads(out)["measures"]
     assert measures["Gauss-Newton"]["tre"]["mean"] < 1.5 < measures["Initial"]["tre"]["mean"]
-    assert "pulled" in err
+    assert "steered" in err
 
 
 def test_pull_without_an_earlier_result_is_refused(data, tmp_path):

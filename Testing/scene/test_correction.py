@@ -76,7 +76,7 @@ def test_it_goes_on_and_undo_steps_back_twice(result, kit, scene):
         np.testing.assert_allclose(seen["pinned"], [centre], atol=1e-3)
         assert seen["method"] == "gauss-newton" and seen["model"] is None
         assert history.metrics()[length - 4]["stage"] == "corrected"
-        assert "folding" in history.metrics()[-1] and "pulled" in run.outcome.note
+        assert "folding" in history.metrics()[-1] and "steered" in run.outcome.note
     for length in (9, 5):
         correction.undo(transform)
         assert len(history) == length and history.index == length - 1

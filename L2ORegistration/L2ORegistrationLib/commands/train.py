@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..training.config import TrainingConfig
 
 _DATA = ("4dct", "copd", "empire10", "learn2reg", "pairs")
-_PHANTOMS = 120  # where there is no other data
+_PHANTOMS = 96  # where there is no other data
 
 
 def train(
