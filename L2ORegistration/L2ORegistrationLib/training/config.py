@@ -64,7 +64,7 @@ class TrainingConfig:
     """
 
     variant: str = "l2o"
-    steps: int = 24_000
+    steps: int = 12_000
     learning_rate: float = 1.5e-3
     warmup: int = 20
     halve_every: int = 0

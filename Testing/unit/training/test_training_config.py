@@ -21,7 +21,7 @@ def test_the_packaged_settings():
     assert read_config("l2o") == read_config(None) == TrainingConfig()
     paper = read_config("falta2022", seed=3)
     assert (paper.variant, paper.iterations, paper.seed) == ("falta2022", (8, 8), 3)
-    assert paper.steps * paper.accumulate == 12_000
+    assert paper.steps * paper.accumulate == 24_000
     assert paper.halve_every * paper.accumulate == 3_000
 
 
