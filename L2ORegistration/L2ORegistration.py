@@ -44,7 +44,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 _PAPER = (
-    "Learning iterative optimisation for deformable image registration with recurrent "
+    "Learning iterative optimisation for deformable image registration of lung CT with recurrent "
     "convolutional networks"
 )
 # An older Slicer still has to load this file, to say that it is too old: hence no A | B here.
