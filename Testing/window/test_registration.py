@@ -370,62 +370,6 @@ def test_cancelled_before_its_first_step_it_leaves_one_preview(registered):
     assert registered._shown.session.preview.volume.GetScene() is slicer.mrmlScene
 
 
-def test_the_preview_is_not_picked_where_a_volume_goes(registered, phantom):
-    slicer.mrmlScene.RemoveNode(phantom["moving"])
-    registered._inputs.pick()
-    assert registered._parameterNode.movingVolume is None
-
-
-def test_the_checkerboard_is_no_scan(registered, phantom):
-    registered.ui.checkerboardButton.click()
-    board = slicer.util.getNode("Checkerboard")
-    wait_for(lambda: board.GetImageData() is not None)
-    slicer.mrmlScene.RemoveNode(phantom["moving"])
-    registered._inputs.pick()
-    assert registered._parameterNode.movingVolume is None
-
-
-def test_landmarks_that_the_user_took_out_stay_out(panel, phantom):
-    process_events()
-    node = panel._parameterNode
-    assert node.fixedLandmarks and node.movingLandmarks
-    node.fixedLandmarks = node.movingLandmarks = None
-    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", "something else")
-    process_events(0.05)
-    panel.exit()
-    panel.enter()
-    assert node.fixedLandmarks is None is node.movingLandmarks
-
-
-def test_landmarks_are_followed_while_they_are_placed_and_moved(registered):
-    """A list without points is refused until it has them; errors follow a point that is dragged."""
-    fixed, moving = registered._shown.landmarks()
-    points = slicer.util.arrayFromMarkupsControlPoints(moving)
-    moving.RemoveAllControlPoints()
-    process_events()
-    assert not registered.ui.registerButton.enabled
-    for k, point in enumerate(points):
-        moving.AddControlPoint(point, fixed.GetNthControlPointLabel(k))
-    process_events()
-    assert registered.ui.registerButton.enabled
-    wait_for(lambda: registered._evaluation._evaluation is not None)
-    before = registered._evaluation._evaluation.summary["after"]["max"]
-    moving.SetNthControlPointPosition(0, *(points[0] + 80))
-    moving.InvokeEvent(slicer.vtkMRMLMarkupsNode.PointEndInteractionEvent)
-    wait_for(lambda: registered._evaluation._evaluation.summary["after"]["max"] > before + 50)
-
-
-def test_many_points_at_once_are_looked_at_once(panel, phantom, monkeypatch):
-    """As a script adds or somebody pastes them: a thousand would take a minute one by one."""
-    process_events()
-    looked, look = [], panel._registration.refresh
-    monkeypatch.setattr(panel._registration, "refresh", lambda: looked.append(1) or look())
-    for k in range(20):
-        panel._parameterNode.movingLandmarks.AddControlPoint((k, 0, 0))
-    process_events()
-    assert len(looked) == 1
-
-
 def test_outputs_are_filled(panel, phantom, engine):
     process_events()
     for selector in (panel.ui.outputVolumeSelector, panel.ui.outputJacobianSelector):

@@ -23,6 +23,8 @@ def stored_offset(array: np.ndarray) -> int:
     water, painted = np.abs(values - 1024.0) < 200, values == 0
     if water.mean() > 0.05:
         return 1024
-    lung = np.abs(values - 224.0) < 200
-    vessels = water.mean() > 0.001 * (1 - painted.mean())
-    return 1024 if painted.mean() > _PAINTED and lung.mean() > 10 * water.mean() and vessels else 0
+    if painted.mean() < _PAINTED:
+        return 0
+    lung, vessels = np.abs(values - 224.0) < 200, water  # of eight bits there are no vessels
+    share = 1 - painted.mean()
+    return 1024 if lung.mean() > 10 * vessels.mean() > 0.01 * share else 0

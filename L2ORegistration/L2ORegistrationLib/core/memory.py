@@ -1,11 +1,19 @@
-"""What memory the computer has left, and what this process takes of it."""
+"""What memory the computer has left, what this process takes of it, and whether it ran out."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+_RAN_OUT = re.compile("out of memory|allocate memory", re.IGNORECASE)  # say torch and ITK
+
+
+def ran_out(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, the computer's or a GPU's."""
+    return isinstance(error, MemoryError) or bool(_RAN_OUT.search(str(error)))
 
 
 def free_mb() -> int | None:

@@ -21,7 +21,7 @@ from .field.whole import affine_start
 from .images.plausibility import implausible
 
 MOST_ITERATIONS = 1000
-THINNEST_MM, THINNEST_VOXELS = 12.0, 6.0  # of lungs; the coarsest level needs more
+THINNEST_MM, THINNEST_VOXELS = 12.0, 6.0  # of lungs; a little more may be too thin, too
 
 
 def checked_count(value: int | None, name: str, most: int) -> int | None:

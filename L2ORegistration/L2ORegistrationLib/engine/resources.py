@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from ..core.errors import InputError
-
-_OUT_OF_MEMORY = re.compile("out of memory|allocate memory", re.IGNORECASE)  # torch's; ITK's
+from ..core.memory import ran_out
 
 
 @contextmanager
@@ -28,7 +26,7 @@ def borrowed(threads: int | None) -> Iterator[None]:
     except NotImplementedError as error:
         raise InputError(f"The device cannot run this method ({error}): choose cpu.") from error
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+        if not ran_out(error):
             raise
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

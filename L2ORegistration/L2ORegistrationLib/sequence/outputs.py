@@ -20,6 +20,7 @@ from ..core.files import write_transform, write_volume
 from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
 from ..core.landmarks import Landmarks
+from ..core.memory import ran_out
 from ..core.paths import atomic, check_writable
 from ..engine.verdict import GOOD, Verdict
 from ..outputs.record import Record, Scan
@@ -33,7 +34,6 @@ _MOVIE_WIDTH = 760  # pixels at least, of both together: coarse phases are enlar
 _MOVIE_MS = 180  # of a frame
 _DRAWN = 12  # trajectories in the plot, at most
 _WINDOW = -1000.0, 200.0  # HU shown as black and white
-_ITK_FULL = "Failed to allocate memory"  # says a RuntimeError of ITK
 
 _STYLE = "img { width: auto; max-width: 100%; }"
 
@@ -117,7 +117,7 @@ def write_sequence(
         write_volume(amplitude, path("amplitude.nii.gz"))
         report = _report(result, names, title, rows, followed, plain, mean, amplitude)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and _ITK_FULL not in str(error):
+        if not ran_out(error):
             raise
         raise InputError(
             f"The memory ran out for images and report. All transforms are written, in {folder}."
