@@ -213,6 +213,7 @@ class L2ORegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         layout = panel.layout()
         for section in self._sections:
             layout.insertWidget(layout.count() - 2, section.widget)  # above Advanced and a spacer
+        self._advanced.come_after(self._sequence.button)
         self.ui.copyAsPythonButton.clicked.connect(lambda *_: self.onCopyAsPython())
 
         scene = slicer.mrmlScene

@@ -22,12 +22,13 @@ import slicer
 import vtk
 from headless import Desktop, SliceView
 from L2ORegistrationLib.scene import confidence, display, landmarks, nodes, sample
+from L2ORegistrationLib.scene.history import title
 from L2ORegistrationLib.scene.logic import SceneLogic
 from matplotlib.figure import Figure
 from PIL import Image
 
 TESTING = Path(__file__).resolve().parents[1]
-SHOWN = 0, 2, 4, 8  # iterations, and then the result
+SHOWN = -1, 2, 4, 8  # iterations (-1: before), and then the result
 PIXELS, PIXEL_MM = (340, 280), 0.9
 WINDOW = 1250.0, -475.0  # HU
 FIXED, MOVING = (1.0, 0.5, 0.0), (0.0, 0.5, 1.0)  # they add up to white
@@ -83,13 +84,13 @@ def iterations(view: SliceView, phantom: dict, session) -> Figure:
     lines.SetColorMap(one_colour)
 
     history, metrics = session.history, session.history.metrics()
-    shown = [*(index for index in SHOWN if index < history.result), history.result]
+    shown = [*(n + 1 for n in SHOWN if n + 1 < history.result), history.result]
     figure = Figure(figsize=(len(shown) * 3.4, 3.3), layout="constrained")
     for axis, index in zip(figure.subplots(1, len(shown)), shown, strict=True):
         session.select(index)
         axis.imshow(view.picture(), interpolation="none")
         axis.set_axis_off()
-        name = "before" if index == 0 else f"iteration {index}"
+        name = title(index).removesuffix(" the registration")
         name += " (result)" if index == history.result else ""
         axis.set_title(f"{name}: {metrics[index]['error']:.2f} mm", fontsize=15, color=INK)
     return figure

@@ -6,7 +6,7 @@ import slicer
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.scene import transforms
 from L2ORegistrationLib.scene.curve import Curve
-from L2ORegistrationLib.scene.history import History
+from L2ORegistrationLib.scene.history import History, title
 from L2ORegistrationLib.scene.session import Session
 
 STEPS = 4
@@ -58,6 +58,28 @@ def test_selecting_tells_the_views_once(history):
     assert len(told) == 1
 
 
+def numbers(history):
+    """What Slicer's player shows of each item."""
+    return [history.sequence.GetNthIndexValue(index) for index in range(len(history))]
+
+
+def test_iterations_are_counted_from_the_start_as_on_the_command_line(history):
+    assert numbers(history) == ["-1", "0", "1", "2"]
+    named = [title(index) for index in range(3)]
+    assert named == ["before the registration", "iteration 0", "iteration 1"]
+
+
+def test_a_scene_that_counts_from_before_goes_on_counting_so(history, full):
+    for index in reversed(range(STEPS)):
+        history.sequence.UpdateIndexValue(str(index - 1), str(index))
+    history.remember()
+    history.append(full)
+    assert numbers(history) == ["0", "1", "2", "3", "4"]
+    history.undo()
+    assert numbers(history) == ["0", "1", "2", "3"]
+    np.testing.assert_array_equal(shown(history), full.array)
+
+
 def test_editing_the_output_transform_leaves_the_history(history, full):
     grid = history.transform.GetTransformFromParent().GetDisplacementGrid()
     grid.GetPointData().GetScalars().Fill(7.0)
@@ -90,9 +112,9 @@ def test_a_kept_iteration_never_changes(history, full):
     history.index = 0
     np.testing.assert_allclose(transforms.field_of(kept).array, full.scaled(1 / 3).array, atol=1e-6)
     assert transforms.roles(kept) == (None, image)
-    assert kept.GetName() == "registration, iteration 1"
+    assert kept.GetName() == "registration, iteration 0"
     assert History.of(kept) is None
-    with pytest.raises(InputError, match="choose 0 to 3"):
+    with pytest.raises(InputError, match="choose 0, before the registration, to 3"):
         history.keep(4)
 
 
@@ -187,11 +209,12 @@ class TestCurve:
         assert self.values(curve.table, "Dissimilarity (% of before)")[-1] == 50
         history.index = 2
         marker = history.browser.GetNodeReference("L2ORegistration.markTable")
-        assert self.values(marker, "Iteration") == [2, 2]  # twice: lines have two points at least
+        assert self.values(marker, "Iteration") == [1, 1]  # twice: lines have two points at least
         assert self.values(marker, "Landmark error (mm)") == [7, 7]
         session.close()
         history.index = 0
-        assert self.values(marker, "Iteration") == [2, 2]
+        assert self.values(marker, "Iteration") == [1, 1]
+        assert self.values(curve.table, "Iteration") == [-1, 0, 1, 2]
 
     def test_a_single_iteration_is_no_line_yet(self, scene, full):
         history = History.create(scene.AddNewNodeByClass("vtkMRMLTransformNode", "other"))

@@ -35,7 +35,7 @@ def test_the_verdict_stays_that_of_what_the_registration_found(logic, scans, kit
     transform = logic.register(*scans).transform
     assert verdict_of(transform) == "good."
     logic.keepIteration(transform, 2)
-    assert verdict_of(transform) == "good. (Of iteration 4, not of the one that was kept.)"
+    assert verdict_of(transform) == "good. (Of iteration 3, not of what was kept.)"
 
 
 def test_outputs_of_another_one(logic, outcome, scans, scene):

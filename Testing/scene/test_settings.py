@@ -60,7 +60,9 @@ def test_transforms_that_would_count_twice(fixed, moving, add_linear, output):
         in Settings(fixed, moving, initialTransform=initial).problem()
     )
     output.SetAndObserveTransformNodeID(initial.GetID())
-    assert "is under another" in Settings(fixed, moving, outputTransform=output).problem()
+    problem = Settings(fixed, moving, outputTransform=output).problem()
+    assert "'output' is under the transform 'start': take it out" in problem
+    assert "or choose another output" in problem
 
 
 def test_a_transform_that_another_player_leads_is_no_output(fixed, moving, kit, add_volume):

@@ -102,6 +102,13 @@ def test_any_transform_can_be_sampled_on_a_grid(scene, kit, add_linear, askew):
         transforms.field_of(linear)
 
 
+def test_one_that_lies_under_another_is_refused_with_the_name_of_that(node, kit, add_linear):
+    transforms.set_field(node, kit.field_over(kit.GRIDS["straight"]))
+    node.SetAndObserveTransformNodeID(add_linear(np.eye(4), "bed").GetID())
+    with pytest.raises(InputError, match="is under the transform 'bed'.*take it out"):
+        transforms.field_of(node)
+
+
 def test_a_scaled_grid_counts_its_scale(node, kit):
     field = kit.field_over(kit.GRIDS["straight"])
     transforms.set_field(node, field)

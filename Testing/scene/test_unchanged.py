@@ -87,12 +87,19 @@ def test_a_fixed_volume_that_was_moved_is_noticed(outcome, scene, add_linear, as
     assert images_of(outcome.transform)[0] is fixed
 
 
-def test_a_fixed_volume_that_shows_another_phase_is_noticed(outcome, scene):
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [
+        (0, "'fixed' was moved, edited or .* or shows another phase: put it back"),
+        (1, "'moving' was .* edited since .*, or shows another phase: show that one again which"),
+    ],
+)
+def test_a_volume_that_shows_another_phase_is_noticed(outcome, scene, role, said):
     """That of a player of a 4DCT, whose node gets other voxels at the same place."""
-    fixed = transforms.roles(outcome.transform)[0]
-    slicer.util.arrayFromVolume(fixed)[:] += 30
-    slicer.util.arrayFromVolumeModified(fixed)
-    with pytest.raises(InputError, match="'fixed' was moved, edited or .* shows another phase"):
+    volume = transforms.roles(outcome.transform)[role]
+    slicer.util.arrayFromVolume(volume)[:] += 30
+    slicer.util.arrayFromVolumeModified(volume)
+    with pytest.raises(InputError, match=said):
         images_of(outcome.transform)
 
 

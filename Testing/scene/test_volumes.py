@@ -8,6 +8,7 @@ import vtk
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import Grid, Volume
 from L2ORegistrationLib.scene import transforms, volumes
+from L2ORegistrationLib.scene.settings import Settings
 
 
 def shown_at(node, index):
@@ -185,6 +186,18 @@ class TestMasks:
         assert [one.GetSegmentation().GetNumberOfSegments() for one in made] == [1]
         with pytest.raises(volumes.EmptyMask):
             volumes.mask_to_volume((node, "nothing"))
+
+    def test_of_surfaces_only_a_sentence_tells_that_it_takes_its_time(self, segmentation, scene):
+        node, _ = segmentation
+        empty = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "empty")
+        labels = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+        assert volumes.standstill(node, None, empty, labels) == ""
+        self.surfaces_of(node)
+        said = volumes.standstill(None, node)
+        assert said.startswith("'lungs' has no label map") and "binary labelmap" in said
+        assert Settings(fixedMask=(node, "box")).remark() == said
+        assert node.CreateBinaryLabelmapRepresentation()
+        assert volumes.standstill(node) == ""
 
     def test_segments_drawn_on_other_voxels_count_where_they_are(self, segmentation, scene):
         """Of one segmentation, as where structures of two scans were put together."""

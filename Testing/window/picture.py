@@ -25,7 +25,7 @@ def main(path: str) -> None:
         time.sleep(0.01)
     panel.ui.advancedCollapsibleButton.collapsed = False
     app.window.statusBar().hide()
-    app.window.resize(480, 1120)
+    app.window.resize(480, 1290)
     QtWidgets.QApplication.processEvents()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     app.window.grab().save(path)

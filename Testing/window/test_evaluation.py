@@ -119,6 +119,18 @@ def test_no_table_of_another_result_is_shown(registered, monkeypatch):
     assert set(names) == {"other QA after TG-132"}
 
 
+def test_structures_that_cannot_be_compared_are_said_and_leave_no_table_of_before(registered):
+    ui = registered.ui
+    ui.qualityCheckBox.click()
+    wait_for(lambda: not ui.evaluationTable.isHidden(), 60)
+    process_events(0.3)
+    lungs = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "lungs")
+    ui.fixedStructuresSelector.setCurrentNode(lungs)
+    ui.movingStructuresSelector.setCurrentNode(lungs)
+    wait_for(lambda: "are the same node" in ui.evaluationHintLabel.text)
+    assert ui.evaluationTable.isHidden()
+
+
 def test_landmarks_that_do_not_match_are_explained_without_a_popup(registered, dialogs):
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "two points")
     slicer.util.updateMarkupsControlPointsFromArray(other, np.zeros((2, 3)))

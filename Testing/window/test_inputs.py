@@ -205,7 +205,7 @@ def output_under_another(panel, phantom):
     output, parent = add("vtkMRMLTransformNode", "output"), add("vtkMRMLTransformNode", "parent")
     output.SetAndObserveTransformNodeID(parent.GetID())
     choose(panel, outputTransform=output)
-    return "The output transform 'output' is under another: take it out."
+    return "The output transform 'output' is under the transform 'parent': take it out"
 
 
 def moving_under_the_initial(panel, phantom):
@@ -232,6 +232,20 @@ REASONS = [
     *(fixed_under_the_output, output_under_another, moving_under_the_initial),
     *(output_overwrites_an_input, outputs_are_the_same),
 ]
+
+
+def test_a_mask_that_makes_slicer_stand_still_is_told_before_the_click(panel, phantom):
+    process_events()
+    node = add("vtkMRMLSegmentationNode", "lungs")
+    node.GetSegmentation().SetSourceRepresentationName("Closed surface")
+    ball = vtk.vtkSphereSource()
+    ball.Update()
+    node.AddSegmentFromClosedSurfaceRepresentation(ball.GetOutput(), "left")
+    panel.ui.fixedMaskSelector.setCurrentNode(node)
+    assert panel.ui.hintLabel.text.startswith("'lungs' has no label map, and Slicer stands still")
+    assert panel.ui.registerButton.enabled
+    panel.ui.fixedMaskSelector.setCurrentNode(None)
+    assert panel.ui.hintLabel.text == "" and panel.ui.hintLabel.isHidden()
 
 
 @pytest.mark.parametrize("wrong", REASONS, ids=lambda wrong: wrong.__name__)

@@ -36,19 +36,20 @@ def test_the_slider_moves_transform_preview_and_marker(registered):
         assert shown(registered) == pytest.approx(index / 5, abs=1e-6)
         assert session.history.browser.GetSelectedItemNumber() == index
         marked = session.curve._node("markTable", "vtkMRMLTableNode", "").GetTable()
-        assert marked.GetValue(0, 0).ToFloat() == index
+        assert marked.GetValue(0, 0).ToFloat() == index - 1  # iterations count from the start
     assert session.preview.volume.GetParentTransformNode() is session.history.transform
 
 
 def test_each_iteration_tells_its_metrics(registered):
     ui = registered.ui
     first, second = ui.iterationLabel.text.split("\n")
-    assert first == "Iteration 5 of 5 (result)"
+    assert first == "Iteration 4 of 4 (result)"
     assert second.startswith("Landmark error") and second.endswith("dissimilarity 0.1000")
     ui.iterationSlider.setValue(0)
-    assert ui.iterationLabel.text.startswith("Iteration 0 of 5 \u00b7 before the registration\n")
+    assert ui.iterationLabel.text.startswith("Before the registration\n")
     ui.iterationSlider.setValue(1)
-    assert "the start" in ui.iterationLabel.text and "mm" in ui.iterationLabel.text
+    assert ui.iterationLabel.text.startswith("Iteration 0 of 4 \u00b7 the start\n")
+    assert "mm" in ui.iterationLabel.text
 
 
 def test_buttons_and_arrow_keys_step(registered):
@@ -198,8 +199,8 @@ def test_keep_makes_an_iteration_the_result(registered):
     registered._parameterNode.outputVolume = volume
     ui.iterationSlider.setValue(3)
     ui.keepButton.click()
-    assert ui.iterationLabel.text.startswith("Iteration 3 of 5 (result)")
-    kept = slicer.util.getNode("*iteration 3*")
+    assert ui.iterationLabel.text.startswith("Iteration 2 of 4 (result)")
+    kept = slicer.util.getNode("*iteration 2")
     ui.iterationSlider.setValue(5)
     assert grid_magnitude(kept) == pytest.approx(
         0.6 * grid_magnitude(registered._shown.session.history.transform), rel=1e-5
@@ -335,6 +336,38 @@ def test_the_grid_near_the_lungs_bends_as_far_as_the_picture_below_it(registered
         assert all(
             model.GetParentTransformNode() is above for model in registered._iterations._grid.models
         )
+
+
+def drawn():
+    """The transforms that are drawn in the slices, by the mode."""
+    found = {}
+    for node in slicer.util.getNodesByClass("vtkMRMLTransformDisplayNode"):
+        if node.GetVisibility() and node.GetVisibility2D():
+            found.setdefault(node.GetVisualizationMode(), []).append(node.GetDisplayableNode())
+    return found
+
+
+@pytest.mark.parametrize("mode", ["arrows", "grid"])
+def test_what_slicer_draws_is_as_strong_as_the_picture_below_it(registered, mode):
+    """Its own grid is drawn where no lungs are known, such as in a scene that was loaded."""
+    ui, session = registered.ui, registered._shown.session
+    session.lungs = None
+    name = {"arrows": "VIS_MODE_GLYPH", "grid": "VIS_MODE_GRID"}[mode]
+    drawn_as = getattr(slicer.vtkMRMLTransformDisplayNode, name)
+    ui.strengthSlider.setValue(0.5)
+    getattr(ui, mode + "Button").click()
+    for strength in (0.5, 0.2, 1.0, 0.7):
+        ui.strengthSlider.setValue(strength)
+        above = session.preview.volume.GetParentTransformNode()
+        assert drawn() == {drawn_as: [above]}
+        assert (above is session.history.transform) == (strength == 1)
+    session.history.transform.GetDisplayNode().SetGlyphSpacingMm(33)  # in the Transforms module
+    ui.strengthSlider.setValue(0.5)
+    (above,) = drawn()[drawn_as]
+    assert above.GetDisplayNode().GetGlyphSpacingMm() == 33
+    assert not above.GetDisplayNode().GetSaveWithScene()
+    getattr(ui, mode + "Button").click()
+    assert drawn() == {}
 
 
 def test_side_by_side_the_grid_is_drawn_in_the_planes_that_both_views_cut(registered):

@@ -1,8 +1,11 @@
 """The panel in a narrow dock: everything is shown, nothing is cut off, buttons have icons."""
 
+import re
+
+import numpy as np
 import pytest
 from fixtures import process_events, wait_for
-from PySide6 import QtGui, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 from standin import application
 
 DOCK = 450  # pixels of Slicer's module panel
@@ -50,6 +53,50 @@ def test_no_button_is_cut_off(large_font, registered):
             right = widget.mapTo(registered.parent, widget.rect.bottomRight()).x()
             assert widget.width >= widget.minimumSizeHint().width(), name
             assert right < DOCK - SCROLL_BAR, name
+
+
+@pytest.mark.parametrize("ground", ["#efefef", "#353535"])
+def test_the_verdict_can_be_read_in_the_light_and_in_the_dark_style(panel, engine, ground):
+    application_ = QtWidgets.QApplication.instance()
+    before, style = application_.palette(), QtGui.QPalette(QtGui.QColor(ground))
+    application_.setPalette(style)
+    try:
+        engine()
+        panel.ui.registerButton.click()
+        wait_for(lambda: not panel._registration.running, 60)
+        colour = re.search("color: (#.{6})", panel.ui.hintLabel.text)[1]
+    finally:
+        application_.setPalette(before)
+    assert contrast(colour, ground) > 4  # the levels of WCAG are 3 for bold text and 4.5
+
+
+def contrast(*colours):
+    """Of two colours, as WCAG 2 has it: 1, the same, to 21."""
+
+    def luminance(name):
+        shares = np.array(QtGui.QColor(name).getRgbF()[:3])
+        linear = np.where(shares < 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        return linear @ (0.2126, 0.7152, 0.0722)
+
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_tab_key_goes_from_top_to_bottom(panel):
+    open_everything(panel)
+    first = widget = panel.ui.inputsCollapsibleButton
+    names = "inputs", "registration", "iterations", "evaluation", "advanced"
+    sections = [getattr(panel.ui, name + "CollapsibleButton") for name in names]
+    sections += [section.widget for section in panel._sections]
+    reached = {}  # in the order of what is reached last in each
+    while (widget := widget.nextInFocusChain()) is not first:
+        stops = QtWidgets.QWidget.focusPolicy(widget) & QtCore.Qt.TabFocus
+        for section in sections:
+            if stops and section.isAncestorOf(widget):
+                reached.pop(section, None)
+                reached[section] = None
+    places = [one.mapTo(panel.parent, one.rect.topLeft()).y() for one in reached]
+    assert len(places) == 9 and places == sorted(places)
 
 
 def test_the_table_shows_all_its_columns(large_font, registered):

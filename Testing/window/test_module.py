@@ -145,7 +145,7 @@ def test_iterations_survive_saving_and_loading_the_scene(registered, tmp_path, r
     assert registered.ui.iterationSlider.enabled and registered.ui.iterationSlider.maximum == 5
     assert registered.ui.iterationSlider.value == 4
     assert grid_magnitude(registered._parameterNode.outputTransform) == pytest.approx(before)
-    assert registered.ui.iterationLabel.text.startswith("Iteration 4 of 5")
+    assert registered.ui.iterationLabel.text.startswith("Iteration 3 of 4")
     assert not registered.ui.evaluationTable.isHidden()
     assert registered.ui.registerButton.enabled
     drawn = registered._parameterNode.outputTransform.GetDisplayNode()

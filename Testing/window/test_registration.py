@@ -27,7 +27,7 @@ def test_three_clicks(panel, phantom, engine, dialogs):
     steered = engine()
     panel.ui.registerButton.click()
     finish(panel)
-    assert panel.ui.hintLabel.text.startswith("Done in 2 s. Iteration 5 is the result. Mean")
+    assert panel.ui.hintLabel.text.startswith("Done in 2 s. Iteration 4 is the result. Mean")
     transform = panel._parameterNode.outputTransform
     assert transform.GetName() == "CT moving to CT fixed"
     true = steered.seen[-1].field
@@ -66,7 +66,8 @@ def test_every_iteration_is_shown_live(panel, phantom, engine):
         assert panel.ui.iterationSlider.value == panel.ui.iterationSlider.maximum == index
         if index < 5:
             assert panel.ui.progressBar.value == index and panel.ui.progressBar.maximum == 5
-            assert panel.ui.progressLabel.text.startswith(f"Iteration {index} of 5 \u00b7 dissim")
+            begun = f"Iteration {index - 1} of 4 \u00b7 dissim" if index else "Preparing"
+            assert panel.ui.progressLabel.text.startswith(begun)
             assert "elapsed" in panel.ui.progressLabel.text
         composite = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
         assert composite.GetBackgroundVolumeID() == phantom["fixed"].GetID()
@@ -135,7 +136,7 @@ def test_cancel_keeps_the_best_so_far(panel, phantom, engine, dialogs):
     assert not panel.ui.registerButton.enabled
     steered.go()  # the iteration that was in progress
     finish(panel)
-    assert panel.ui.hintLabel.text.startswith("Cancelled. Iteration 3 is the result.")
+    assert panel.ui.hintLabel.text.startswith("Cancelled. Iteration 2 is the result.")
     assert panel.ui.registerButton.text == "Register" and panel.ui.registerButton.enabled
     assert grid_magnitude(panel._parameterNode.outputTransform) > 0
     assert dialogs == []

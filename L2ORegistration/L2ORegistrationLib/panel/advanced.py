@@ -48,6 +48,15 @@ class AdvancedPanel:
         weights = METHODS[self._parameters().method.name].weights
         self.ui.modelComboBox.enabled = bool(weights)
 
+    def come_after(self, widget):
+        """Be reached by the Tab key after this widget, as it is seen, and not as it was made."""
+        ui = self.ui
+        for one in (
+            *(ui.copyAsPythonButton, ui.deviceComboBox, ui.iterationsSpinBox, ui.startComboBox),
+            *(ui.modelComboBox, ui.methodComboBox, ui.advancedCollapsibleButton),
+        ):
+            qt.QWidget.setTabOrder(widget, one)
+
     def stop(self):
         """Wait no longer for the answer."""
         self._timer.stop()

@@ -5,7 +5,7 @@ from slicer.i18n import tr as _
 
 from .. import job
 from ..core.errors import InputError
-from ..scene import landmarks, transforms
+from ..scene import landmarks, transforms, volumes
 from ..scene.quality import quality_task, verdict_of
 from . import widgets
 from .background import Background
@@ -82,10 +82,13 @@ class EvaluationPanel:
         if self._evaluation is not None and evaluation is None:
             self._set_lines(self._evaluation.lines, False)
         self._evaluation = evaluation
-        if there and self.ui.qualityCheckBox.checked:
-            self._assess(fixed, moving)
-            hint = hint if evaluation is not None else ""
+        assessing = there and self.ui.qualityCheckBox.checked
+        if assessing:
+            said = hint if evaluation is not None else "", volumes.standstill(*self._structures())
+            hint = " ".join(filter(None, said))
         self._hint(hint)
+        if assessing:
+            self._assess(fixed, moving)  # says itself why it can't
         self._show()
 
     @property
@@ -97,12 +100,8 @@ class EvaluationPanel:
         if self._background.running:
             self.update_soon()  # what is computed now is of another iteration
             return
-        ui, transform = self.ui, self._transform
+        transform, structures = self._transform, self._structures()
         image = transforms.roles(transform)[0]
-        structures = [
-            selector.currentNode()
-            for selector in (ui.fixedStructuresSelector, ui.movingStructuresSelector)
-        ]
         self._background.start(
             lambda: quality_task(
                 transform,
@@ -111,11 +110,21 @@ class EvaluationPanel:
                 self._lungs(image) if image else None,
             ),
             self._assessed,
-            lambda sentence, _details: self._hint(sentence),
+            self._not_assessed,
         )
+
+    def _structures(self):
+        """The segmentation nodes that were chosen in the fixed and the moving scan, or None."""
+        selectors = self.ui.fixedStructuresSelector, self.ui.movingStructuresSelector
+        return [selector.currentNode() for selector in selectors]
 
     def _assessed(self, found):
         self._quality = found[0]
+        self._show()
+
+    def _not_assessed(self, sentence, _details):
+        self._quality = None  # that of before would be of something else
+        self._hint(sentence)
         self._show()
 
     def _hint(self, text):

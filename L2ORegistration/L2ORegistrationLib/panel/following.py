@@ -4,8 +4,9 @@ import qt
 from slicer.i18n import tr as _
 
 from ..reporting.certainty import sentence
-from ..scene import confidence, display, outputs, transforms
+from ..scene import confidence, display, outputs, transforms, volumes
 from ..scene.following import images_of
+from ..scene.history import title
 from . import widgets
 from .background import Background
 from .messages import show_error
@@ -82,8 +83,8 @@ class FollowingPanel:
                 "undone."
             )
             if confidence.of_result(history.transform) is not None:
-                text = _("There is an estimate of the result, iteration {n}: choose that one.")
-            widgets.say(self.confidenceLabel, text.format(n=history.result))
+                text = _("There is an estimate of the result ({which}): choose that one.")
+            widgets.say(self.confidenceLabel, text.format(which=title(history.result)))
             return
         widgets.say(self.confidenceLabel, sentence(history.description))
         node.SetHideFromEditors(False)
@@ -104,9 +105,10 @@ class FollowingPanel:
     def map(self):
         """Map the ventilation between the two volumes, over the fixed one."""
         transform = self._session().history.transform
+        wait = volumes.standstill(self.regionsSelector.currentNode())
         self._begin(
             self.ventilationLabel,
-            _("Computing the volume change..."),
+            " ".join(filter(None, (_("Computing the volume change..."), wait))),
             lambda: self._mapping(transform),
             lambda found: self._mapped(transform, *found),
         )

@@ -4,7 +4,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ..scene import display, outputs, transforms
+from ..scene import display, outputs, transforms, volumes
 from ..scene.following import images_of
 from . import widgets
 from .background import Background
@@ -87,6 +87,8 @@ class FollowUpPanel:
             name = segment.currentSegmentID() if node is not None else ""
             chosen.append((node, name) if name else node)
         transform = self._session().history.transform
+        nodes = [selector.currentNode() for selector, _segment in self._segments.values()]
+        widgets.say(self.changeLabel, volumes.standstill(*nodes))
         self._background.start(
             lambda: outputs.change_task(transform, *chosen),
             lambda found: widgets.say(self.changeLabel, found.sentence()),

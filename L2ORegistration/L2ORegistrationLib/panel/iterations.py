@@ -155,9 +155,9 @@ class IterationsPanel:
     def _description(self, index):
         history = self.session.history
         metrics = history.metrics()[index]
-        parts = [_("Iteration {index} of {last}").format(index=index, last=len(history) - 1)]
+        parts = [_("Iteration {n} of {last}").format(n=index - 1, last=len(history) - 2)]
         if index == 0:
-            parts.append(_("before the registration"))
+            parts = [_("Before the registration")]
         elif metrics.get("stage") == "start":
             parts.append(_("the start"))
         elif metrics.get("stage") == "corrected":
@@ -195,14 +195,13 @@ class IterationsPanel:
     def _on_strength(self, value):
         if self.session is not None:
             self.session.strength = value
-            self._fade_grid()
+            if self._drawn() is not None and self._transform() is not None:
+                self.session.draw(self._drawn(), self._grid)
 
-    def _fade_grid(self):
-        """The grid near the lungs bends as far as the picture that it is drawn over."""
-        preview = self.session.preview
-        above = None if preview is None else preview.volume.GetParentTransformNode()
-        if self._grid is not None and above is not None:  # None: hardened, it is the user's
-            self._grid.put_under(above)
+    def _drawn(self):
+        """How the deformation is drawn: "grid", "arrows" or None."""
+        ui = self.ui
+        return "grid" if ui.gridButton.checked else "arrows" if ui.arrowsButton.checked else None
 
     def _stop_comparing(self):
         self.ui.flickerButton.setChecked(False)
@@ -259,7 +258,7 @@ class IterationsPanel:
         transform = self._transform()
         if transform is None:
             return
-        display.set_grid_visible(transform, on, mode)
+        self.session.draw(mode if on else None)
         if on and mode == "grid" and self.session.lungs is not None:
             lungs = self.session.lungs
             self._background.start(
@@ -267,12 +266,9 @@ class IterationsPanel:
             )
 
     def _grid_made(self, grid):
-        """It is drawn in place of Slicer's own, which goes on far beyond the body."""
-        transform = self._transform()
         self._grid = grid
-        if transform is not None and self.ui.gridButton.checked:
-            transform.GetDisplayNode().SetVisibility(False)
-            self._fade_grid()
+        if self._transform() is not None and self.ui.gridButton.checked:
+            self.session.draw("grid", grid)
         else:
             self._drop_grid()
 

@@ -98,8 +98,10 @@ class RegistrationPanel:
         button.setText(_("Register"))
         button.setToolTip(problem or _("Align the moving volume with the fixed one"))
         button.setEnabled(settings is not None and not problem)
-        said = self._said_of(settings.outputTransform) if settings and not problem else ()
-        self._show(*(said or (problem,)))
+        said = (problem,)
+        if settings and not problem:
+            said = *self._said_of(settings.outputTransform), escape(settings.remark(), quote=False)
+        self._show(*said)
 
     def _said_of(self, output):
         """What was said of the last run, as long as its result is that of the chosen output."""
@@ -142,7 +144,7 @@ class RegistrationPanel:
                 if self._torch.ensure():  # otherwise the user has been told
                     show_error(event.message, event.details)
             elif isinstance(event, Finished):
-                said = (_summary(run.outcome), _verdict(run.outcome))
+                said = (_summary(run.outcome), _verdict(run.outcome, self._dark))
                 if run.outcome is not None:
                     self._last = run.outcome.transform, run.outcome.best, said
         if said:
@@ -165,9 +167,9 @@ class RegistrationPanel:
         progress = self._run.progress
         steps = self._session.history.metrics() if self._session else []
         parts = [_("Preparing")]
-        if steps:
+        if steps and progress.done:  # from the start on, which is iteration 0
             parts = [
-                _("Iteration {n} of {all}").format(n=progress.done, all=progress.total),
+                _("Iteration {n} of {all}").format(n=progress.done - 1, all=progress.total - 1),
                 _("dissimilarity {value:.4f}").format(value=steps[-1]["dissimilarity"]),
             ]
         parts.append(_("{time} elapsed").format(time=_duration(progress.elapsed)))
@@ -177,19 +179,26 @@ class RegistrationPanel:
         self.ui.progressBar.setValue(progress.done)
         self.ui.progressLabel.setText(" \u00b7 ".join(parts))
 
-    def _say(self, text, verdict=""):
-        self._show(text, verdict)
+    @property
+    def _dark(self):
+        """Whether the text stands on a dark ground, as in Slicer's dark style."""
+        return self.ui.hintLabel.palette.color(qt.QPalette.Window).lightness() < 128
+
+    def _say(self, text, *more):
+        self._show(text, *more)
         slicer.util.showStatusMessage(text, 5000)
 
-    def _show(self, text, verdict=""):
-        self.ui.hintLabel.setText(f"{text}<br>{verdict}" if verdict else text)
+    def _show(self, *lines):
+        text = "<br>".join(filter(None, lines))
+        self.ui.hintLabel.setText(text)
         self.ui.hintLabel.setVisible(bool(text))
 
 
 _COLOURS = {"good": "#2e7d32", "check": "#b26a00", "failed": "#c62828"}
+_ON_DARK = {"good": "#81c784", "check": "#ffb74d", "failed": "#ff8a80"}
 
 
-def _verdict(outcome):
+def _verdict(outcome, dark):
     """A coloured line: good, check or failed, and why; empty where nothing came of the run."""
     if outcome is None:
         return ""
@@ -197,17 +206,19 @@ def _verdict(outcome):
     text = _("Verdict: {verdict}.").format(verdict=result.verdict)
     said = (*result.reasons, sentence(result.provenance))
     text = " ".join((f"<b>{text}</b>", *map(escape, said)))
-    return f'<span style="color: {_COLOURS[result.verdict]}">{text}</span>'
+    colour = (_ON_DARK if dark else _COLOURS)[result.verdict]
+    return f'<span style="color: {colour}">{text}</span>'
 
 
 def _summary(outcome):
     if outcome is None:
         return _("Cancelled: nothing was changed.")
-    if outcome.cancelled:
-        text = _("Cancelled. Iteration {best} is the result.")
+    text = _("Cancelled.") if outcome.cancelled else _("Done in {time}.")
+    text = text.format(time=_duration(outcome.result.seconds)) + " "
+    if outcome.best:
+        text += _("Iteration {n} is the result.").format(n=outcome.best - 1)
     else:
-        text = _("Done in {time}. Iteration {best} is the result.")
-    text = text.format(time=_duration(outcome.result.seconds), best=outcome.best)
+        text += _("Without any motion the images match best: that is the result.")
     before, after = (outcome.metrics[k].get("error") for k in (0, outcome.best))
     if before is not None and after is not None:
         text += " " + _("Mean landmark error: {before:.2f} mm before, {after:.2f} mm now.").format(

@@ -1,6 +1,6 @@
 """The curve of a registration: dissimilarity and landmark error over the iterations, with a marker.
 
-Both are drawn relative to iteration 0, so that they share one axis; the table has the numbers.
+Both are drawn relative to what was before, so that they share one axis; the table has the numbers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Curve:
         metrics = self.history.metrics()
         if not metrics:
             return
-        columns = {"Iteration": [float(i) for i in range(len(metrics))]}
+        columns = {"Iteration": [i - 1.0 for i in range(len(metrics))]}  # as users count them
         for metric, (numbers, drawn, _) in _LINES.items():
             values = [one[metric] for one in metrics if metric in one]
             if len(values) == len(metrics):
@@ -112,7 +112,7 @@ class Curve:
         chart.SetTitle(_TITLES[len(metrics)])  # in place of a legend, which would cover the curve
         chart.SetTitleFontSize(_TITLE_POINTS)
         chart.SetLegendVisibility(False)
-        chart.SetXAxisTitle("Iteration (0: before)")
+        chart.SetXAxisTitle("Iteration (-1: before, 0: the start)")
         chart.SetYAxisTitle("% of before")
         mark_table = self._node("markTable", "vtkMRMLTableNode", "shown iteration")
         for metric in metrics:

@@ -101,12 +101,20 @@ def show_side_by_side(left, right, linked: bool = True) -> None:
         _set(composite, right if composite.GetLayoutName() == "Yellow" else left, None, 0.0)
 
 
-def set_grid_visible(transform, visible: bool = True, mode: str = "grid") -> None:
-    """The deformation over the slices: "grid" lines every 12 mm, or "arrows"."""
+def set_grid_visible(transform, visible: bool = True, mode: str = "grid", like=None) -> None:
+    """The deformation over the slices: "grid" lines every 12 mm, or "arrows".
+
+    like: a transform that is drawn as this one shall be.
+    """
     display = transform.GetDisplayNode()
-    if display is None:
+    known = display is not None
+    if not known:
         transform.CreateDefaultDisplayNodes()
         display = transform.GetDisplayNode()
+        display.SetSaveWithScene(transform.GetSaveWithScene())
+    if like is not None:
+        display.CopyContent(like.GetDisplayNode())
+    elif not known:
         display.SetGridSpacingMm(12)
         display.SetGridScalePercent(100)
         display.SetGridLineDiameterMm(0.5)

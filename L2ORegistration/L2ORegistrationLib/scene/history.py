@@ -1,9 +1,12 @@
 """The iterations of a registration as a sequence whose proxy is the output transform.
 
 Everything lives in MRML nodes, so that a saved scene brings it back: item n of the sequence is the
-displacement grid after iteration n (item 0: zero) with its metrics as attributes, and the browser
-says which one the output transform shows. The output transform gets its own copy of the shown
-item (a few milliseconds at working-grid size), so that editing it never edits the history.
+displacement grid after step n of the engine (item 0: zero) with its metrics as attributes, and the
+browser says which one the output transform shows. The output transform gets its own copy of the
+shown item (a few milliseconds at working-grid size), so that editing it never edits the history.
+
+Items and steps count from 0, how it was before. Users count iterations, see title(): 0 is the
+start, item 1. The sequence's index values, which Slicer's player shows, are these: -1, 0, 1, ...
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ _BROWSER = PREFIX + "History"
 _RESULT = PREFIX + "Result"
 _EARLIER = PREFIX + "Earlier"  # of the browser: "length:result" of each state that undo() goes to
 _METRIC, _PROVENANCE = PREFIX + "iteration.", PREFIX + "run."
+
+
+def title(index: int) -> str:
+    """What users call item `index`: iterations are counted from 0, the start."""
+    return f"iteration {index - 1}" if index else "before the registration"
 
 
 class History:
@@ -82,7 +90,7 @@ class History:
 
     @property
     def index(self) -> int:
-        """The iteration that the output transform shows; settable."""
+        """The item that the output transform shows; settable."""
         return self.browser.GetSelectedItemNumber()
 
     @index.setter
@@ -91,7 +99,7 @@ class History:
 
     @property
     def result(self) -> int:
-        """The iteration that is the result (the last one until it is set)."""
+        """The item that is the result (the last one until it is set)."""
         value = self.browser.GetAttribute(_RESULT)
         return int(value) if value else len(self) - 1
 
@@ -108,12 +116,14 @@ class History:
         node.SetName(self.transform.GetName())
         transforms.set_field(node, field)
         _set_attributes(node, _METRIC, metrics)
-        index = len(self)
-        self.sequence.SetDataNodeAtValue(node, str(index))
-        self.index = index
+        value = -1
+        if len(self):  # in a scene of before all are larger by one
+            value = int(self.sequence.GetNthIndexValue(len(self) - 1)) + 1
+        self.sequence.SetDataNodeAtValue(node, str(value))
+        self.index = len(self) - 1
 
     def field(self, index: int) -> DisplacementField:
-        """The motion fixed -> moving after iteration `index`, a copy in LPS mm."""
+        """The motion fixed -> moving of item `index`, a copy in LPS mm."""
         return transforms.field_of(self._item(index))
 
     def metrics(self) -> list[dict]:
@@ -137,7 +147,7 @@ class History:
         """Write provenance onto every iteration, so that the transform and its copies have it.
 
         Under names of its own: "seconds" of the run are not those of an iteration. since: the
-        first iteration that the run made.
+        first item that the run made.
         """
         items = [self._item(index) for index in range(since, len(self))]
         for node in (self.sequence, self.transform, *items):
@@ -164,7 +174,7 @@ class History:
         count, result = map(int, states.pop().split(":"))
         self.index = result  # before what is shown goes
         for index in reversed(range(count, len(self))):
-            self.sequence.RemoveDataNodeAtValue(str(index))
+            self.sequence.RemoveDataNodeAtValue(self.sequence.GetNthIndexValue(index))
         self.browser.SetAttribute(_EARLIER, " ".join(states) or None)
         self.result = result
         made = _attributes(self._item(count - 1), _PROVENANCE)
@@ -177,14 +187,14 @@ class History:
         return (self.browser.GetAttribute(_EARLIER) or "").split()
 
     def keep(self, index: int | None = None):
-        """A copy of iteration `index` (None: the shown one) in a transform node of its own."""
+        """A copy of item `index` (None: the shown one) in a transform node of its own."""
         index = self.index if index is None else index
         shown = self.transform
-        name = f"{shown.GetName()}, iteration {index}"
+        name = f"{shown.GetName()}, {title(index)}"
         node = nodes.unique(shown.GetScene(), "vtkMRMLTransformNode", name)
         node.CopyContent(self._item(index))
         node.RemoveAttribute("Sequences.BaseName")
-        node.SetAttribute(PREFIX + "iteration", str(index))
+        node.SetAttribute(PREFIX + "iteration", str(index - 1))
         for role, image in zip(("fixed", "moving"), transforms.roles(shown), strict=True):
             if image is not None:
                 transforms.set_role(node, role, image)
@@ -206,7 +216,9 @@ class History:
     def _item(self, index: int):
         item = self.sequence.GetNthDataNode(index) if 0 <= index < len(self) else None
         if item is None:
-            raise InputError(f"There is no iteration {index}: choose 0 to {len(self) - 1}.")
+            raise InputError(
+                f"There is no step {index}: choose 0, before the registration, to {len(self) - 1}."
+            )
         return item
 
 

@@ -115,7 +115,11 @@ class SceneLogic(SequenceLogic, FollowingLogic):
         return settings.as_python()
 
     def keepIteration(self, transform, index: int | None = None):
-        """Iteration `index` (None: the shown one) becomes the result; returns a copy that stays."""
+        """An iteration (None: the shown one) becomes the result; returns a copy that stays.
+
+        index: its place in Outcome.metrics: 0 is before the registration, 1 the start, which the
+        panel calls iteration 0.
+        """
         history = self._history(transform)
         kept = history.keep(index)
         if index is not None:

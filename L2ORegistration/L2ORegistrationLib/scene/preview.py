@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import slicer
 
-from . import nodes, transforms, volumes
+from . import display, nodes, transforms, volumes
 
 
 class Preview:
@@ -38,9 +38,21 @@ class Preview:
         if self._is_taken():
             return
         self._follow()
+        self.volume.SetAndObserveTransformNodeID(self.above.GetID())
+
+    @property
+    def above(self):
+        """The transform that shows as much of the motion as the strength says."""
         whole = self._strength == 1.0 or self._scaled is None  # or no grid that could be scaled
-        above = self.transform if whole else self._scaled
-        self.volume.SetAndObserveTransformNodeID(above.GetID())
+        return self.transform if whole else self._scaled
+
+    def draw(self, mode: str | None) -> None:
+        """Draw as much of the motion in the slices: "grid" or "arrows"; None: nothing."""
+        output, above = self.transform, self.above
+        display.set_grid_visible(output, mode is not None and above is output, mode or "grid")
+        if self._scaled is not None:
+            drawn = mode is not None and above is self._scaled
+            display.set_grid_visible(self._scaled, drawn, mode or "grid", like=output)
 
     def remove(self) -> None:
         """Take what the preview made out of the scene; fine after the scene was closed, too.

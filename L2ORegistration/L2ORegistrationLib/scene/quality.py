@@ -9,7 +9,7 @@ from ..core.errors import InputError
 from ..core.geometry import Volume
 from ..outputs.quality import Row, assess
 from . import landmarks, nodes, transforms
-from .history import History
+from .history import History, title
 from .outputs import backward_of, masks_by_name, segments_by_name
 from .tasks import Task
 
@@ -56,7 +56,7 @@ def verdict_of(node) -> str:
     said = " ".join((f"{described['verdict']}.", described.get("reasons", ""))).strip()
     best = described.get("best", str(history.result))  # scenes of before don't say it
     if best != str(history.result):
-        said += f" (Of iteration {best}, not of the one that was kept.)"
+        said += f" (Of {title(int(best))}, not of what was kept.)"
     return said
 
 

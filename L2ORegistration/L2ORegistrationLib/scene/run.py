@@ -28,11 +28,11 @@ class Outcome:
     """What a registration left in the scene, and the numbers that go with it.
 
     transform: puts moving onto fixed, shows the best iteration; browser: steps through them;
-    metrics: a dict per iteration (dissimilarity, stage, level, seconds, error in mm if landmarks,
-    sdlogj and folding in the lungs); quality: sdlogj, folding and min of the Jacobian in the lungs
-    of the best one; volume, jacobian: the chosen output nodes; result: the engine's Result;
-    cancelled: stopped early, best so far kept; best: the iteration shown; note: what else the user
-    should know.
+    metrics: a dict for before, for the start and for each iteration (dissimilarity, stage, level,
+    seconds, error in mm if landmarks, sdlogj and folding in the lungs); quality: sdlogj, folding
+    and min of the Jacobian in the lungs of the best one; volume, jacobian: the chosen output nodes;
+    result: the engine's Result; cancelled: stopped early, best so far kept; best: place in metrics
+    of the iteration shown; note: what else the user should know.
     """
 
     transform: Any

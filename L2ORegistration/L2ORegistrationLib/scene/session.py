@@ -5,9 +5,10 @@ from __future__ import annotations
 import vtk
 
 from ..core.errors import InputError
-from . import nodes, transforms, unchanged
+from . import display, nodes, transforms, unchanged
 from .curve import Curve
 from .history import History
+from .lung_grid import LungGrid
 from .nodes import PREFIX
 from .preview import Preview
 
@@ -54,6 +55,21 @@ class Session:
     def strength(self, value: float) -> None:
         if self.preview:
             self.preview.strength = value
+
+    def draw(self, mode: str | None, lungs: LungGrid | None = None) -> None:
+        """Draw the motion in the slices, as strong as the preview: "grid" or "arrows"; None: not.
+
+        lungs: is drawn in place of Slicer's own grid, which goes on far beyond the body.
+        """
+        transform = self.history.transform
+        above = self.preview.above if self.preview else transform
+        if lungs is not None:
+            lungs.put_under(above)
+            mode = None
+        if self.preview:
+            self.preview.draw(mode)
+        else:
+            display.set_grid_visible(transform, mode is not None, mode or "grid")
 
     def close(self) -> None:
         """Remove the preview and stop following; history and curve stay in the scene."""

@@ -54,6 +54,10 @@ class Settings:
             return str(error)
         return ""
 
+    def remark(self) -> str:
+        """What the user should know before the start, as a sentence, or ""."""
+        return volumes.standstill(*self._mask_nodes())
+
     def check(self) -> None:
         """Raise InputError with what problem() says."""
         if self.fixed is None:
@@ -154,8 +158,12 @@ class Settings:
                 )
             if transform is self.initialTransform:
                 raise InputError("The output transform is the initial one: choose another output.")
-            if transform.GetParentTransformNode() is not None:
-                raise InputError(f"The output transform {name} is under another: take it out.")
+            parent = transform.GetParentTransformNode()
+            if parent is not None:
+                raise InputError(
+                    f"The output transform {name} is under the transform '{parent.GetName()}': "
+                    "take it out, in the Transforms module, or choose another output."
+                )
             if transforms.is_under(self.fixed, transform):
                 raise InputError(
                     f"The fixed volume is under the output transform {name}: take it out."

@@ -102,8 +102,14 @@ def field_of(node, grid: Grid | None = None) -> DisplacementField:
     """
     if grid is not None:
         return _sampled(node, grid)
+    parent = node.GetParentTransformNode()
+    if parent is not None:
+        raise InputError(
+            f"'{node.GetName()}' is under the transform '{parent.GetName()}', which would count "
+            "beside it: take it out, in the Transforms module."
+        )
     transform = displacement_grid(node)
-    if transform is None or node.GetParentTransformNode():
+    if transform is None:
         raise InputError(
             f"'{node.GetName()}' is not a single displacement grid: convert it in the Transforms "
             "module (Convert) or give the grid to sample it on."

@@ -48,8 +48,9 @@ def check(transform) -> None:
         )
     if moving is not None and not _same(noted(_MOVING), lambda: _described(moving, transform)):
         raise InputError(
-            f"'{moving.GetName()}' was hardened, moved or edited since it was registered, and "
-            "would be warped again: load it anew and register that."
+            f"'{moving.GetName()}' was hardened, moved or edited since it was registered, or shows "
+            "another phase: show that one again which was registered, or load it anew and register "
+            "that."
         )
 
 

@@ -124,6 +124,22 @@ def segments_reader(node, wanted: list[str], below=None) -> Callable[[], dict[st
     return read
 
 
+def standstill(*segmentations) -> str:
+    """A sentence where one of these nodes, or None, has surfaces only, else "".
+
+    They have to be converted before they are read. Slicer's converter keeps Python's lock until it
+    is done, tens of seconds for a pair of lungs: a thread would not keep the window alive.
+    """
+    for node in segmentations:
+        if node is not None and node.IsA("vtkMRMLSegmentationNode") and _to_convert(node):
+            return (
+                f"'{node.GetName()}' has no label map, and Slicer stands still while one is made "
+                "of its surfaces: create its binary labelmap in the Segmentations module to wait "
+                "only once."
+            )
+    return ""
+
+
 def set_volume(node, volume: Volume, like=None, window: tuple | None = None) -> None:
     """Put a Volume into a volume node, with a display node where it has none.
 
@@ -184,10 +200,9 @@ def _layers(node, wanted: list[str] | None, below) -> list[tuple[Volume, dict[in
     if not segmentation.GetNumberOfSegments():
         raise InputError(f"The segmentation '{node.GetName()}' has no segments: add one first.")
     wanted = segmentation.GetSegmentIDs() if wanted is None else wanted
-    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    if not segmentation.ContainsRepresentation(name):
+    if _to_convert(node):
         segmentation = _converted(node, wanted).GetSegmentation()
-    drawn: dict = {}
+    drawn, name = {}, _label_map()
     for one in wanted:
         segment = segmentation.GetSegment(one)
         image = segment.GetRepresentation(name)  # that of others as well, where none overlap
@@ -225,6 +240,18 @@ def _together(layers: list[tuple[Volume, dict[int, str]]]) -> Volume | None:
     return whole
 
 
+def _label_map() -> str:
+    """Slicer's name of the representation that is read."""
+    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+def _to_convert(node) -> bool:
+    """Whether a segmentation node has something drawn, but not as a label map."""
+    segmentation = node.GetSegmentation()
+    drawn = segmentation.GetNumberOfSegments() > 0
+    return drawn and not segmentation.ContainsRepresentation(_label_map())
+
+
 def _converted(node, wanted):
     """A node out of the scene with these segments as label maps; the user's stays as it is."""
     segmentation, copy = node.GetSegmentation(), slicer.vtkMRMLSegmentationNode()
@@ -232,8 +259,7 @@ def _converted(node, wanted):
     copied.CopyConversionParameters(segmentation)
     for one in wanted:
         copied.CopySegmentFromSegmentation(segmentation, one)
-    labelmap = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    if not copied.CreateRepresentation(labelmap):
+    if not copied.CreateRepresentation(_label_map()):
         raise InputError(
             f"'{node.GetName()}' cannot be turned into a label map: create the binary "
             "labelmap representation in the Segmentations module."
