@@ -12,6 +12,8 @@ from L2ORegistrationLib.core.files import write_volume
 from L2ORegistrationLib.datasets import dirlab, folds
 from L2ORegistrationLib.datasets import registry as datasets
 from L2ORegistrationLib.datasets.registry import DATASETS, Dataset, load_dataset
+from L2ORegistrationLib.engine.models import export_model
+from L2ORegistrationLib.engine.optimise.voxelmorph import VoxelMorph
 from L2ORegistrationLib.training.real import real_pairs
 
 SETTINGS = "variant = 'falta2022'\ncrop = 6\nkeypoints = 50\niterations = [2, 2]\naccumulate = 1\n"
@@ -102,6 +104,15 @@ def test_folds_are_trained_and_measured_once(dirlab20):
     assert "## DIR-Lab 4DCT (1 case)" in (out / "table.md").read_text(encoding="utf-8")
     # What was finished is neither trained nor measured again.
     assert [path.stat().st_mtime_ns for path in finished] == written
+
+
+def test_weights_that_a_later_fold_misses_are_told_before_the_first_is_trained(dirlab20):
+    export = {"version": "1", "licence": "none", "iterations": 1, "trained_iterations": (1, 1)}
+    export_model(VoxelMorph(), dirlab20 / "fold-1.pt", **export)
+    command = ("train", "--out", dirlab20 / "out", "--config", dirlab20 / "tiny.toml", "--folds")
+    command += ("--data", f"copd={dirlab20 / 'copd'}", "--data", f"4dct={dirlab20 / '4dct'}")
+    command += ("--start-model", dirlab20 / "fold-{fold}.pt")
+    assert "fold-2.pt" in refused(*command, within=dirlab20)
 
 
 def test_folds_that_cannot_be_made_are_refused(dirlab20):

@@ -97,6 +97,7 @@ def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
         (("--data", "phantom=0-3"), "NAME of 4dct, copd, empire10, learn2reg, pairs"),
         (("--data", "copd=nowhere"), "does not exist"),
         (("--name", "checkpoint"), "cannot be called 'checkpoint'"),
+        (("--name", ""), "cannot be called ''"),
         (("--name", "../mine"), "cannot be called '../mine'"),
         (("--config", "papers"), "packaged are falta2022, falta2022-cpu, l2o"),
         (("--device", "tpu"), "not available here"),

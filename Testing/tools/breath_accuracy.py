@@ -12,6 +12,7 @@ import time
 import numpy as np
 from L2ORegistrationLib.engine.registration import register
 from L2ORegistrationLib.phantom.breathing import make_breathing
+from L2ORegistrationLib.phantom.seeds import measured
 from L2ORegistrationLib.sequence.registration import SequenceRegistration
 
 
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--phases", type=int, default=10)
     given = parser.parse_args()
     voxels = tuple(given.voxels) if given.voxels else 2.5
-    made = make_breathing(given.seed, phases=given.phases, spacing=voxels)
+    made = make_breathing(measured(given.seed), phases=given.phases, spacing=voxels)
     options = {"threads": given.threads, "device": "cpu"}
     if not given.voxels:
         options["spacing"] = 2.0

@@ -21,6 +21,7 @@ from L2ORegistrationLib.core.measures import target_registration_error
 from L2ORegistrationLib.datasets.registry import load_dataset
 from L2ORegistrationLib.engine.registration import register
 from L2ORegistrationLib.phantom.pair import make_pair
+from L2ORegistrationLib.phantom.seeds import measured
 from scipy.spatial.transform import Rotation
 
 FAR_MM = 60.0
@@ -31,7 +32,8 @@ TURN = 30.0  # degrees
 def cases(phantoms: int, folders: list[Path]):
     """(name, fixed, moving, fixed points, moving points) of each pair."""
     for seed in range(phantoms):
-        pair = make_pair(seed, spacing=2.5, amplitude_mm=8.0 + 3.0 * (seed % 6), noise_hu=25)
+        motion = {"amplitude_mm": 8.0 + 3.0 * (seed % 6), "noise_hu": 25}
+        pair = make_pair(measured(seed), spacing=2.5, **motion)
         points = pair.fixed_mask.marked_points(most=400)
         yield (
             f"phantom {seed}",

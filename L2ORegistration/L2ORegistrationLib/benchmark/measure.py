@@ -19,6 +19,7 @@ from ..core.errors import InputError
 from ..core.geometry import DisplacementField, Volume
 from ..core.measures import jacobian_summary, summarise, target_registration_error
 from ..core.memory import children_mb, forget_peak, peak_mb, taken_mb
+from ..core.paths import atomic
 from .methods import METHODS
 from .scan import Scan
 
@@ -122,7 +123,8 @@ def main(path: str) -> None:
         result = measure(Scan.load(Path(job["scan"])), job["method"], job["options"], job["born"])
     except InputError as error:
         result = {"error": str(error)}
-    Path(job["result"]).write_text(json.dumps(result), encoding="utf-8")
+    with atomic(job["result"]) as temporary:
+        temporary.write_text(json.dumps(result), encoding="utf-8")
 
 
 if __name__ == "__main__":

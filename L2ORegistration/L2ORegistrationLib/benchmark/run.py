@@ -100,6 +100,8 @@ def _measured(folder: Path, method: str, options: dict[str, Any]) -> dict[str, A
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.exists():
         return json.loads(result.read_text("utf-8"))
+    if done.returncode == -9:  # on Linux the system, short of memory; it had no time to say why
+        return {"error": "The process was killed, probably because the memory ran out."}
     lines = done.stderr.strip().splitlines()
     reason = lines[-1] if lines else f"it ended with code {done.returncode}"
     return {"error": f"The process failed: {reason}"}

@@ -10,11 +10,13 @@ import typer
 from ..benchmark.peers import PEERS
 from ..core.errors import InputError
 from ..core.paths import made
-from ..engine.catalogue import DEFAULT, METHODS
+from ..engine.catalogue import DEFAULT, METHODS, of_variant
 from . import options
 from .console import checked_folder, messages, print_json, say
 from .console import output as out
 from .data import read_datasets, warn
+
+_WHOLE = 160  # characters: names and numbers, however many are measured, are not cut
 
 
 def benchmark(
@@ -89,7 +91,16 @@ def benchmark(
     if model is not None:
         if not any(row.startswith(f"{DEFAULT}-") for row in rows):
             raise InputError(f"--model is for rows of {DEFAULT} and there are none: leave it out.")
-        load_model(model)
+    for method, path in {**own, **({DEFAULT: model} if model else {})}.items():
+        card, _ = load_model(path)
+        if of_variant(card.variant) != method:
+            raise InputError(
+                f"The weights {path} belong to the method {of_variant(card.variant)}, not to "
+                f"{method}: give others."
+            )
+    for row in rows:
+        if method := METHODS.get(row.rsplit("-", 1)[0]):
+            method.plan(iterations)
     choose_device(device)
     if peers and not installed():
         raise InputError(f"--peers needs some of {', '.join(missing())}: pip install them.")
@@ -147,11 +158,11 @@ def show(runs: list, folder: Path) -> None:
 
     from ..benchmark import table
 
-    wide = Console(width=max(out.width, 120), highlight=False)
+    wide = Console(width=max(out.width, _WHOLE), highlight=False)
     seconds = table.stages(runs)
     for dataset, methods in table.summary(runs).items():
-        view = Table(title=dataset, box=box.SIMPLE_HEAD, title_justify="left")
-        view.add_column("")
+        view = Table(title=dataset, box=box.SIMPLE_HEAD, title_justify="left", padding=0)
+        view.add_column("", no_wrap=True)
         columns = table.measured(methods)
         for name in columns:
             view.add_column(name, justify="right")

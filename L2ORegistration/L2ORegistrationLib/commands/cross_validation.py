@@ -27,18 +27,22 @@ def cross_validate(
 
     A fold has its own folder fold-K; what is trained and measured there is kept. options: device
     and threads of the measured registrations. Returns the runs in the tables, in the first process
-    only. Raises InputError where the data makes no folds.
+    only. Raises InputError where the data makes no folds, and, before the first is trained, for
+    what `check` refuses in any of them.
     """
     from ..benchmark import figure, table
     from ..datasets.folds import folds_of
+    from ..training.run import check
 
     folds = folds_of(datasets)
-    for fold in folds:
-        if only in (None, fold.number):
-            folder = _folder(experiment, fold)
-            own = _of_fold(experiment, fold)
-            own.train(fold.training, folder, folder.name)
-            own.workers.shared(lambda e=own, f=fold: _measure(e, f, options))
+    chosen = [fold for fold in folds if only in (None, fold.number)]
+    for fold in chosen:
+        check(_folder(experiment, fold), _of_fold(experiment, fold).config, experiment.phantoms)
+    for fold in chosen:
+        folder = _folder(experiment, fold)
+        own = _of_fold(experiment, fold)
+        own.train(fold.training, folder, folder.name)
+        own.workers.shared(lambda e=own, f=fold: _measure(e, f, options))
     if not experiment.workers.first:
         return []
     stored = (_stored(_folder(experiment, fold)) for fold in folds)

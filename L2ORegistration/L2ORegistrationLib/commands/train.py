@@ -121,7 +121,7 @@ def train(
 
 def _check_name(name: str) -> None:
     """Raise InputError for a name that weights cannot have, such as those of a training's files."""
-    if name.casefold() in ("checkpoint", "data") or Path(name).name != name:
+    if name.casefold() in ("", "checkpoint", "data") or Path(name).name != name:
         raise InputError(f"The weights cannot be called '{name}': choose another --name.")
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError
-from ..core.files import atomic
 from ..core.geometry import Volume
 from ..engine.catalogue import DESCRIPTORS, METHODS, Stage, load
 from ..engine.field.levels import (
@@ -31,6 +30,7 @@ from ..engine.optimise.gauss_newton import GaussNewtonOptimiser
 from ..engine.registration import Registration
 from ..engine.start.alignment import moved
 from ..phantom.pair import PhantomPair
+from . import prepared
 
 POINTS = 20_000  # of the fixed lungs
 LEARNED = "l2o"  # the method whose last iterations, of each level, are learned
@@ -94,8 +94,7 @@ class CloseUp:
 
 def save(close_ups: list[CloseUp], path: str | Path) -> None:
     """Write those of one pair, of each level one, to a .pt file that `load_one` reads."""
-    with atomic(path) as temporary:
-        torch.save([close.__dict__ for close in close_ups], temporary)
+    prepared.save([close.__dict__ for close in close_ups], path)
 
 
 def load_one(path: str | Path, number: int) -> CloseUp:

@@ -33,6 +33,20 @@ _MAY_BE_ZERO = (
     "disturbance",
 )
 _COARSE = {"voxelmorph++": "lung images, coarse", "falta2022": "mind within masks, coarse"}
+AT_ONCE = ("voxelmorph++", "lapirn")  # predict the whole motion in one go, without iterations
+# The variants that a setting does something to, where these are not all.
+_ONLY_FOR = {
+    "width": ("l2o",),
+    "level_shares": ("l2o", "lapirn"),
+    "crop": ("falta2022",),
+    "iterations": ("falta2022", *AT_ONCE),
+    "short_steps": ("falta2022",),
+    "start_model": ("falta2022",),
+    "keypoints": ("falta2022", "voxelmorph++"),
+    "coarse": tuple(_COARSE),
+    "disturbance": AT_ONCE,
+    "diffeomorphic": ("lapirn",),
+}
 _MAY_CHANGE = ("steps", "checkpoint_every")  # between the parts of an interrupted training
 
 
@@ -164,10 +178,17 @@ def _checked(settings: dict[str, Any]) -> TrainingConfig:
         raise InputError("The training setting 'width' must be a multiple of 8.")
     if not math.isclose(sum(config.level_shares), 1, abs_tol=1e-6):
         raise InputError("The training setting 'level_shares' must have three that sum to 1.")
-    if config.start_model and config.variant != "falta2022":
-        raise InputError("The training setting 'start_model' is for falta2022 only: leave it out.")
-    if config.coarse and config.variant not in _COARSE:
-        raise InputError(f"The training setting 'coarse' is for {' and '.join(_COARSE)} only.")
+    for key, variants in _ONLY_FOR.items():
+        if config.variant not in variants and settings.get(key, defaults[key]) != defaults[key]:
+            raise InputError(
+                f"The training setting '{key}' does nothing to {config.variant}, it is for "
+                f"{' and '.join(variants)}: leave it out."
+            )
+    if config.variant in AT_ONCE and config.iterations not in ((1, 1), defaults["iterations"]):
+        raise InputError(
+            f"{config.variant} predicts the motion at once: leave the training setting "
+            "'iterations' out."
+        )
     return config
 
 

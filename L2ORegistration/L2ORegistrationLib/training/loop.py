@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError
-from ..core.files import atomic
 from ..engine.catalogue import OLD_NAMES
 from ..engine.field.levels import MindLevel
 from ..engine.models import load_model
@@ -24,9 +23,11 @@ from . import l2o, lapirn, voxelmorph
 from .config import TrainingConfig, changed, renamed
 from .loss import inside, keypoint_loss
 from .predictions import predicted
-from .prepared import PreparedPair
+from .prepared import PreparedPair, save
 from .starts import falta2022_start
 from .workers import Workers
+
+ASTRAY = 20  # steps in a row without a finite gradient, after which nothing will be learned
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def train(
 
     pairs: files of `PreparedPair`s. A step's checkpoint is written when its rollouts have been
     taken from the iterator, so what was noted of them is never behind it. Several workers call
-    this alike: n of them with k rollouts each do the same as one with n k.
+    this alike: n of them with k rollouts each do the same as one with n k. A step whose gradient is
+    not finite is left out. Raises InputError after ASTRAY of them in a row.
     """
     workers = workers or Workers()
     checkpoint = Path(checkpoint)
@@ -73,7 +75,7 @@ def train(
         step, earlier = state["step"], state.get("seconds", 0.0)
         own = range(workers.rank * config.accumulate, (workers.rank + 1) * config.accumulate)
         lessons.restore(state.get("lessons", {}), own)
-    started = time.monotonic()
+    started, astray = time.monotonic(), 0
     while step < config.steps:
         rate = config.learning_rate * _schedule(step, config)
         for group in optimiser.param_groups:
@@ -93,6 +95,12 @@ def train(
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         if torch.isfinite(norm):
             optimiser.step()
+            astray = 0 if norm > 0 else astray  # crops without keypoints say nothing
+        elif (astray := astray + 1) == ASTRAY:
+            raise InputError(
+                f"The training went astray: the last {ASTRAY} steps, up to step {step + 1}, had no "
+                "finite gradient. Begin again in another folder, with a lower learning_rate."
+            )
         optimiser.zero_grad(set_to_none=True)
         step += 1
         seconds = earlier + time.monotonic() - started
@@ -127,6 +135,11 @@ def beginner(config: TrainingConfig) -> torch.nn.Module:
             f"The weights to begin with are those of {variant}{width}, and not of "
             f"{config.variant}, width {config.width}: choose others, or other settings."
         )
+    if bool(getattr(network, "diffeomorphic", False)) != config.diffeomorphic:
+        raise InputError(
+            "The weights to begin with and the training setting 'diffeomorphic' do not agree: "
+            f"set it to {str(not config.diffeomorphic).lower()}, or choose others."
+        )
     return network.train()
 
 
@@ -151,8 +164,7 @@ def save_checkpoint(
         "seconds": seconds,
         "lessons": lessons,
     }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    save(state, path)
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from ..core.errors import InputError
 from ..core.geometry import Volume
+from ..core.memory import free_mb
 from ..phantom.pair import PhantomPair, make_anatomy, make_pair
 from ..phantom.seeds import learned
 from ..phantom.varied import faded, vary, with_emphysema, with_texture
@@ -26,6 +29,7 @@ from .prepared import PreparedPair, prepare
 
 SLIDING_LOBES, LOBES_MM = 0.3, 12.0  # share of the pairs, and how far lobes slide in them
 BREATHS = 3  # pairs from one patient: drawing the patient takes longest
+MEMORY_MB = 1500  # that a process takes which draws
 
 # Kinds of close-ups and their shares; SLIDING, ROUGHNESS: shares of what their motion is like.
 KINDS = {
@@ -49,7 +53,8 @@ def phantom_pairs(
     """Prepare `count` phantom pairs in a folder; those already there are kept. Returns their files.
 
     on_pair(path), where given, is called after each; close: close-ups instead. Patients are drawn
-    by as many processes as torch has threads, 1.5 GB each; the pairs are the same for any number.
+    by as many processes as torch has threads, if the memory carries them (MEMORY_MB each); the
+    pairs are the same for any number. Raises InputError where such a process is killed.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,8 @@ def _drawn(draw, paths: list[list[Path]], first: Sequence[int]) -> Iterator[list
     there = [all(path.exists() for path in those) for those in paths]
     yield from (those for those, done in zip(paths, there) if done)
     missing = [(those, i) for those, i, done in zip(paths, first, there) if not done]
-    processes = min(torch.get_num_threads(), len(missing))
+    carried = (free_mb() or len(missing) * MEMORY_MB) // MEMORY_MB
+    processes = min(torch.get_num_threads(), len(missing), carried)
     if processes < 2:
         yield from (draw(*one) for one in missing)
         return
@@ -93,6 +99,11 @@ def _drawn(draw, paths: list[list[Path]], first: Sequence[int]) -> Iterator[list
         drawing = [pool.submit(draw, *one) for one in missing]
         try:
             yield from (done.result() for done in as_completed(drawing))
+        except BrokenProcessPool as error:
+            raise InputError(
+                "A process that draws phantoms was killed, probably because the memory ran out: "
+                "the same command, with fewer --threads, goes on with those that are drawn."
+            ) from error
         finally:  # stopped, or failed: what is being drawn is finished, the rest is not begun
             pool.shutdown(cancel_futures=True)
 

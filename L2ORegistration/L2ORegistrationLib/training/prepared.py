@@ -6,6 +6,7 @@ search) is done here by the same code as in a registration; features are stored 
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from ..core.errors import InputError
 from ..core.files import atomic
 from ..core.geometry import Grid, Volume
 from ..engine.field.levels import MindLevel
@@ -48,17 +50,19 @@ class PreparedPair:
 
     def save(self, path: str | Path) -> None:
         """Write to a .pt file that `load` reads."""
-        with atomic(path) as temporary:
-            torch.save(self.__dict__, temporary)
+        save(self.__dict__, path)
 
     @classmethod
     def load(cls, path: str | Path) -> PreparedPair:
         """Read what `save` wrote; the arrays stay on disk until they are used.
 
-        Entries that only earlier versions used are left out.
+        Entries that only earlier versions used are left out. Raises InputError for a damaged file.
         """
-        stored = torch.load(path, weights_only=True, mmap=True)
-        pair = cls(**{e.name: stored[e.name] for e in fields(cls) if e.name in stored})
+        try:
+            stored = torch.load(path, weights_only=True, mmap=True)
+            pair = cls(**{e.name: stored[e.name] for e in fields(cls) if e.name in stored})
+        except Exception as error:
+            raise InputError(f"{path} is damaged: delete it, and it is prepared again.") from error
         if pair.images and pair.images[0].shape != pair.distances[0].shape:  # once at 1.5 mm
             pair.images = tuple(pool(image.float()[None], 2)[0] for image in pair.images)
         return pair
@@ -87,6 +91,17 @@ class PreparedPair:
         spacing = self.spacing * factor
         origin = tuple((i + 0.5) * spacing - self.spacing / 2 for i in reversed(first))
         return Grid(distance.shape[::-1], (spacing,) * 3, origin)
+
+
+def save(content: object, path: str | Path) -> None:
+    """Write what torch can save, as a whole or not at all. Raises InputError where it fails.
+
+    By way of the memory, because torch does not tell that a disk is full.
+    """
+    saved = io.BytesIO()
+    torch.save(content, saved)
+    with atomic(path) as temporary:
+        temporary.write_bytes(saved.getbuffer())
 
 
 def prepare(

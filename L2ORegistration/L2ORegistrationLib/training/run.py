@@ -12,7 +12,7 @@ from ..core.files import atomic
 from ..engine.catalogue import METHODS, of_variant
 from ..engine.models import ModelCard, export_model, load_model
 from . import card
-from .config import TrainingConfig
+from .config import AT_ONCE, TrainingConfig
 from .log import FILE, TrainingLog, read_log, recent_errors
 from .loop import Rollout, beginner, check_checkpoint, load_checkpoint, new_network, train
 from .predictions import start_network
@@ -41,15 +41,22 @@ def run(
 ) -> Iterator[Rollout]:
     """Train in this folder, which exists, or continue there; yields every rollout.
 
+    The data sets may come in another order than before: the draws go by the recorded one.
     Raises InputError where the folder's checkpoint was made with other settings or other data.
     """
     step = check_checkpoint(folder / CHECKPOINT, config)
-    files = [path for paths in pairs.values() for path in paths]
+    data = _names(pairs)
+    before = _recorded(folder / DATA) if step else None
+    if before not in (None, data):
+        raise _other_data(folder, before)
+    data = before or data
+    files = [path for title in data for path in pairs[title]]
     steps = train(files, folder / CHECKPOINT, config, device, workers)
     if not workers.first:
         yield from steps
         return
-    _record_data(folder / DATA, _names(pairs), continued=step > 0)
+    with atomic(folder / DATA) as temporary:
+        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
     with TrainingLog(folder, step) as log:
         for rollout in steps:
             log.add(rollout)
@@ -75,6 +82,7 @@ def export(
     begun = [load_model(name)[0] for name in (config.begin_with, config.start_model) if name]
     stages = METHODS[of_variant(config.variant)].stages
     usual = next(stage.iterations for stage in reversed(stages) if stage.learned)
+    usual = 1 if config.variant in AT_ONCE else usual
     iterations = (usual, usual) if usual else config.iterations
     return export_model(
         network,
@@ -97,15 +105,6 @@ def export(
 
 def _names(pairs: PairFiles) -> dict[str, list[str]]:
     return {title: [unquote(path.stem) for path in paths] for title, paths in pairs.items()}
-
-
-def _record_data(path: Path, data: dict[str, list[str]], continued: bool) -> None:
-    """Note which pairs are trained on. Raises InputError where the checkpoint had others."""
-    before = _recorded(path) if continued else None
-    if before is not None and before != data:
-        raise _other_data(path.parent, before)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
 
 
 def _recorded(path: Path) -> dict[str, list[str]] | None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from bodies import OBLIQUE, SHIFT, bodies, scanned
 from L2ORegistrationLib import cli
 from L2ORegistrationLib.benchmark import figure, measure, methods, table
 from L2ORegistrationLib.benchmark.run import Measurement, run
+from L2ORegistrationLib.commands import benchmark as shown
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.datasets.registry import load_dataset
@@ -161,6 +163,17 @@ def test_errors_at_keypoints_are_called_so():
     assert "in all cases" in table.markdown([run for run in runs if run.case == "2"])
 
 
+def test_names_and_numbers_are_shown_whole(capsys, monkeypatch):
+    monkeypatch.setattr(shown.out, "width", 80)
+    given = result([11.0, 12.0], dice={"1": 0.9})
+    runs = [Measurement("A", "1", m, "landmarks", given) for m in methods.METHODS]
+    runs += [Measurement("A", "2", m, "landmarks", {"error": "no"}) for m in methods.METHODS]
+    shown.show(runs, Path("out"))
+    text = capsys.readouterr().out
+    names = [f"{method.title} (1 failed)" for method in methods.METHODS.values()]
+    assert all(part in text for part in [*names, *table.COLUMNS]) and "…" not in text
+
+
 def test_methods_are_chosen_in_the_tables_order():
     assert methods.chosen(["l2o", "initial"], False) == ["initial", "l2o-affine", "l2o-search"]
     peers = methods.installed()
@@ -188,6 +201,16 @@ def test_a_registration_is_measured_alone(tmp_path):
     still = {"sdlogj": 0, "sdlogj_learn2reg": 0, "folding": 0, "min": 1}
     assert done.result["jacobian"] == pytest.approx(still, abs=1e-9)
     assert not done.result["steps"] and done.points == "landmarks"
+
+
+def test_a_process_that_was_killed_is_told(tmp_path, monkeypatch):
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    bodies(tmp_path / "pair")
+    monkeypatch.setattr(sys, "executable", str(killed))
+    (done,) = run({"P": load_dataset("pairs", tmp_path)}, ["initial"], {})
+    assert "killed, probably because the memory ran out" in done.result["error"]
 
 
 @pytest.mark.parametrize("warm_up, calls", [(False, 1), (True, 2)])
@@ -260,6 +283,8 @@ def test_cases_are_chosen_from_the_data_set_that_has_them(tmp_path, capsys):
         (["--data", "copd=/nowhere"], "does not exist.*emory"),
         (["--data", "phantom=0", "--model", "nothing"], "no weights 'nothing'"),
         (["--data", "phantom=0", "--methods", "adam", "--model", "l2o"], "rows of l2o"),
+        (["--data", "phantom=0", "--model", "falta2022"], "belong to the method falta2022, not"),
+        (["--data", "phantom=0", "--iterations", "1,2,3"], "Adam has 2 levels"),
         (["--data", "phantom=0", "--device", "tpu"], "tpu"),
     ],
 )

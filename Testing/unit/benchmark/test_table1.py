@@ -60,6 +60,16 @@ def test_own_weights_are_found_by_name(weights, tmp_path):
         table1.weights_in(tmp_path / "none")
 
 
+def test_weights_of_another_network_are_refused(weights, tmp_path, capsys):
+    (weights / "voxelmorph++.pt").rename(weights / "lapirn.pt")
+    (weights / "voxelmorph++.json").rename(weights / "lapirn.json")
+    bodies(tmp_path / "data/pair")
+    command = ["benchmark", "--table1", "--data", f"pairs={tmp_path / 'data'}"]
+    command += ["--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert cli.main(command) == 2 and not (tmp_path / "out").exists()
+    assert "belong to the method voxelmorph++, not to lapirn" in capsys.readouterr().err
+
+
 def test_what_is_not_trained_is_said_and_the_papers_numbers_stand_beneath(weights):
     own = table1.weights_in(weights)
     runs = [

@@ -1,14 +1,18 @@
 """LapIRN: its published size, its levels and warps by hand, its loss and its schedule."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from L2ORegistrationLib.core.errors import InputError  # noqa: E402
 from L2ORegistrationLib.engine.field.lung_images import UNIT_VOXELS, LungImages  # noqa: E402
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise import lapirn  # noqa: E402
 from L2ORegistrationLib.training import lapirn as training  # noqa: E402
+from L2ORegistrationLib.training import loop  # noqa: E402
 from L2ORegistrationLib.training.config import TrainingConfig  # noqa: E402
 from training_pairs import prepared  # noqa: E402
 
@@ -172,6 +176,16 @@ def test_a_few_steps_lessen_the_loss(pair):
         adam.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
+
+
+def test_weights_to_begin_with_are_of_the_configured_variant(tmp_path):
+    """They say what they predict, which would else win over the setting without a word."""
+    export = {"version": "1", "licence": "none", "iterations": 1, "trained_iterations": (1, 1)}
+    export_model(lapirn.LapIRN(diffeomorphic=True), tmp_path / "own.pt", **export)
+    config = TrainingConfig("lapirn", diffeomorphic=True, begin_with=str(tmp_path / "own.pt"))
+    assert loop.beginner(config).diffeomorphic
+    with pytest.raises(InputError, match="'diffeomorphic' do not agree: set it to true"):
+        loop.beginner(replace(config, diffeomorphic=False))
 
 
 def test_weights_remember_their_variant(tmp_path):

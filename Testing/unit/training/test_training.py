@@ -1,5 +1,6 @@
 """Training: the loss by hand, pairs prepared as a registration sees them, runs that can stop."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from L2ORegistrationLib.engine.images.preprocessing import WORKING_SPACING_MM  #
 from L2ORegistrationLib.engine.models import export_model, load_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise.networks import Falta2022Network, L2ONetwork  # noqa: E402
 from L2ORegistrationLib.engine.start.alignment import distance_map  # noqa: E402
-from L2ORegistrationLib.training import loop  # noqa: E402
+from L2ORegistrationLib.training import closeup, loop  # noqa: E402
 from L2ORegistrationLib.training.loop import train  # noqa: E402
 from L2ORegistrationLib.training.loss import inside, keypoint_loss  # noqa: E402
 from L2ORegistrationLib.training.prepared import PreparedPair, packed, unpacked  # noqa: E402
@@ -190,6 +191,58 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(pairs, tmp_path, stop)
         assert torch.equal(value, parts["network"][name]), name
     for a, b in zip(whole["optimiser"]["state"].values(), parts["optimiser"]["state"].values()):
         assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file grows beyond 100 bytes."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def full():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full
+
+
+def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, full_disk):
+    network = loop.new_network(CONFIG)
+    adam = torch.optim.Adam(network.parameters())
+    path = tmp_path / "run.pt"
+    loop.save_checkpoint(path, network, adam, 1, CONFIG, 0.0, {})
+    for save in (
+        lambda: loop.save_checkpoint(path, network, adam, 2, CONFIG, 0.0, {}),
+        lambda: prepared().save(tmp_path / "pair.pt"),
+        lambda: closeup.save([], tmp_path / "close-up.pt"),
+    ):
+        with full_disk(), pytest.raises(InputError, match="could not be written .*free some space"):
+            save()
+    assert loop.load_checkpoint(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_pair_is_named(pairs, tmp_path):
+    path = tmp_path / "torn.pt"
+    path.write_bytes(pairs[0].read_bytes()[:-5000])
+    with pytest.raises(InputError, match="torn.pt is damaged: delete it"):
+        PreparedPair.load(path)
+
+
+def test_a_training_that_goes_astray_stops_and_says_so(pairs, tmp_path):
+    """Here its weights are no numbers any more: no step would ever be made."""
+    network = loop.new_network(CONFIG)
+    adam = torch.optim.Adam(network.parameters())
+    with torch.no_grad():
+        network.last[-2].weight.fill_(np.nan)
+    loop.save_checkpoint(tmp_path / "run.pt", network, adam, 3, CONFIG, 0.0, {})
+    with pytest.raises(InputError, match="up to step 23, had no finite.*lower learning_rate"):
+        list(train(pairs, tmp_path / "run.pt", replace(CONFIG, steps=100)))
+    assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 22
 
 
 def test_a_finished_run_does_nothing_more(pairs, tmp_path):

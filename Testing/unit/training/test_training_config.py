@@ -60,6 +60,25 @@ def test_values_that_make_no_sense_are_refused(field, value, told):
         read_config(None, **{field: value})
 
 
+@pytest.mark.parametrize(
+    ("variant", "field", "value", "told"),
+    [
+        ("l2o", "crop", 16, "does nothing to l2o, it is for falta2022: leave it out"),
+        ("l2o", "iterations", (4, 4), "does nothing to l2o"),
+        ("l2o", "coarse", True, "for voxelmorph[+][+] and falta2022"),
+        ("falta2022", "width", 24, "does nothing to falta2022"),
+        ("voxelmorph++", "diffeomorphic", True, "is for lapirn"),
+        ("lapirn", "keypoints", 5, "does nothing to lapirn"),
+        ("lapirn", "iterations", (4, 4), "predicts the motion at once"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(variant, field, value, told):
+    with pytest.raises(InputError, match=told):
+        read_config(None, variant=variant, **{field: value})
+    as_usual = {field: getattr(TrainingConfig(), field)}
+    assert read_config(None, variant=variant, **as_usual) == TrainingConfig(variant=variant)
+
+
 def test_what_may_change_when_a_run_is_continued():
     config = TrainingConfig(steps=10, checkpoint_every=5)
     made_with = asdict(TrainingConfig())

@@ -112,6 +112,22 @@ def test_an_interrupted_run_has_the_log_and_card_of_a_whole_one(pairs, tmp_path)
         list(run(tmp_path / "parts", {"set": pairs}, config, "cpu", Workers()))
 
 
+def test_a_run_goes_on_exactly_whatever_the_order_of_its_data(pairs, tmp_path):
+    data = {"b": pairs[1:], "a": pairs[:1]}
+    turned = dict(reversed(data.items()))
+    config = replace(CONFIG, checkpoint_every=1, steps=4, short_steps=4)
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole = [str(p.loss) for p in run(tmp_path / "whole", data, config, "cpu", Workers())]
+    parts = []
+    for progress in run(tmp_path / "parts", data, config, "cpu", Workers()):
+        if progress.step == 2:
+            break
+        parts.append(str(progress.loss))
+    parts += [str(p.loss) for p in run(tmp_path / "parts", turned, config, "cpu", Workers())]
+    assert parts == whole
+
+
 def test_phantoms_alone_are_free_and_a_chosen_licence_counts(pairs, tmp_path):
     config, data = replace(CONFIG, steps=1), {card.PHANTOMS: pairs}
     list(run(tmp_path, data, config, "cpu", Workers()))

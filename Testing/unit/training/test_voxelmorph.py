@@ -15,11 +15,13 @@ from L2ORegistrationLib.engine.field.operations import sample_points  # noqa: E4
 from L2ORegistrationLib.engine.models import export_model  # noqa: E402
 from L2ORegistrationLib.engine.optimise import voxelmorph as vm  # noqa: E402
 from L2ORegistrationLib.engine.optimise.lapirn import LapIRN  # noqa: E402
-from L2ORegistrationLib.training import predictions  # noqa: E402
+from L2ORegistrationLib.training import loop, predictions  # noqa: E402
 from L2ORegistrationLib.training import voxelmorph as training  # noqa: E402
+from L2ORegistrationLib.training.card import PHANTOMS  # noqa: E402
 from L2ORegistrationLib.training.config import TrainingConfig  # noqa: E402
 from L2ORegistrationLib.training.lung_images import keypoints, lung_images  # noqa: E402
 from L2ORegistrationLib.training.prepared import PreparedPair  # noqa: E402
+from L2ORegistrationLib.training.run import CHECKPOINT, export  # noqa: E402
 from L2ORegistrationLib.training.starts import falta2022_start  # noqa: E402
 from training_pairs import prepared  # noqa: E402
 
@@ -213,6 +215,17 @@ def test_a_prediction_is_kept_for_networks_that_go_on_from_it(tmp_path, pair, mo
         _, start = falta2022_start(pair, field, config, rng)
         kinds.add(tuple(start.mean(dim=(1, 2, 3)).round().int().tolist()))
     assert {(0, 0, 0), (3, -2, 6)} <= kinds  # nothing, and all of the prediction
+
+
+@pytest.mark.parametrize("variant", ["voxelmorph++", "lapirn"])
+def test_what_predicts_at_once_is_exported_for_one_iteration(tmp_path, variant):
+    """Whatever the settings, or it would predict the motion again and again."""
+    config = TrainingConfig(variant=variant)
+    made = loop.new_network(config)
+    adam = torch.optim.Adam(made.parameters())
+    loop.save_checkpoint(tmp_path / CHECKPOINT, made, adam, 1, config, 0.0, {})
+    card = export(tmp_path, "mine", {PHANTOMS: []}, config, "cpu")
+    assert (card.iterations, card.trained_iterations) == (1, (1, 1))
 
 
 def test_only_weights_of_its_own_predict(tmp_path):
