@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     0: done; 1: an unexpected error; 2: something given cannot be used, one sentence on stderr says
     what and why (with --json: {"error": ...} on stdout); 130: stopped by Ctrl-C.
     """
+    _print_all_characters()
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
     run = partial(_application(), prog_name="l2o-registration", standalone_mode=not as_json)
@@ -46,6 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             say(said, "red", messages)
         return 2
+
+
+def _print_all_characters() -> None:
+    """Write as \\u1234 what a file or pipe cannot hold, instead of ending there with an error.
+
+    On Windows these are in the code page of old, and paths may have any character.
+    """
+    if hasattr(sys.stdout, "reconfigure"):  # else it was replaced, as in tests
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is anyway
 
 
 def _application() -> typer.Typer:

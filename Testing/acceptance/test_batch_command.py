@@ -18,7 +18,12 @@ from L2ORegistrationLib.cohort.pair import register_pair  # noqa: E402
 from L2ORegistrationLib.cohort.run import map_pairs  # noqa: E402
 from L2ORegistrationLib.cohort.table import Row  # noqa: E402
 from L2ORegistrationLib.core.errors import InputError  # noqa: E402
-from L2ORegistrationLib.core.files import Landmarks, write_landmarks, write_volume  # noqa: E402
+from L2ORegistrationLib.core.files import (  # noqa: E402
+    Landmarks,
+    read_landmarks,
+    write_landmarks,
+    write_volume,
+)
 from L2ORegistrationLib.phantom.pair import make_pair  # noqa: E402
 
 FAST = {"method": "gauss-newton", "spacing": 6.0, "device": "cpu", "threads": 1}
@@ -267,6 +272,44 @@ def test_a_pair_of_one_scan_says_so(pair, tmp_path):
     assert line["verdict"] == "good" and "are the same image" in line["reasons"]
     page = (tmp_path / "same" / "report.html").read_text(encoding="utf-8")
     assert "are the same image" in page
+
+
+def test_a_start_that_leads_the_other_way_is_told_of(pair, tmp_path):
+    settings, roles = {**FAST, "iterations": 1}, (*ROLES, "fixed_landmarks", "moving_landmarks")
+
+    def registered(name, roles_of_files, **more):
+        files = (next(pair.glob(f"{role}.*")) for role in roles_of_files)
+        given = {role: str(file) for role, file in zip(roles, files)}
+        line = register_pair(Row(name, **given, **more), str(tmp_path / name), settings, "run")
+        return line["reasons"], (tmp_path / name / "report.html").read_text(encoding="utf-8")
+
+    registered("there", roles)
+    start = {"initial_transform": str(tmp_path / "there" / "transform.h5")}
+    exchanged = ("moving", "fixed", "moving_mask", "fixed_mask", *roles[:3:-1])
+    for said in registered("back", exchanged, **start):
+        assert "transform.h5 leads from the moving to the fixed scan" in said
+        assert "The start takes moving landmarks to fixed ones" in said
+    for said in registered("again", roles, **start):
+        assert "leads from" not in said and "The start takes" not in said
+
+
+def test_landmarks_in_ras_are_told_of(pair, tmp_path):
+    given = {role: str(pair / f"{role}.nii.gz") for role in ROLES}
+    for role in ("fixed", "moving"):
+        points = read_landmarks(pair / f"{role}_landmarks.csv").points * (-1, -1, 1)
+        given[f"{role}_landmarks"] = str(tmp_path / f"{role}.csv")
+        write_landmarks(Landmarks(points), tmp_path / f"{role}.csv")
+    line = register_pair(Row("p", **given), str(tmp_path / "p"), FAST, "run")
+    assert "The landmarks look like RAS" in line["reasons"]
+
+
+def test_a_pipe_that_cannot_hold_a_name_ends_no_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")  # what Windows gives a pipe or a file
+    path = table(tmp_path, [{"name": "\u0141za", "fixed": "a.nii", "moving": "b.nii"}])
+    process = started("batch", path, "-o", tmp_path / "out", *OPTIONS, "--workers", "1")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "\\u0141za: " in out and "a.nii does not exist" in out
 
 
 def test_what_travels_is_small(pair, tmp_path):

@@ -15,6 +15,8 @@ from .table import Row
 
 _HEADERS = (".mhd", ".mha", ".nhdr", ".nrrd")  # images whose voxels may lie in files of their own
 _DATA_FILE = re.compile(rb"(?:ElementDataFile\s*[=:]|data ?file:(?!=))\s*(.*)", re.IGNORECASE)
+# What systems leave in folders that somebody looks into or copies.
+_OF_SYSTEM = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 _HEADER_LINES, _LINE_BYTES = 1000, 4096  # read at most: not all of a large file of another kind
 
 
@@ -59,7 +61,8 @@ def _files(path: str) -> list[Path]:
     """The files that an input consists of."""
     path = Path(path)
     if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.is_file())
+        files = (p for p in path.iterdir() if p.is_file() and not _OF_SYSTEM.fullmatch(p.name))
+        return sorted(files, key=lambda p: p.name)  # Windows would sort without case
     return [path, *_data_files(path)] if path.suffix.lower() in _HEADERS else [path]
 
 

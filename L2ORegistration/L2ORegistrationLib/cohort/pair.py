@@ -20,17 +20,19 @@ from ..core import mixed_up
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_volume
 from ..core.geometry import Grid, Volume
-from ..core.measures import paired
+from ..core.measures import landmarks_in_ras, opposite_direction, paired
 from ..core.memory import forget_peak, peak_mb
 from ..core.paths import atomic
 from ..engine import packaged
 from ..engine.catalogue import DEFAULT, METHODS
+from ..outputs.record import Scan, read_record
 from ..reporting.case import CaseFiles
 from ..reporting.tables import LandmarkPairs, table
 from .inputs import checksum, inputs_state
 from .table import Row
 
 if TYPE_CHECKING:
+    from ..engine.registration import Registration
     from ..engine.result import Result
 
 RECORD = "pair.json"  # written last: a folder that has it is complete
@@ -94,7 +96,8 @@ def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> 
         with suppress(InputError):  # then it is done again the next time
             found = {"line": line, "settings": settings, "weights": weights, "inputs": before}
             _record(home, {**found, **_software()})
-    (home / _STARTS).unlink(missing_ok=True)
+    with suppress(OSError):  # it counts in this run only, and the pair is done
+        (home / _STARTS).unlink()
     return line
 
 
@@ -261,8 +264,7 @@ def _registered(row: Row, home: Path, settings: dict[str, Any]) -> dict[str, Any
         pass
     result = registration.result()
     memory = peak_mb()
-    given = row.fixed_mask and result.fixed_mask, row.moving_mask and result.moving_mask
-    doubts = mixed_up.doubts(fixed, moving, *(mask or None for mask in given))
+    doubts = _doubts(row, registration, result, landmarks)
     files = CaseFiles(home / "transform.h5", home / "warped.nii.gz", report=home)
     name = result.provenance["method"]
     files.write(
@@ -298,6 +300,29 @@ def _landmarks(row: Row, fixed: Volume, moving: Volume) -> tuple[LandmarkPairs |
     grids = fixed.grid, moving.grid
     read = map(read_landmarks, (row.fixed_landmarks, row.moving_landmarks), grids)
     return paired(*read, *grids)
+
+
+def _doubts(
+    row: Row, registration: Registration, result: Result, landmarks: LandmarkPairs | None
+) -> list[str]:
+    """What looks mixed up in what the row gives, a sentence each."""
+    scans = result.fixed, result.moving
+    masks = row.fixed_mask and result.fixed_mask, row.moving_mask and result.moving_mask
+    found = mixed_up.doubts(*scans, *(mask or None for mask in masks))
+    if row.initial_transform and (record := read_record(row.initial_transform)):
+        paths = row.fixed, row.moving
+        fixed, moving = (Scan.of(scan.grid, path) for scan, path in zip(scans, paths))
+        if fixed.is_one(record.moving, record.fixed) and moving.is_one(record.fixed, record.moving):
+            found.append(
+                f"{Path(row.initial_transform).name} leads from the moving to the fixed scan, its "
+                "record says: invert it (l2o-registration invert) to start from it."
+            )
+    if landmarks is not None:
+        if registration.given is not None:
+            found.append(opposite_direction(registration.given, *landmarks, "The start"))
+        found.append(opposite_direction(result.field, *landmarks))
+        found.append(landmarks_in_ras(result.field, *landmarks))
+    return [sentence for sentence in found if sentence]
 
 
 def _measures(result: Result, landmarks: LandmarkPairs | None) -> dict[str, float]:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from ..core.errors import InputError
 from ..core.paths import atomic
 from ..reporting.page import page
-from .table import ROLES, Row
+from .table import PAGE, RESULTS, ROLES, Row
 
 COLUMNS = (
     "name",
@@ -156,7 +156,7 @@ class Results:
     def _replaced(self) -> InputError | None:
         """Replace both files, each if possible; why the first of them could not be."""
         problems = []
-        for name, write in (("results.csv", self._write_table), ("index.html", self._write_page)):
+        for name, write in ((RESULTS, self._write_table), (PAGE, self._write_page)):
             try:
                 with atomic(self._folder / name) as temporary:
                     write(temporary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +18,10 @@ from ..core.files import IMAGES, MASKS, TRANSFORMS
 from ..core.landmarks import READABLE
 from ..core.paths import existing, suffix_of
 
-_NAME = re.compile(r"[\w][\w .+@=-]{0,119}")  # what every file system takes for a folder
+RESULTS, PAGE = "results.csv", "index.html"  # the files beside the folders of the pairs
+# What every file system takes for a folder, but for names that Windows keeps for devices.
+_NAME = re.compile(r"[\w][\w .+@=-]{0,119}")
+_DEVICE = re.compile(r"(con|prn|aux|nul|(com|lpt)[1-9¹²³])( *\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -71,18 +75,29 @@ def checked_rows(rows: Iterable[Row | Mapping[str, str]], source: str | Path = "
     for number, row in enumerate(rows, start=1):
         values = asdict(row) if isinstance(row, Row) else row
         values = {key: str(values.get(key) or "").strip() for key in ("name", *ROLES)}
-        name = values.pop("name") or f"pair-{number}"
+        # Names in folders of a Mac have their accents as characters of their own.
+        name = unicodedata.normalize("NFC", values.pop("name") or f"pair-{number}")
         if not _NAME.fullmatch(name) or name != name.strip(". "):
             raise InputError(
                 f"Row {number}: '{name}' cannot be the name of a folder: use letters, digits, "
                 "spaces and . _ - + = @ only."
             )
-        if name.lower() in seen:
+        if _DEVICE.fullmatch(name):
             raise InputError(
-                f"Rows {seen[name.lower()]} and {number} are both named '{name}': give each pair a "
-                "name of its own."
+                f"Row {number}: Windows has no folders named '{name}': give the pair another name."
             )
-        seen[name.lower()] = number
+        key = name.casefold()
+        if key in (RESULTS, PAGE):
+            raise InputError(
+                f"Row {number}: '{name}' is a file beside the folders of the pairs: give the pair "
+                "another name."
+            )
+        if key in seen:
+            raise InputError(
+                f"Rows {seen[key]} and {number} are both named '{name}': give each pair a name of "
+                "its own."
+            )
+        seen[key] = number
         paths = {role: str(folder / Path(p).expanduser()) for role, p in values.items() if p}
         found.append(Row(name, **paths))
     if not found:
@@ -92,9 +107,8 @@ def checked_rows(rows: Iterable[Row | Mapping[str, str]], source: str | Path = "
 
 def _from_csv(path: Path) -> list[dict[str, str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        dialect = csv.Sniffer().sniff(text.splitlines()[0], ",;\t") if text.strip() else csv.excel
-        lines = list(csv.reader(text.splitlines(), dialect))
+        text = [s for s in path.read_text(encoding="utf-8-sig").splitlines() if s.strip()]
+        lines = list(csv.reader(text, _dialect(text[0] if text else ""), doublequote=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table: save it as CSV in UTF-8.") from error
     lines = [line for line in lines if any(cell.strip() for cell in line)]
@@ -118,6 +132,13 @@ def _from_csv(path: Path) -> list[dict[str, str]]:
                 "round paths that hold a comma."
             )
     return [dict(zip(header, line, strict=False)) for line in lines[1:]]
+
+
+def _dialect(header: str) -> type[csv.Dialect]:
+    try:
+        return csv.Sniffer().sniff(header, ",;\t")
+    except csv.Error:  # there is one column only
+        return csv.excel
 
 
 def _from_folder(folder: Path) -> list[dict[str, str]]:

@@ -56,6 +56,7 @@ def batch(
     """
     from ..cohort.cluster import existing_client, local_client, require_dask, worker_count
     from ..cohort.run import map_pairs
+    from ..cohort.table import PAGE, RESULTS
 
     require_dask()
     out = checked_folder(out)
@@ -86,7 +87,7 @@ def batch(
             messages.print("Stopped: what is finished is kept; the same command goes on.")
             raise typer.Exit(130) from None
     failures = [line for line in lines if not line["transform"]]
-    written = [out / "results.csv", out / "index.html"]
+    written = [out / RESULTS, out / PAGE]
     if as_json:
         print_json({"pairs": lines, "written": [str(path) for path in written]})
         return

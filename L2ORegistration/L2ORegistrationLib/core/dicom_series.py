@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
+from .paths import beyond_itk
 
 _SAME_MM = 1e-3  # positions nearer than this along the stack are one
 _FRAME = "0020|0052"
@@ -68,7 +69,8 @@ def series_files(folder: Path) -> list[str]:
     """
     files = series_in(folder)
     if not files:
-        raise InputError(f"{folder} holds no DICOM series: give the folder with the slices.")
+        why = f" ({beyond_itk(folder)})" if beyond_itk(folder) else ""
+        raise InputError(f"{folder} holds no DICOM series{why}: give the folder with the slices.")
     if len(files) > 1:
         listed = "; ".join(f"{uid} ({len(names)} files)" for uid, names in files.items())
         raise InputError(

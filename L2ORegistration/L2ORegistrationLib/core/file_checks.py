@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import struct
@@ -21,6 +22,13 @@ _NIFTI1_HEADER, _NIFTI2_HEADER = 348, 540  # bytes; a file says which in its fir
 # ITK stops at such a parameter and takes all of them to be zero.
 _NO_NUMBER = re.compile(rb"^\s*(?:Fixed)?Parameters:.*[^-+.\deE\s]", re.MULTILINE)
 _DAMAGED = "is damaged or incomplete: copy or download it again."
+_HEADER_BYTES = 1 << 20  # of a text header; segmentations list all that they hold there
+_META_SPACING = re.compile(rb"^Element(?:Spacing|Size)\s*[=:]", re.MULTILINE)
+_NRRD_AXES = re.compile(rb"^dimension:\s*(\d+)", re.MULTILINE | re.IGNORECASE)
+_NRRD_SPACING = re.compile(  # not the user's own "spacings:=..."
+    rb"^(?:spacings|space directions):(?!=)(.*)", re.MULTILINE | re.IGNORECASE
+)
+_OF_AXIS = re.compile(rb"\([^)]*\)|[^\s()]+")  # a vector, a number or a word such as none
 
 
 def check_before_reading(path: Path) -> None:
@@ -66,6 +74,50 @@ def check_complete(path: Path, image: sitk.Image) -> None:
         length = needed
     if length < needed:
         raise InputError(f"{path} {_DAMAGED}")
+
+
+def check_spacing(path: Path) -> None:
+    """Raise InputError for an image that ITK has read, but whose header gives no voxel spacing.
+
+    ITK takes what is not told to be 1 mm: in NRRD, in MetaImage and, where it is 0, in NIfTI.
+    """
+    suffix = suffix_of(path)
+    if suffix in (".nii", ".nii.gz"):
+        known = _nifti_has_spacing(path)
+    elif suffix in (".nrrd", ".seg.nrrd", ".nhdr"):
+        known = _nrrd_has_spacing(_text_header(path))
+    else:
+        known = suffix not in (".mha", ".mhd") or _META_SPACING.search(_text_header(path))
+    if not known:
+        raise InputError(
+            f"{path} gives no spacing of its voxels, so its millimetres are not known: export it "
+            "again with its spacing."
+        )
+
+
+def _nifti_has_spacing(path: Path) -> bool:
+    with open(path, "rb") as file:
+        packed = file.read(2) == _GZIP
+    with (gzip.open if packed else open)(path, "rb") as file:
+        head = file.read(_NIFTI1_HEADER)
+    order = "<" if int.from_bytes(head[:4], "little") == _NIFTI1_HEADER else ">"
+    (axes,) = struct.unpack_from(f"{order}h", head, 40)
+    widths = np.array(struct.unpack_from(f"{order}3f", head, 80)[:axes])
+    return bool((np.isfinite(widths) & (widths != 0)).all())
+
+
+def _nrrd_has_spacing(header: bytes) -> bool:
+    """Whether three of its axes, or all of a picture's two, have a spacing or a direction."""
+    axes, spacing = _NRRD_AXES.search(header), _NRRD_SPACING.search(header)
+    told = _OF_AXIS.findall(spacing[1].lower()) if spacing else []
+    known = [one for one in told if b"n" not in one]  # not none, and not nan
+    return len(known) >= min(int(axes[1]) if axes else 3, 3)
+
+
+def _text_header(path: Path) -> bytes:
+    """What a file begins with."""
+    with open(path, "rb") as file:
+        return file.read(_HEADER_BYTES)
 
 
 def _unpacked(path: Path) -> Iterator[bytes]:

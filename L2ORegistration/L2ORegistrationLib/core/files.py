@@ -14,11 +14,11 @@ import SimpleITK as sitk
 
 from .dicom_series import series_files
 from .errors import InputError
-from .file_checks import check_before_reading, check_complete
+from .file_checks import check_before_reading, check_complete, check_spacing
 from .geometry import DisplacementField, Grid, Volume, leaves
 from .landmarks import Landmarks, read_landmarks, write_landmarks
 from .masks import marked
-from .paths import atomic, checked_suffix, existing, suffix_of
+from .paths import atomic, beyond_itk, checked_suffix, existing, suffix_of
 
 __all__ = [
     "Landmarks",
@@ -104,13 +104,15 @@ def read_image(
     """The image in a file as SimpleITK reads it, of any dimension and number of values per voxel.
 
     what, advice: for the message, what the file should hold and how to get one that does.
-    Raises InputError for a file that is missing, unreadable or cut short.
+    Raises InputError for a file that is missing, unreadable or cut short, and for one that doesn't
+    tell how large its voxels are.
     """
     path = existing(path)
     with _explained(f"{path} cannot be read as {what}", advice):
         check_before_reading(path)
         image = sitk.ReadImage(str(path))
         check_complete(path, image)
+        check_spacing(path)
     return image
 
 
@@ -277,7 +279,10 @@ def _why_no_transform(path: Path, error: str) -> str:
     """A sentence for what ITK says of a transform file that it cannot read."""
     unknown = re.search(r'Could not create an instance of "(\w+?)(?:_(?:double|float).*)?"', error)
     if unknown is None:
-        return f"{path} cannot be read as a transform: save it as .h5 with Slicer or SimpleITK."
+        why = f" ({beyond_itk(path)})" if beyond_itk(path) else ""
+        return (
+            f"{path} cannot be read as a transform{why}: save it as .h5 with Slicer or SimpleITK."
+        )
     return (
         f"{path} holds a {unknown[1]}, which only the program that made it can apply: convert it "
         "to a displacement field there (in Slicer: Transforms, Convert) and save that."
@@ -310,6 +315,7 @@ def _explained(what: str, advice: str) -> Iterator[None]:
         lines = [line for line in str(error).splitlines() if not _NO_REASON.fullmatch(line)]
         reason = (lines or ["no reason is given"])[-1].split("): ", 1)[-1]
         reason = reason.removeprefix("ITK ERROR: ").removeprefix("sitk::ERROR: ")
+        reason = beyond_itk(what) or reason  # which would be that there is no such file
         raise InputError(f"{what} ({reason}): {advice}") from error
 
 

@@ -82,7 +82,9 @@ def read_landmarks(path: str | Path, image: Grid | None = None) -> Landmarks:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text: is it a landmark file?") from error
+        raise InputError(
+            f"{path} cannot be read as text: is it a landmark file, saved in UTF-8?"
+        ) from error
     try:
         if suffix == ".csv":
             found = _from_csv(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import sys
@@ -17,9 +18,16 @@ def ran_out(error: Exception) -> bool:
 
 
 def free_mb() -> int | None:
-    """Memory (MB) that a process can still take; all there is, or None, where nobody says."""
+    """Memory (MB) that a process can still take.
+
+    All there is, as on macOS, or None, where nobody says.
+    """
     with suppress(OSError, StopIteration):
         return _listed("/proc/meminfo", "MemAvailable") >> 10
+    if sys.platform == "win32":
+        status = (ctypes.c_uint64 * 8)(64)  # MEMORYSTATUSEX, which begins with its own size
+        known = ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status[2] >> 20 if known else None  # ullAvailPhys
     with suppress(AttributeError, ValueError, OSError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
     return None

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
 import re
 import secrets
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
 
 _COMPOUND = (".nii.gz", ".mrk.json", ".seg.nrrd")
+_UTF8 = 65001  # as a code page of Windows
+_PATIENCE = (0.05, 0.1, 0.2, 0.4, 0.8)  # s, between attempts at a file in use on Windows
 
 
 def suffix_of(path: str | Path) -> str:
@@ -39,6 +43,17 @@ def existing(path: str | Path) -> Path:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check the path.") from error
     return path
+
+
+def beyond_itk(path: str | Path) -> str:
+    """Why ITK doesn't find a path that is there, in a few words; empty where it does.
+
+    On Windows it knows ASCII alone, but in programs that run in UTF-8, as Slicer does.
+    """
+    if sys.platform != "win32" or str(path).isascii():
+        return ""
+    utf8 = ctypes.windll.kernel32.GetACP() == _UTF8
+    return "" if utf8 else "on Windows ITK opens no path with letters such as \u00e4"
 
 
 def checked_suffix(path: str | Path, supported: tuple[str, ...], what: str) -> str:
@@ -67,8 +82,11 @@ def check_writable(folder: Path) -> None:
     try:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        with tempfile.TemporaryFile(dir=folder):
-            pass  # shares and read-only disks refuse also those who have the rights
+        # Shares and read-only disks refuse also those who have the rights. Not tempfile: on Windows
+        # it takes a refusal for a name that is taken, and tries on for hours.
+        trial = _unused(folder)
+        trial.touch(exist_ok=False)
+        _patiently(trial.unlink)
     except OSError as error:
         raise InputError(
             f"The folder {folder} cannot be written to ({error.strerror}): choose another one."
@@ -102,10 +120,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = writable_file(path)
     # Not tempfile: its files are private to the user, and the result would stay so.
-    temporary = path.parent / f".{secrets.token_hex(6)}{suffix_of(path)}"
+    temporary = _unused(path.parent, suffix_of(path))
     try:
         yield temporary
-        os.replace(temporary, path)
+        _patiently(os.replace, temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
@@ -113,4 +131,24 @@ def atomic(path: str | Path) -> Iterator[Path]:
             "free some space or choose another folder."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what is wrong with the path itself is the news
+            _patiently(temporary.unlink, True)
+
+
+def _unused(folder: Path, suffix: str = "") -> Path:
+    """A path in this folder that nobody has; most programs don't show it."""
+    return folder / f".{secrets.token_hex(6)}{suffix}"
+
+
+def _patiently(change: Callable, *arguments: object) -> None:
+    """Replace or delete a file; where Windows refuses it, try again for a second and a half.
+
+    There neither can be done while anybody reads the file, as virus scanners do with every new one.
+    """
+    for pause in _PATIENCE if sys.platform == "win32" else ():
+        try:
+            change(*arguments)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    change(*arguments)

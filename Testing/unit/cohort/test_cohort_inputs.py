@@ -1,5 +1,6 @@
 """What an input of a cohort's pair consists of: files, folders, headers with voxels beside them."""
 
+import hashlib
 import os
 
 import numpy as np
@@ -18,6 +19,21 @@ def test_checksums_see_names_and_contents_of_a_folder(tmp_path):
     assert checksum(str(tmp_path)) != one
     with pytest.raises(InputError, match="cannot be read"):
         checksum(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._1.dcm", "Thumbs.db", "desktop.ini"])
+def test_a_folder_that_was_only_looked_into_is_the_same(tmp_path, name):
+    (tmp_path / "1.dcm").write_text("slice")
+    row = Row("x", str(tmp_path))
+    before, sum_before = inputs_state(row), checksum(row.fixed)
+    (tmp_path / name).write_text("of the system")
+    assert inputs_state(row) == before and checksum(row.fixed) == sum_before
+
+
+def test_the_sum_of_a_folder_is_that_of_its_names_in_order(tmp_path):
+    for name in ("b", "A", "C"):
+        (tmp_path / name).write_text(name)
+    assert checksum(str(tmp_path)) == hashlib.sha256(b"AACCbb").hexdigest()
 
 
 def voxels(value):

@@ -1,6 +1,7 @@
 """A pair of a cohort: what counts as done, and what an attempt leaves behind."""
 
 import json
+from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
@@ -201,6 +202,23 @@ def test_results_that_cannot_be_deleted_fail_their_pair_with_a_sentence(tmp_path
     line = register_pair(Row("x", str(image), str(image)), str(tmp_path / "x"), {}, "run")
     assert line["verdict"] == "failed" and "transform.h5" in line["reasons"]
     assert "cannot be deleted" in line["reasons"] and "close programs" in line["reasons"]
+
+
+def test_a_note_of_a_start_that_somebody_reads_costs_no_pair(tmp_path, monkeypatch):
+    """As a scanner of viruses does on Windows, where it cannot be deleted then."""
+    unlink = Path.unlink
+
+    def blocked(path, *arguments, **options):
+        if path.name == "starts.txt":
+            raise PermissionError(13, "Permission denied")
+        unlink(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "unlink", blocked)
+    (tmp_path / "no.nii").write_text("no image")
+    row = Row("x", str(tmp_path / "no.nii"), str(tmp_path / "no.nii"))
+    line = register_pair(row, str(tmp_path / "x"), {}, "run")
+    assert "no.nii cannot be read" in line["reasons"]
+    assert finished(row, tmp_path / "x", {}) == line
 
 
 def test_starts_of_other_runs_do_not_count(tmp_path):

@@ -26,6 +26,13 @@ def test_semicolons_quotes_and_a_byte_order_mark_are_read(tmp_path):
     assert read_table(path) == [Row("x", str(tmp_path / "a;1.nii"), str(tmp_path / "b"))]
 
 
+def test_empty_lines_above_the_header_and_doubled_quotes_are_read(tmp_path):
+    path = table(tmp_path, '\n \n"fixed","moving"\n"a ""1"".nii","b, c.nii"\n')
+    assert read_table(path) == [
+        Row("pair-1", *(str(tmp_path / n) for n in ('a "1".nii', "b, c.nii")))
+    ]
+
+
 def test_a_folder_of_folders_is_a_table(tmp_path):
     for name in ("two", "one"):
         (tmp_path / name / "moving").mkdir(parents=True)  # a DICOM folder
@@ -80,10 +87,17 @@ def test_voxels_and_notes_beside_an_image_belong_to_it(tmp_path):
     [
         ("", "needs a first line with the columns fixed and moving"),
         ("fixed,other\na,b\n", "needs a first line"),
+        ("fixed\na\n", "needs a first line"),
         ("fixed,moving\n", "holds no pairs"),
         ("fixed,moving,fixed_maks\na,b,c\n", "is 'fixed_mask' meant"),
         ("name,fixed,moving\nx,a,b\nX,c,d\n", "Rows 1 and 2 are both named 'X'"),
+        ("name,fixed,moving\nStraße,a,b\nSTRASSE,c,d\n", "Rows 1 and 2 are both named"),
+        ("name,fixed,moving\nB\u00e4r,a,b\nBa\u0308r,c,d\n", "Rows 1 and 2 are both named"),
         ("name,fixed,moving\n../x,a,b\n", "cannot be the name of a folder"),
+        ("name,fixed,moving\nNul,a,b\n", "Row 1: Windows has no folders named 'Nul'"),
+        ("name,fixed,moving\nlpt1.old,a,b\n", "Windows has no folders named 'lpt1.old'"),
+        ("name,fixed,moving\nx,a,b\nResults.csv,c,d\n", "Row 2: 'Results.csv' is a file beside"),
+        ("name,fixed,moving\nindex.html,a,b\n", "'index.html' is a file beside the folders"),
         ("fixed,moving\na,b,c\n", "row 1 has 3 cells"),
         ("fixed,moving,fixed\na,b,c\n", "twice"),
     ],
@@ -91,6 +105,18 @@ def test_voxels_and_notes_beside_an_image_belong_to_it(tmp_path):
 def test_tables_that_are_refused(tmp_path, text, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
         read_table(table(tmp_path, text))
+
+
+def test_names_with_accents_are_taken_as_folders_of_a_mac_have_them(tmp_path):
+    home = pair_folder(tmp_path / "Ba\u0308r", "fixed.nii.gz", "moving.nii.gz")
+    (row,) = read_table(tmp_path)
+    assert row == Row("B\u00e4r", *(str(home / f"{r}.nii.gz") for r in ("fixed", "moving")))
+
+
+@pytest.mark.parametrize("name", ["Nully", "com10", "console", "results", "aux-1", "index.html.1"])
+def test_names_that_only_look_like_those_are_taken(tmp_path, name):
+    (row,) = read_table(table(tmp_path, f"name,fixed,moving\n{name},a,b\n"))
+    assert row.name == name
 
 
 def test_a_folder_with_two_fixed_images_is_refused(tmp_path):
