@@ -58,8 +58,8 @@ def load_model(name: str | Path = "l2o") -> tuple[ModelCard, nn.Module]:
     card = _card(path.with_suffix(".json"))
     if checksum(path) != card.sha256:
         raise InputError(
-            f"The weights {path.name} are damaged (their checksum is not the model card's): "
-            "install the extension again."
+            f"The weights {path.name} are damaged, or their card is of others (another checksum): "
+            "install the extension again or, where they are your own, repeat their train command."
         )
     try:
         network = _network(card)
