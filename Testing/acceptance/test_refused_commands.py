@@ -158,6 +158,8 @@ def test_damaged_and_wrong_weights_are_refused(data, tmp_path):
         (("--initial-transform", "missing.h5"), "does not exist"),
         (("--method", "lapirn", "--model", "l2o"), "belong to the method 'l2o', not to 'lapirn'"),
         (("--warped", "same.nrrd", "--image", "jacobian=./same.nrrd"), "also another result"),
+        (("--warped", "same.nrrd", "--report", "./same.nrrd"), "also another result"),
+        (("--inverse", "i.h5", "--ventilation", "i.h5"), "also another result"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(options, told, data, tmp_path, monkeypatch):

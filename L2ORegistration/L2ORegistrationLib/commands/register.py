@@ -113,7 +113,8 @@ def register(
     confidence: Annotated[
         Path | None,
         typer.Option(
-            help="Also write how far off each place of the lungs may be, mm (0: unknown)."
+            help="Also write how far off each place of the lungs may be, mm (0: outside them; 16: "
+            "nothing is known)."
         ),
     ] = None,
     image: Annotated[
@@ -161,10 +162,10 @@ def register(
     scans = fixed, moving, fixed_mask, moving_mask, fixed_landmarks, moving_landmarks
     transforms = [path for path in (files.transform, inverse) if path]
     images_written = files.warped, *(path for _, path in files.images)
-    check_apart(
-        (*transforms, *map(beside, transforms), *images_written, dicom),
-        (*scans, initial_transform, regions),
-    )
+    written_files = *transforms, *map(beside, transforms), *images_written, dicom
+    check_apart(written_files, (*scans, initial_transform, regions))
+    for folder in (files.report, files.history, ventilation):  # one folder may be of all three
+        check_apart((*written_files, folder), ())
 
     images = read_volume(fixed), read_volume(moving)
     pairs = read_pairs(fixed_landmarks, moving_landmarks, *(one.grid for one in images))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import re
 import struct
@@ -24,6 +23,8 @@ _NO_NUMBER = re.compile(rb"^\s*(?:Fixed)?Parameters:.*[^-+.\deE\s]", re.MULTILIN
 _DAMAGED = "is damaged or incomplete: copy or download it again."
 _HEADER_BYTES = 1 << 20  # of a text header; segmentations list all that they hold there
 _META_SPACING = re.compile(rb"^Element(?:Spacing|Size)\s*[=:]", re.MULTILINE)
+_META_SIZE = re.compile(rb"^CompressedDataSize = (\d+)", re.MULTILINE)
+_META_START = re.compile(rb"^ElementDataFile = LOCAL\n", re.MULTILINE)
 _NRRD_AXES = re.compile(rb"^dimension:\s*(\d+)", re.MULTILINE | re.IGNORECASE)
 _NRRD_SPACING = re.compile(  # not the user's own "spacings:=..."
     rb"^(?:spacings|space directions):(?!=)(.*)", re.MULTILINE | re.IGNORECASE
@@ -58,22 +59,60 @@ def check_complete(path: Path, image: sitk.Image) -> None:
     """Raise InputError for a NIfTI file cut short, whose missing voxels ITK takes to be zeros."""
     if suffix_of(path) not in (".nii", ".nii.gz"):
         return
-    values = np.prod(image.GetSize(), dtype=float) * image.GetNumberOfComponentsPerPixel()
-    start = max(float(image.GetMetaData("vox_offset")), 352)  # some files say 0: after the header
-    needed = start + values * int(image.GetMetaData("bitpix")) / 8
-    with open(path, "rb") as file:
-        packed = file.read(2) == _GZIP
-        length = file.seek(0, os.SEEK_END)
-        if packed:
-            file.seek(-4, os.SEEK_END)
-            # Where the last bytes state the right length (modulo 2^32), nothing was cut off.
-            length = struct.unpack("<I", file.read(4))[0]
-    if packed and length != needed % 2**32:
-        length = sum(map(len, _unpacked(path)))
-    elif packed:
-        length = needed
-    if length < needed:
+    needed, length, last = _nifti_bytes(path, image), path.stat().st_size, _stated(path)
+    if last is not None and last != needed % 2**32:  # else nothing was cut off
+        length, last = sum(map(len, _unpacked(path))), None
+    if last is None and length < needed:
         raise InputError(f"{path} {_DAMAGED}")
+
+
+def is_whole(path: Path, image: sitk.Image) -> bool:
+    """Whether a file just written holds all of an image: ITK does not notice every full disk.
+
+    .nii, or gzipped .nii.gz, .nrrd and .mha with the voxels behind the header.
+    """
+    if suffix_of(path) == ".mha":
+        head = _text_header(path)
+        size, start = _META_SIZE.search(head), _META_START.search(head)
+        whole = start.end() + int(size[1]) if size and start else np.inf
+        return path.stat().st_size >= whole
+    if suffix_of(path) in (".nii", ".nii.gz"):
+        needed = _nifti_bytes(path, image)
+    else:
+        needed = _values(image) * sitk.GetArrayViewFromImage(image).itemsize
+    stated = _stated(path)
+    return path.stat().st_size >= needed if stated is None else stated == needed % 2**32
+
+
+def ends_complete(path: Path) -> bool:
+    """Whether a text file of a transform ends as one does: with a whole line of its grid."""
+    lines = path.read_bytes().rsplit(b"\n", 2)
+    return len(lines) > 1 and not lines[-1] and lines[-2].startswith(b"FixedParameters:")
+
+
+def _values(image: sitk.Image) -> float:
+    return np.prod(image.GetSize(), dtype=float) * image.GetNumberOfComponentsPerPixel()
+
+
+def _nifti_bytes(path: Path, image: sitk.Image) -> float:
+    """Bytes that a NIfTI file of an image has when unpacked; infinitely many without a header."""
+    head = _head(path)
+    if len(head) < _NIFTI1_HEADER:
+        return np.inf
+    order = _byte_order(head)
+    (bits,), (start,) = (
+        struct.unpack_from(order + k, head, at) for k, at in (("h", 72), ("f", 108))
+    )
+    return max(start, 352) + _values(image) * bits / 8  # some say 0: after the header
+
+
+def _stated(path: Path) -> int | None:
+    """The length, modulo 2^32, that a gzip file states in its last bytes; None for any other."""
+    with open(path, "rb") as file:
+        if file.read(2) != _GZIP and suffix_of(path) not in (".nrrd", ".seg.nrrd"):
+            return None
+        file.seek(max(file.seek(0, os.SEEK_END) - 4, 0))
+        return int.from_bytes(file.read(), "little")
 
 
 def check_spacing(path: Path) -> None:
@@ -96,14 +135,22 @@ def check_spacing(path: Path) -> None:
 
 
 def _nifti_has_spacing(path: Path) -> bool:
-    with open(path, "rb") as file:
-        packed = file.read(2) == _GZIP
-    with (gzip.open if packed else open)(path, "rb") as file:
-        head = file.read(_NIFTI1_HEADER)
-    order = "<" if int.from_bytes(head[:4], "little") == _NIFTI1_HEADER else ">"
+    head = _head(path)
+    order = _byte_order(head)
     (axes,) = struct.unpack_from(f"{order}h", head, 40)
     widths = np.array(struct.unpack_from(f"{order}3f", head, 80)[:axes])
     return bool((np.isfinite(widths) & (widths != 0)).all())
+
+
+def _head(path: Path) -> bytes:
+    """The header of a NIfTI file, or what there is of it."""
+    with open(path, "rb") as file:
+        head = file.read(_NIFTI1_HEADER)
+    return next(_unpacked(path), b"")[:_NIFTI1_HEADER] if head.startswith(_GZIP) else head
+
+
+def _byte_order(head: bytes) -> str:
+    return "<" if int.from_bytes(head[:4], "little") == _NIFTI1_HEADER else ">"
 
 
 def _nrrd_has_spacing(header: bytes) -> bool:

@@ -14,7 +14,13 @@ import SimpleITK as sitk
 
 from .dicom_series import series_files
 from .errors import InputError
-from .file_checks import check_before_reading, check_complete, check_spacing
+from .file_checks import (
+    check_before_reading,
+    check_complete,
+    check_spacing,
+    ends_complete,
+    is_whole,
+)
 from .geometry import DisplacementField, Grid, Volume, leaves
 from .landmarks import Landmarks, read_landmarks, write_landmarks
 from .masks import marked
@@ -41,6 +47,7 @@ __all__ = [
 IMAGES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 MASKS = (*IMAGES, ".seg.nrrd")
 TRANSFORMS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
+_SHORT = "the file is too short"
 WRITABLE_IMAGES = (".nii", ".nii.gz", ".nrrd", ".mha")
 WRITABLE_TRANSFORMS = (".h5", ".tfm", *WRITABLE_IMAGES)
 
@@ -144,6 +151,8 @@ def write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
     """
     with _explained(f"{path} could not be written", "is there space left?"):
         sitk.WriteImage(image, str(temporary), useCompression=True)
+        if not is_whole(temporary, image):
+            raise RuntimeError(_SHORT)
 
 
 def read_transform(path: str | Path) -> sitk.Transform:
@@ -205,6 +214,8 @@ def write_transform(field: DisplacementField, path: str | Path) -> None:
         if suffix in (".h5", ".tfm"):
             with _explained(f"{path} could not be written", "is there space left?"):
                 sitk.WriteTransform(field.to_transform(), str(temporary))
+                if suffix == ".tfm" and not ends_complete(temporary):
+                    raise RuntimeError(_SHORT)
         elif suffix in (".nii", ".nii.gz"):
             _write_nifti_field(field, temporary, path)
         else:

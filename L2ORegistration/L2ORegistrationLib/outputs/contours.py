@@ -145,9 +145,23 @@ def _structures(data, path: str | Path) -> list[Structure]:
         ]
         contours = [_points(c, f"a contour of {name} in {path}") for c in closed]
         kind = XOR if any(c.ContourGeometricType == XOR for c in closed) else CLOSED
+        if kind == CLOSED:
+            contours = _once(contours)
         colour = tuple(int(c) for c in roi.get("ROIDisplayColor", (255, 0, 0)))
         found.append(Structure(name, colour, contours, int(roi.ReferencedROINumber), kind))
     return found
+
+
+def _once(contours: list[np.ndarray]) -> list[np.ndarray]:
+    """Contours (N, 3) without copies of others, wherever these begin and whichever way they turn.
+
+    Twice the same would be a hole of the same size, which only contours can mean that say that they
+    are combined by exclusion (XOR): PS3.3, C.8.8.6.3.
+    """
+    found: dict[bytes, np.ndarray] = {}
+    for contour in contours:
+        found.setdefault(np.unique(np.round(contour, 2) + 0.0, axis=0).tobytes(), contour)
+    return list(found.values())
 
 
 def _points(contour, what: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..core.errors import InputError
+from ..core.files import write_volume
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.paths import atomic, existing
 from .fields import extended
@@ -103,6 +104,5 @@ def warp_dose(
         with atomic(output) as temporary:
             made.save_as(temporary, enforce_file_format=True)
     else:
-        with atomic(output) as temporary:
-            sitk.WriteImage(moved.to_image(), str(temporary), useCompression=True)
+        write_volume(moved, output)
     return {"max_before_gy": float(dose.array.max()), "max_after_gy": float(moved.array.max())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from ..core.paths import atomic
 from .fields import extended
 
 _MOST_REGIONS = 100
+_MOST_SPREAD = 100  # images that the labels' boxes fill: organs' a few, grey values' thousands
+_LARGEST = 2**24  # of a label: what is counted to it takes memory
+_AT_ONCE = 200_000  # voxels at edges, for which eight corners are looked up
 _EXTENT = re.compile(r"Segment(\d+)_Extent$")
 
 
@@ -22,10 +26,11 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
     """Labels on the target grid; motion: target point -> source point, LPS mm.
 
     Each label is interpolated linearly by itself and the strongest one wins at a voxel, so that
-    borders are smooth and no value between two labels appears; one too small to win anywhere keeps
-    the voxels nearest to it. Several components (layers) are treated one by one. 0 beyond the
-    source. Raises InputError for labels that are all zero, and when none of them reaches the
-    target.
+    borders are smooth and no value between two labels appears. What bulges loses more than it wins
+    there, a nodule of few voxels half of them or all: each connected part of a label gets as many
+    voxels as its shares add up to, those first that it lost by least. Several components (layers)
+    are treated one by one. 0 beyond the source. Raises InputError for labels that are all zero or
+    look like an image, and when none of them reaches the target.
     """
     if not sitk.GetArrayViewFromImage(labels).any():
         raise InputError("The labels are empty: there is no structure to move.")
@@ -33,8 +38,8 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
     if labels.GetNumberOfComponentsPerPixel() > 1:
         count = labels.GetNumberOfComponentsPerPixel()
         layers = [sitk.VectorIndexSelectionCast(labels, k) for k in range(count)]
-    where = target.reference_image(), extended(motion, target).to_transform()
-    moved = [_moved(layer, *where) for layer in layers]
+    motion = extended(motion, target)
+    moved = [_moved(layer, motion, target) for layer in layers]
     if not any(sitk.GetArrayViewFromImage(layer).any() for layer in moved):
         raise InputError(
             "None of the labels lies in the reference image after the transform: "
@@ -43,20 +48,104 @@ def warp_labels(labels: sitk.Image, motion: DisplacementField, target: Grid) -> 
     return moved[0] if len(moved) == 1 else sitk.Compose(moved)
 
 
-def _moved(layer: sitk.Image, reference: sitk.Image, transform: sitk.Transform) -> sitk.Image:
-    """One layer on the grid of the reference, as `warp_labels` says."""
-    linear, nearest = (
-        sitk.Resample(layer, reference, transform, kind, 0, layer.GetPixelID())
-        for kind in (sitk.sitkLabelLinear, sitk.sitkNearestNeighbor)
-    )
-    values, near = sitk.GetArrayFromImage(linear), sitk.GetArrayViewFromImage(nearest)
-    lost = np.isin(near, [value for value in np.setdiff1d(near, values) if value])
-    if not lost.any():
-        return linear
-    values[lost] = near[lost]
-    kept = sitk.GetImageFromArray(values)
-    kept.CopyInformation(linear)
-    return kept
+def _moved(layer: sitk.Image, motion: DisplacementField, target: Grid) -> sitk.Image:
+    """One layer on the target grid, as `warp_labels` says; motion reaches over the whole of it."""
+    array, grid = sitk.GetArrayViewFromImage(layer), Grid.of_image(layer)
+    parts, label = _parts(array)
+    coded = Volume(2 * parts + _at_edges(parts), grid).to_image()
+    where = target.reference_image(), motion.to_transform()
+    coded = sitk.GetArrayFromImage(sitk.Resample(coded, *where, sitk.sitkNearestNeighbor, 0))
+    part, edge = coded.ravel() >> 1, np.flatnonzero(coded & 1)
+    seen = np.bincount(part, minlength=len(label))
+    due = seen - np.bincount(part[edge], minlength=len(label)).astype(float)
+    lost = []
+    for some in np.array_split(edge, len(edge) // _AT_ONCE + 1):
+        index = np.stack(np.unravel_index(some, target.shape)[::-1], axis=-1)
+        there = grid.to_index(motion.transform_points(target.to_world(index)))
+        found, share = _shares(parts, there)
+        due += np.bincount(found.ravel(), share.ravel(), minlength=len(label))
+        best = share.argmax(axis=0), np.arange(len(some))
+        part[some] = found[best]
+        corner, n = np.nonzero((share > 0) & (found != found[best]))
+        lost.append((some[n], found[corner, n], (share[best] - share)[corner, n]))
+    due = np.maximum(np.rint(due), seen > 0).astype(int)
+    _level(part, due, *map(np.concatenate, zip(*lost, strict=True)))
+    image = sitk.GetImageFromArray(label[part].reshape(target.shape))
+    image.CopyInformation(target.reference_image())
+    return image
+
+
+def _parts(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The connected parts (z, y, x) of labels, numbered from 1; the label of each number.
+
+    Raises InputError for what is spread over the image as grey values are.
+    """
+    from scipy import ndimage
+
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > _LARGEST:
+        raise InputError(f"There are labels from {low} to {high}: is it an image, not a label map?")
+    boxes = {k: box for k, box in enumerate(ndimage.find_objects(labels), start=1) if box}
+    if sum(labels[box].size for box in boxes.values()) > _MOST_SPREAD * labels.size:
+        raise InputError(f"There are {len(boxes)} labels: is it an image, not a label map?")
+    parts, label = np.zeros(labels.shape, np.int32), [0]
+    for value, box in boxes.items():
+        mask = labels[box] == value
+        numbered, count = ndimage.label(mask, np.ones((3, 3, 3)))
+        parts[box][mask] = numbered[mask] + len(label) - 1
+        label += [value] * count
+    return parts, np.array(label, labels.dtype)
+
+
+def _at_edges(parts: np.ndarray) -> np.ndarray:
+    """Which voxels have a corner of eight around or beside them that are not of one part."""
+    from scipy import ndimage
+
+    edges = np.zeros(parts.shape, bool)
+    for axis in range(3):
+        along, edge = np.moveaxis(parts, axis, 0), np.moveaxis(edges, axis, 0)
+        differ = along[1:] != along[:-1]
+        edge[1:] |= differ
+        edge[:-1] |= differ
+    return ndimage.maximum_filter(edges, 3)
+
+
+def _shares(parts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The parts at the corners around continuous indices (N, 3), x, y, z, and their linear weight.
+
+    Both (8, N); of a part that is there several times the first has the weight of all.
+    """
+    last = np.array(parts.shape[::-1]) - 1
+    index = np.clip(index, 0, last)
+    low = np.minimum(np.floor(index), np.maximum(last - 1, 0)).astype(int)
+    corners = list(itertools.product((0, 1), repeat=3))
+    found = np.stack([parts[tuple(np.minimum(low + c, last).T[::-1])] for c in corners])
+    share = np.stack([np.abs(1 - np.array(c) - (index - low)).prod(axis=1) for c in corners])
+    for one, other in itertools.combinations(range(8), 2):
+        same = found[one] == found[other]
+        share[one] += share[other] * same
+        share[other] *= ~same
+    return found, share
+
+
+def _level(
+    part: np.ndarray, due: np.ndarray, voxel: np.ndarray, whose: np.ndarray, behind: np.ndarray
+) -> None:
+    """Give parts that have fewer voxels than are due to them those that they lost by least.
+
+    part: of each voxel, changed in place; due: voxels of each part; voxel, whose, behind: of each
+    loss the voxel, the part and by how much. The smallest part comes first, and keeps what it has.
+    """
+    order = np.lexsort((behind, whose))
+    voxel, begins = voxel[order], np.searchsorted(whose[order], np.arange(len(due) + 1))
+    has, served = np.bincount(part, minlength=len(due)), np.zeros(len(due), bool)
+    for one in np.argsort(due, kind="stable"):
+        served[one] = True
+        lost = voxel[begins[one] : begins[one + 1]]
+        gained = lost[~served[part[lost]]][: max(0, due[one] - has[one])]
+        np.subtract.at(has, part[gained], 1)
+        part[gained] = one
+        has[one] += len(gained)
 
 
 def warp_label_file(

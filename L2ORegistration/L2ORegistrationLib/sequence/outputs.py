@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..core.errors import InputError
-from ..core.files import write_transform, write_volume
+from ..core.files import write_image, write_transform, write_volume
 from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
 from ..core.landmarks import Landmarks
@@ -228,7 +228,7 @@ def _write_fields(result: SequenceResult, path: Path) -> None:
     """One image of four dimensions, the last one the phase."""
     images = [sitk.Cast(f.to_image(), sitk.sitkVectorFloat32) for f in result.fields.values()]
     with atomic(path) as temporary:
-        sitk.WriteImage(sitk.JoinSeries(images), str(temporary), useCompression=True)
+        write_image(sitk.JoinSeries(images), temporary, path)
 
 
 def _report(result, names, title, rows, followed, plain, mean, amplitude) -> str:

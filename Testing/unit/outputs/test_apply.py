@@ -187,6 +187,23 @@ def test_dose_moves_with_the_tissue_and_keeps_its_height(ct, transform, tmp_path
     assert np.abs(moved.array - exact)[inner].max() < 0.6
 
 
+def test_a_dose_that_finds_the_disk_full_ends_in_a_sentence(ct, transform, tmp_path, capsys):
+    resource = pytest.importorskip("resource")
+    grid = Grid((24, 22, 20), (3.0, 3.0, 3.0), GRID.origin)
+    noise = np.random.default_rng(0).uniform(0, 60, grid.shape).astype(np.float32)
+    dose_file(tmp_path / "d.dcm", ct, grid, noise)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, said in (("m.nrrd", "is there space left"), ("m.dcm", "free some space")):
+        given = [transform, tmp_path / "d.dcm", "-o", tmp_path / name, "--reference", ct]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # bytes of a file
+        try:
+            code = main(["apply", *map(str, given)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert code == 2 and said in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / name).exists()
+
+
 def test_a_moved_dose_has_no_histograms_of_the_old_anatomy(ct, transform, tmp_path):
     grid = Grid((24, 22, 20), (3.0, 3.0, 3.0), GRID.origin)
     dose_file(tmp_path / "d.dcm", ct, grid, np.full(grid.shape, 20.0, np.float32))

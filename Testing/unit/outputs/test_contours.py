@@ -297,3 +297,25 @@ def test_contours_that_say_how_holes_are_meant_are_closed_too_and_say_it_again(w
     assert found.shape().millilitres() == pytest.approx(np.pi * (81 - 9) * 9 / 1000, rel=0.02)
     again = pydicom.dcmread(written(found)).ROIContourSequence[0].ContourSequence
     assert {item.ContourGeometricType for item in again} == {"CLOSEDPLANAR_XOR"}
+
+
+@pytest.mark.parametrize("again", [lambda c: c, lambda c: np.roll(c[::-1], 7, axis=0)])
+def test_a_contour_drawn_twice_is_no_hole_unless_it_says_so(written, again):
+    outer, inner = ([ring(radius, z) for z in (0, 3, 6)] for radius in (9.0, 3.0))
+    path = written(structure([*outer, *inner, *map(again, outer), again(inner[1])]))
+    (found,), data = contours.read_structures(path)
+    assert len(found.contours) == 6 and np.allclose(found.contours, [*outer, *inner], atol=1e-4)
+    assert found.shape().millilitres() == pytest.approx(np.pi * (81 - 9) * 9 / 1000, rel=0.02)
+    for item in data.ROIContourSequence[0].ContourSequence:
+        item.ContourGeometricType = contours.XOR
+    data.save_as(path)
+    assert len(contours.read_structures(path)[0][0].contours) == 10
+
+
+def test_a_hole_behind_a_keyhole_stays_a_hole():
+    """One contour with a channel, along which it goes there and back: PS3.3, C.8.8.6.3."""
+    outlines = [
+        np.concatenate([ring(9.0, z), ring(9.0, z)[:1], ring(3.0, z)[::-1], ring(3.0, z)[-1:]])
+        for z in (0, 3, 6)
+    ]
+    assert np.allclose(areas(structure(outlines), 0.0, 3.0, 3), (81 - 9) / 64, rtol=0.01)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import write_volume
 from L2ORegistrationLib.core.geometry import Grid, Volume
@@ -107,3 +109,45 @@ def test_a_label_of_one_voxel_is_not_lost_between_voxels():
     assert (moved == 700).sum() == 1 and moved[5, 20, 20] == 700
     assert Grid.of_image(image).matches(GRID) and moved.dtype == np.int16
     assert (moved == 2).sum() == pytest.approx((array == 2).sum(), rel=0.05)
+
+
+NODULES = [  # of 1, 3 and 12 voxels
+    tuple(slice(k, k + n) for k, n in zip((3, 8, 9), size, strict=True))
+    for size in ((1, 1, 1), (1, 1, 3), (2, 2, 3))
+]
+
+
+@pytest.mark.parametrize("part", NODULES)
+@pytest.mark.parametrize("value", [1, 2])
+def test_a_nodule_between_voxels_keeps_its_volume(part, value):
+    """Moved by half a voxel each of its voxels is outvoted; the label may be elsewhere, too."""
+    array = np.zeros(GRID.shape, np.uint8)
+    array[ball(CENTRE)], array[part] = 1, value
+    half = shift(by=np.array([0.5, 0.5, 0.45]) * GRID.spacing)
+    moved = sitk.GetArrayFromImage(labels.warp_labels(Volume(array, GRID).to_image(), half, GRID))
+    around = tuple(slice(s.start - 2, s.stop + 2) for s in part)
+    assert (moved[around] == value).sum() == array[part].size
+    assert np.bincount(moved.ravel()).tolist() == np.bincount(array.ravel()).tolist()
+
+
+@given(
+    radius=st.floats(2.2, 8.0),
+    by=st.tuples(*3 * [st.floats(-1.0, 1.0)]),
+    within=st.booleans(),
+)
+@settings(deadline=None, max_examples=20)
+def test_labels_in_each_other_keep_their_volumes(radius, by, within):
+    array = np.zeros(GRID.shape, np.uint8)
+    array[ball(CENTRE, 12.0)] = within
+    array[ball(CENTRE + [2, 1, 0], radius)] = 2
+    motion = shift(by=np.multiply(by, GRID.spacing))
+    image = labels.warp_labels(Volume(array, GRID).to_image(), motion, GRID)
+    moved = sitk.GetArrayFromImage(image)
+    assert np.abs(np.bincount(moved.ravel()) - np.bincount(array.ravel())).max() <= 1
+
+
+@pytest.mark.parametrize("low", [-1000, 0])
+def test_an_image_is_no_label_map(low):
+    image = np.random.default_rng(0).integers(low, 3000, GRID.shape).astype(np.int16)
+    with pytest.raises(InputError, match="is it an image, not a label map"):
+        labels.warp_labels(Volume(image, GRID).to_image(), shift(), GRID)

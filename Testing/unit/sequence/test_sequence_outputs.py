@@ -7,7 +7,7 @@ import pytest
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.core.landmarks import Landmarks
-from L2ORegistrationLib.sequence import motion
+from L2ORegistrationLib.sequence import motion, outputs
 from L2ORegistrationLib.sequence.outputs import doubts, write_sequence
 from L2ORegistrationLib.sequence.registration import SequenceResult
 
@@ -78,3 +78,19 @@ def test_points_of_the_mean_are_not_followed_from_a_phase(tmp_path, stopped):
     page = (tmp_path / "report.html").read_text("utf-8")
     assert ("all is of phase a instead" in page) is stopped
     assert len(doubts(result, NAMES)) == stopped
+
+
+def test_a_disk_that_is_full_is_told_of_the_fields_too(tmp_path):
+    resource, result = pytest.importorskip("resource"), breath()
+    lattice = Grid.covering(GRID.corners(), 1.0)
+    noise = np.random.default_rng(0).normal(0, 1, (*lattice.shape, 3)).astype(np.float32)
+    for number in result.fields:
+        result.fields[number] = DisplacementField(noise, lattice)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # bytes of a file
+    try:
+        with pytest.raises(InputError, match="fields.nrrd could not be written .*space left"):
+            outputs._write_fields(result, tmp_path / "fields.nrrd")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
