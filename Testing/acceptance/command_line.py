@@ -57,8 +57,12 @@ def started(*arguments):
         text=True,
         env=environment,
         # A background job ignores Ctrl-C and its children inherit that; a user's terminal doesn't.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=_heed_interrupts if os.name == "posix" else None,
     )
+
+
+def _heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def torchrun(count, *arguments):

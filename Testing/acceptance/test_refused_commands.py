@@ -171,6 +171,10 @@ def test_scans_are_not_written_over(data, tmp_path):
     fixed, before = data / "fixed.nii.gz", (data / "fixed.nii.gz").read_bytes()
     command = register(data, tmp_path / "t.h5", "--warped", fixed)
     assert "would be overwritten, it is read" in refused(*command, within=tmp_path)
+    linked = tmp_path / "linked.nii.gz"  # as one name in two cases, where file systems have none
+    linked.hardlink_to(fixed)
+    command = register(data, tmp_path / "t.h5", "--warped", linked)
+    assert "would be overwritten, it is read" in refused(*command, within=tmp_path)
     shutil.copy(fixed, tmp_path / "moving.nii.gz")
     assert "is no phantom" in refused("demo", "--out", tmp_path, within=tmp_path)
     assert fixed.read_bytes() == before == (tmp_path / "moving.nii.gz").read_bytes()

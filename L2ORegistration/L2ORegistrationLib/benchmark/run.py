@@ -97,7 +97,9 @@ def _measured(folder: Path, method: str, options: dict[str, Any]) -> dict[str, A
     }
     job.write_text(json.dumps(content), encoding="utf-8")
     command = [sys.executable, "-m", "L2ORegistrationLib.benchmark.measure", str(job)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, errors="replace"
+    )
     if result.exists():
         return json.loads(result.read_text("utf-8"))
     if done.returncode == -9:  # on Linux the system, short of memory; it had no time to say why

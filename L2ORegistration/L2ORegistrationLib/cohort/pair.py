@@ -25,7 +25,8 @@ from ..core.memory import forget_peak, peak_mb
 from ..core.paths import atomic
 from ..engine import packaged
 from ..engine.catalogue import DEFAULT, METHODS
-from ..outputs.record import Scan, read_record
+from ..outputs.direction import doubts_of_start
+from ..outputs.record import Scan
 from ..reporting.case import CaseFiles
 from ..reporting.tables import LandmarkPairs, table
 from .inputs import checksum, inputs_state
@@ -309,14 +310,10 @@ def _doubts(
     scans = result.fixed, result.moving
     masks = row.fixed_mask and result.fixed_mask, row.moving_mask and result.moving_mask
     found = mixed_up.doubts(*scans, *(mask or None for mask in masks))
-    if row.initial_transform and (record := read_record(row.initial_transform)):
+    if row.initial_transform:
         paths = row.fixed, row.moving
-        fixed, moving = (Scan.of(scan.grid, path) for scan, path in zip(scans, paths))
-        if fixed.is_one(record.moving, record.fixed) and moving.is_one(record.fixed, record.moving):
-            found.append(
-                f"{Path(row.initial_transform).name} leads from the moving to the fixed scan, its "
-                "record says: invert it (l2o-registration invert) to start from it."
-            )
+        told = (Scan.of(scan.grid, path) for scan, path in zip(scans, paths))
+        found += doubts_of_start(Path(row.initial_transform), *told)
     if landmarks is not None:
         if registration.given is not None:
             found.append(opposite_direction(registration.given, *landmarks, "The start"))

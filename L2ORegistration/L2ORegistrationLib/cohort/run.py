@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import InputError
-from ..core.paths import check_writable
+from ..core.paths import at_home, check_writable
 from .cluster import require_dask
 from .pair import (
     KILLED,
@@ -60,9 +60,9 @@ def map_pairs(
     rows = read_table(table) if isinstance(table, str | Path) else checked_rows(table)
     for role in ("model", "start_model"):
         if Path(settings.get(role) or "").suffix == ".pt":  # workers may run elsewhere
-            settings[role] = str(Path(settings[role]).expanduser().absolute())
+            settings[role] = str(at_home(settings[role]).absolute())
     check_settings(settings)  # else every pair would fail, one after the other
-    out = Path(out).expanduser().absolute()
+    out = at_home(out).absolute()
     _check_apart(rows, out)
     check_writable(out if out.exists() else out.parent)
     out.mkdir(exist_ok=True)

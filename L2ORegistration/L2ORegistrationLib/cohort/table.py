@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.files import IMAGES, MASKS, TRANSFORMS
 from ..core.landmarks import READABLE
-from ..core.paths import existing, suffix_of
+from ..core.paths import at_home, existing, suffix_of
 
 RESULTS, PAGE = "results.csv", "index.html"  # the files beside the folders of the pairs
 # What every file system takes for a folder, but for names that Windows keeps for devices.
@@ -98,7 +98,7 @@ def checked_rows(rows: Iterable[Row | Mapping[str, str]], source: str | Path = "
                 "its own."
             )
         seen[key] = number
-        paths = {role: str(folder / Path(p).expanduser()) for role, p in values.items() if p}
+        paths = {role: str(folder / at_home(p)) for role, p in values.items() if p}
         found.append(Row(name, **paths))
     if not found:
         raise InputError(f"{source} holds no pairs: add a row, or a folder, for each.")

@@ -25,10 +25,10 @@ from ..core.files import (
 from ..core.geometry import DisplacementField, Grid, Volume
 from ..core.jacobian import jacobian_determinant
 from ..core.paths import atomic, checked_suffix, existing, suffix_of
+from ..outputs.direction import doubts_of_backward
 from ..outputs.record import Scan, read_record
 from ..outputs.surfaces import SURFACES, read_surface
 from .console import check_apart, checked_file, note, print_json, say, tell_written
-from .direction import doubts_of_backward
 from .options import Json
 
 _OTHER_SURFACES = (".stl", ".vtp")

@@ -24,7 +24,7 @@ from ..core.errors import InputError
 from ..core.files import read_landmarks
 from ..core.geometry import Grid
 from ..core.measures import paired, summarise, target_registration_error
-from ..core.paths import check_writable, checked_suffix, writable_file
+from ..core.paths import at_home, check_writable, checked_suffix, writable_file
 from ..reporting import certainty
 from ..reporting.tables import LandmarkPairs, plain
 
@@ -50,14 +50,16 @@ def checked_file(path: Path, suffixes: tuple[str, ...], what: str) -> Path:
 
 def check_apart(written: Iterable[Path | None], read: Iterable[Path | None]) -> None:
     """Raise InputError for a file that would be written twice, or over one that is read."""
-    taken = {path.expanduser().resolve(): "is read" for path in read if path}
+    taken = [(at_home(path).resolve(), "is read") for path in read if path]
     for path in written:
         if path is None:
             continue
-        where = path.expanduser().resolve()
-        if where in taken:
-            raise InputError(f"{path} would be overwritten, it {taken[where]}: give another name.")
-        taken[where] = "is also another result"
+        where = at_home(path).resolve()
+        for other, how in taken:
+            # A.nii is a.nii where the file system has no case.
+            if where == other or (where.exists() and other.exists() and where.samefile(other)):
+                raise InputError(f"{path} would be overwritten, it {how}: give another name.")
+        taken.append((where, "is also another result"))
 
 
 def checked_folder(path: Path) -> Path:
@@ -65,7 +67,7 @@ def checked_folder(path: Path) -> Path:
 
     Raises InputError if not; the folder is made only by `paths.made`.
     """
-    path = path.expanduser()
+    path = at_home(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file: give the name of a folder.")
     check_writable(path if path.exists() else path.absolute().parent)
@@ -210,15 +212,16 @@ def _progress(total: int, shown: bool, with_tre: bool) -> Iterator:
     if not shown:
         yield lambda step, error: None
         return
-    head = f"{'step':>5}  {'stage':<8}{'level':>5}  {'dissimilarity':>13}"
+    head = f"{'iteration':>9}  {'stage':<8}{'level':>5}  {'dissimilarity':>13}"
     messages.print(f"[bold]{head}{'  TRE mm' if with_tre else ''}  seconds")
     with progress_bar(TimeElapsedColumn(), shown=True) as bar:
         task = bar.add_task("", total=total)
         stride = max(1, total // _LINES)
 
         def tell(step, error: float | None) -> None:
-            level = "" if step.stage == "initial" else step.level
-            line = f"{step.index:>5}  {step.stage:<8}{level:>5}  {step.dissimilarity:>13.5f}"
+            before = step.stage == "initial"
+            number, level = ("", "") if before else (step.index - 1, step.level)
+            line = f"{number:>9}  {step.stage:<8}{level:>5}  {step.dissimilarity:>13.5f}"
             if error is not None:
                 line += f"  {error:>6.2f}"
             if step.index % stride == 0 or step.index in (1, step.total):

@@ -20,6 +20,7 @@ from ..core.measures import (
     opposite_direction,
     target_registration_error,
 )
+from ..outputs.direction import doubts_of_backward
 from ..outputs.fields import SAMPLED_MM, as_field, own_field
 from ..outputs.labels import read_regions
 from ..outputs.quality import assess
@@ -27,7 +28,6 @@ from ..outputs.record import Scan, read_record
 from ..reporting.tables import LandmarkPairs, landmark_measures
 from .console import checked_file, measures_table, note, print_json, read_pairs, say, tell_written
 from .console import output as out
-from .direction import doubts_of_backward
 from .options import FixedLandmarks, Json, MovingLandmarks
 
 _MOST_SHOWN = 5  # landmarks

@@ -21,6 +21,7 @@ from ..core.files import (
 from ..core.geometry import Grid, Volume
 from ..core.measures import landmarks_in_ras, opposite_direction
 from ..engine.catalogue import DEFAULT, METHODS, STARTS
+from ..outputs.direction import doubts_of_start
 from ..outputs.record import Scan, beside
 from ..outputs.registry import OUTPUTS, named
 from ..reporting import certainty, tables
@@ -41,7 +42,6 @@ from .console import (
     tell_written,
 )
 from .console import output as out
-from .direction import doubts_of_start
 from .following import Following, Written
 from .options import (
     Device,

@@ -11,7 +11,7 @@ from rich.progress import TextColumn, TimeRemainingColumn
 from ..core.errors import InputError
 from ..core.files import read_landmarks, read_mask
 from ..core.measures import check_landmarks_inside
-from ..core.paths import counted, made
+from ..core.paths import at_home, counted, made
 from .console import checked_folder, messages, note, print_json, progress_bar, say, tell_written
 from .console import output as out_console
 from .options import Device, Json, Quiet, Spacing, Threads
@@ -51,7 +51,7 @@ def sequence(
     the exit code is 3. Ctrl-C keeps the phases that are finished and exits with code 130.
     """
     out = checked_folder(out)
-    if out.resolve() in [path.expanduser().resolve() for path in phases]:
+    if out.resolve() in [at_home(path).resolve() for path in phases]:
         raise InputError(
             f"{out} holds the phases, and the results would be read as phases by the next run: "
             "give another --out."

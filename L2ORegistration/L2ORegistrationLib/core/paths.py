@@ -33,9 +33,18 @@ def counted(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in parts]
 
 
+def at_home(path: str | Path) -> Path:
+    """The path, where a leading ~ means a user's home; a file may be called ~1.nii, too."""
+    path = Path(path)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no such user
+        return path
+
+
 def existing(path: str | Path) -> Path:
     """The path, with ~ expanded. Raises InputError when nothing is there, or may not be seen."""
-    path = Path(path).expanduser()
+    path = at_home(path)
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -68,7 +77,7 @@ def checked_suffix(path: str | Path, supported: tuple[str, ...], what: str) -> s
 
 def writable_file(path: str | Path) -> Path:
     """The path of a file that can be written, with ~ expanded. Raises InputError if not."""
-    path = Path(path).expanduser()
+    path = at_home(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the name of a file.")
     check_writable(path.parent)

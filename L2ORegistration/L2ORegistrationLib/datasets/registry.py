@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.files import IMAGES, MASKS
-from ..core.paths import suffix_of
+from ..core.paths import at_home, suffix_of
 from ..phantom.pair import PhantomPair, make_pair
 from ..phantom.seeds import measured
 from . import dirlab, empire10, learn2reg
@@ -96,7 +96,7 @@ def _entries(name: str, folder: str | Path) -> list[Entry]:
     if name not in DATASETS:
         raise InputError(f"There is no data set '{name}': use one of {', '.join(DATASETS)}.")
     dataset = DATASETS[name]
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     if name != "phantom" and not folder.is_dir():
         raise InputError(f"The folder {folder} does not exist: check the path.{_source(dataset)}")
     try:

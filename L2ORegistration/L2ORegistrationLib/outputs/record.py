@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.dicom_series import frame_of_reference
 from ..core.geometry import Grid
-from ..core.paths import atomic, checksum
+from ..core.paths import at_home, atomic, checksum
 from ..engine.verdict import CHECK, FAILED
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Scan:
         """That of a grid, read from this path."""
         if path is None:
             return cls(grid)
-        return cls(grid, str(Path(path).expanduser().resolve()), frame_of_reference(path))
+        return cls(grid, str(at_home(path).resolve()), frame_of_reference(path))
 
     def is_one(self, this: Scan, not_this: Scan) -> bool:
         """Whether it is the first of two scans, by its path, or has its voxels and not the other's.
@@ -120,13 +120,13 @@ class Record:
 
 def beside(transform: str | Path) -> Path:
     """Where the record of a transform is: "t.h5.json" for "t.h5"."""
-    transform = Path(transform).expanduser()
+    transform = at_home(transform)
     return transform.with_name(f"{transform.name}.json")
 
 
 def read_record(transform: str | Path) -> Record | None:
     """The record of a transform; None where none is there, or only that of another transform."""
-    transform = Path(transform).expanduser()
+    transform = at_home(transform)
     try:
         content = json.loads(beside(transform).read_text(encoding="utf-8"))
         if content.pop("transform_sha256") != checksum(transform):

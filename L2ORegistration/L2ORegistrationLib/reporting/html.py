@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..core.geometry import Grid
-from ..core.paths import atomic, check_writable
+from ..core.paths import at_home, atomic, check_writable
 from . import page
 from .tables import LandmarkPairs, table
 
@@ -73,7 +73,7 @@ def write_report(
     """
     from . import pictures  # matplotlib takes a second to import
 
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     check_writable(folder)
     result = next(iter(results.values()))
     overview = pictures.png(pictures.overview(result))
@@ -112,7 +112,8 @@ def _verdicts(results: dict[str, Result]) -> str:
 def _summary(results: dict[str, Result], rows: dict[str, dict]) -> str:
     name, result = next(iter(results.items()))
     folded = 100 * rows[name]["jacobian"]["folding"]
-    parts = [f"{escape(name)}: {len(result.steps) - 1} steps in {result.seconds:.1f} s"]
+    made = max(0, len(result.steps) - 2)  # beside what was before, and the start
+    parts = [f"{escape(name)}: {made} iterations in {result.seconds:.1f} s"]
     if "tre" in rows[name]:
         before, after = (rows[key]["tre"]["mean"] for key in ("Initial", name))
         parts.append(f"mean landmark error {before:.2f} → <b>{after:.2f} mm</b>")

@@ -176,7 +176,7 @@ def curves(results: dict[str, Result], pairs: LandmarkPairs | None = None) -> Fi
         ticks = FixedLocator([1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
         _plain_ticks(axes[0, 0].xaxis, ticks)
     axes[0, 0].legend(frameon=False)
-    axes[-1, 0].set_xlabel("iteration (1: start)", color=_INK)
+    axes[-1, 0].set_xlabel("iteration (0: start)", color=_INK)
     axes[-1, 1].set_xlabel("seconds", color=_INK)
     return figure
 
@@ -257,7 +257,7 @@ def _draw_run(axes, rows: list[dict], value: Callable, colour: str, name: str) -
     """One run over iterations and over seconds, from the start on; the kept step in a circle."""
     ran = rows[1:] or rows
     values = [value(row) for row in ran]
-    iterations = [row["index"] for row in ran]
+    iterations = [max(0, row["index"] - 1) for row in ran]
     for axis, x in zip(axes, (iterations, [row["seconds"] for row in ran]), strict=True):
         axis.plot(x, values, marker="o" if len(ran) < 60 else "", ms=3, color=colour, label=name)
         for i, row in enumerate(ran):

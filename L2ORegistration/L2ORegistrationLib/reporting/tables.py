@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,8 @@ def write_history(result: Result, folder: Path, pairs: LandmarkPairs | None = No
         temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     write_csv([_flat(row) for row in rows], paths[-1])
     for path in set(earlier) - set(paths):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has it open: the tables do not name it
+            path.unlink()
     return paths
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from string import Template
@@ -21,7 +22,7 @@ from ..core.geometry import Volume
 from ..core.hounsfield import stored_offset
 from ..core.landmarks import Landmarks
 from ..core.memory import ran_out
-from ..core.paths import atomic, check_writable
+from ..core.paths import at_home, atomic, check_writable
 from ..engine.verdict import GOOD, Verdict
 from ..outputs.record import Record, Scan
 from ..reporting import page, pictures
@@ -79,7 +80,7 @@ def write_sequence(
     Raises InputError when the folder cannot be written to, and when memory runs out for the images
     and the report; all else is written before, so that it is there even if the process is killed.
     """
-    folder = Path(folder).expanduser()
+    folder = at_home(folder)
     check_writable(folder)
     earlier = _of_earlier_run(folder)
     written = []
@@ -103,7 +104,8 @@ def write_sequence(
         write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
     # Before the table that names them gives way to that of this run.
     for file in set(earlier) - set(written):
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # somebody has it open: the table does not name it
+            file.unlink()
     try:
         rows = phase_table(result, names)
         write_csv(rows, path("phases.csv"))

@@ -80,7 +80,7 @@ def checked_phases(phases: Sequence[Phase]) -> list[Phase]:
                 "of one 4DCT, or resample them to one grid."
             )
     names = [phase.name for phase in phases]
-    if len(set(names)) < len(names):
+    if len({name.casefold() for name in names}) < len(names):  # files are named so
         names = [f"{number:02d}" for number in range(len(names))]
     return [Phase(name, phase.volume) for name, phase in zip(names, phases, strict=True)]
 

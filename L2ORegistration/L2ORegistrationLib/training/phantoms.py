@@ -91,7 +91,7 @@ def _drawn(draw, paths: list[list[Path]], first: Sequence[int]) -> Iterator[list
     yield from (those for those, done in zip(paths, there) if done)
     missing = [(those, i) for those, i, done in zip(paths, first, there) if not done]
     carried = (free_mb() or len(missing) * MEMORY_MB) // MEMORY_MB
-    processes = min(torch.get_num_threads(), len(missing), carried)
+    processes = min(torch.get_num_threads(), len(missing), carried, 61)  # Windows takes no more
     if processes < 2:
         yield from (draw(*one) for one in missing)
         return

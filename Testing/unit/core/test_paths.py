@@ -1,8 +1,9 @@
-"""What Windows does with files: it blocks those that somebody reads, and ITK finds not all."""
+"""Paths of every kind; what Windows does with files: it blocks what is read, ITK finds not all."""
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from L2ORegistrationLib.core import paths
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.files import read_transform, read_volume, write_transform
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid
-from L2ORegistrationLib.core.paths import atomic, check_writable
+from L2ORegistrationLib.core.paths import at_home, atomic, check_writable, existing
 
 
 @pytest.fixture
@@ -107,3 +108,11 @@ def test_paths_of_any_letters_are_read_and_written(tmp_path):
         write_transform(field, folder / name)
         moved = read_transform(folder / name).TransformPoint((4.0, 4.0, 4.0))
         np.testing.assert_allclose(moved, 7, atol=1e-5)
+
+
+def test_a_name_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~/scan.nii") == tmp_path / "scan.nii"
+    assert at_home("~1.nii") == Path("~1.nii")
+    with pytest.raises(InputError, match="~1.nii"):
+        existing("~1.nii")

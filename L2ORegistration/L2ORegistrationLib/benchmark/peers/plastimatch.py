@@ -51,7 +51,9 @@ def register(scan: Scan, options: dict[str, Any]) -> DisplacementField:
         places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         program = shutil.which("plastimatch", path=places) or "plastimatch"
         command = [program, "register", str(commands)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, errors="replace"
+        )
         if not (folder / "field.mha").exists():
             raise InputError(f"plastimatch failed: {(done.stderr or done.stdout)[-300:]}")
         field = sitk.ReadImage(str(folder / "field.mha"))

@@ -1,4 +1,4 @@
-"""Whether transforms lead the way that a command needs, as the records beside them tell."""
+"""Whether transforms lead the way that they have to, as the records beside them tell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..core.errors import InputError
 from ..core.paths import checksum, existing
-from ..outputs.record import Record, Scan, read_record
+from .record import Record, Scan, read_record
 
 
 def doubts_of_start(transform: Path, fixed: Scan, moving: Scan) -> list[str]:
