@@ -90,6 +90,10 @@ def apply(
             f"--source is compared with RT structures only, but {thing.name} is {_NAMES[kind]}: "
             "leave it out."
         )
+    if labels and kind != "labels":
+        raise InputError(
+            f"--labels is for label maps, but {thing.name} is {_NAMES[kind]}: leave it out."
+        )
     if kind != "points" and (confidence or backward):
         raise InputError(
             f"--confidence and --backward say how sure points are, but {thing.name} is "

@@ -81,9 +81,9 @@ class Registration:
     to; model: name of packaged weights or a .pt file, for a learned method, which becomes the one
     that the weights were trained for; iterations: on each level, instead of the method's own, one
     number for all or one for each, the coarsest first; refine: go on with Adam where a network
-    predicted the motion at once; device: "auto", "cpu", "cuda", "mps";
-    threads: of the CPU; spacing: of the working grid, mm; cancelled(): asked between the steps of
-    the preparation, which takes longest: where it says True, the iteration ends there.
+    predicted the motion at once; device: "auto", "cpu", "cuda", "mps"; threads: of the CPU, for the
+    whole process while it computes; spacing: of the working grid, mm; cancelled(): asked between
+    the steps of the preparation, which takes longest: where it says True, the iteration ends there.
 
     The start "voxelmorph++" is what its network predicts from the affine; start_model: its weights,
     packaged or a .pt file. Left out, the start is the method's own, mostly "search".

@@ -35,6 +35,14 @@ def test_a_marked_point_is_found_in_the_other_scan(transform, tmp_path):
     assert found.labels == ("nodule",) and np.allclose(found.points, CENTRE - SHIFT, atol=1e-3)
 
 
+def test_points_are_no_label_map(transform, tmp_path, capsys):
+    write_landmarks(Landmarks(CENTRE[None], ("nodule",)), tmp_path / "p.csv")
+    command = ["apply", transform, tmp_path / "p.csv", "-o", tmp_path / "q.csv", "--labels"]
+    assert main(list(map(str, command))) == 2
+    assert "--labels is for label maps" in capsys.readouterr().err
+    assert not (tmp_path / "q.csv").exists()
+
+
 def test_a_point_says_how_sure_it_is(transform, tmp_path, capsys):
     write_landmarks(Landmarks(CENTRE[None], ("nodule",)), tmp_path / "p.csv")
     write_transform(shift(by=-SHIFT + [0, 0, 1.5]), tmp_path / "b.h5")
