@@ -70,7 +70,8 @@ def checked_suffix(path: str | Path, supported: tuple[str, ...], what: str) -> s
     suffix = suffix_of(path)
     if suffix not in supported:
         raise InputError(
-            f"{Path(path).name or path} has no suffix for {what}: use one of {', '.join(supported)}."
+            f"{Path(path).name or path} has no suffix for {what}: use one of "
+            f"{', '.join(supported)}."
         )
     return suffix
 
