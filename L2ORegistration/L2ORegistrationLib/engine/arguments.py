@@ -21,8 +21,7 @@ from .field.whole import affine_start
 from .images.plausibility import implausible
 
 MOST_ITERATIONS = 1000
-THINNEST_MM = 12.0  # of lungs
-COARSEST = 8  # working voxels in one of the coarsest field, of which one must lie within the lungs
+THINNEST_MM, THINNEST_VOXELS = 12.0, 6.0  # of lungs; a little more may be too thin, too
 
 
 def checked_count(value: int | None, name: str, most: int) -> int | None:
@@ -125,18 +124,18 @@ def check_thickness(distance: Volume, spacing: float, name: str) -> None:
 
     distance: of the lungs' surface, as `alignment.distance_map` gives it.
     """
-    within = 2 * max(0.0, -float(distance.array.min()))
-    thickness = within + min(distance.grid.spacing)  # with the outermost layer of voxels
+    # Counted from the outermost layer of voxels, which has a thickness, too.
+    thickness = 2 * max(0.0, -float(distance.array.min())) + min(distance.grid.spacing)
     if thickness < THINNEST_MM:
         raise InputError(
             f"The {name} scan shows only {thickness:.0f} mm of the lungs at their thickest: give "
             f"one that shows at least {THINNEST_MM:.0f} mm."
         )
-    if within <= COARSEST * spacing:
+    if thickness < THINNEST_VOXELS * spacing:
         raise InputError(
             f"The {name} scan shows only {thickness:.0f} mm of the lungs at their thickest, too "
-            f"thin for this working spacing of {spacing:g} mm: choose at most "
-            f"{(np.ceil(10 * within / COARSEST) - 1) / 10:g} mm."
+            f"little for a working spacing of {spacing:g} mm: choose at most "
+            f"{np.floor(10 * thickness / THINNEST_VOXELS) / 10:g} mm."
         )
 
 
