@@ -69,7 +69,7 @@ def _moved(layer: sitk.Image, motion: DisplacementField, target: Grid) -> sitk.I
         corner, n = np.nonzero((share > 0) & (found != found[best]))
         lost.append((some[n], found[corner, n], (share[best] - share)[corner, n]))
     due = np.maximum(np.rint(due), seen > 0).astype(int)
-    _level(part, due, *map(np.concatenate, zip(*lost, strict=True)))
+    _settle(part, due, *map(np.concatenate, zip(*lost, strict=True)))
     image = sitk.GetImageFromArray(label[part].reshape(target.shape))
     image.CopyInformation(target.reference_image())
     return image
@@ -128,7 +128,7 @@ def _shares(parts: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return found, share
 
 
-def _level(
+def _settle(
     part: np.ndarray, due: np.ndarray, voxel: np.ndarray, whose: np.ndarray, behind: np.ndarray
 ) -> None:
     """Give parts that have fewer voxels than are due to them those that they lost by least.
