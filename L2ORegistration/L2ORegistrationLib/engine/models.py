@@ -21,9 +21,9 @@ class ModelCard:
     """What a set of weights is; kept as JSON beside them.
 
     variant: as in `catalogue.Method`; iterations: of the learned stage; trained_iterations: fewest
-    and most that training unrolled; compares: what learned stages see instead of what the catalogue
-    says, a key of `catalogue.DESCRIPTORS`, or empty; facts: data, seed, commit, hours, device,
-    results, limits.
+    and most that training unrolled; width, ensemble: as in `networks.L2ONetwork`, None for networks
+    without; compares: what learned stages see instead of what the catalogue says, a key of
+    `catalogue.DESCRIPTORS`, or empty; facts: data, seed, commit, hours, device, results, limits.
     """
 
     name: str
@@ -35,6 +35,7 @@ class ModelCard:
     iterations: int
     trained_iterations: tuple[int, int]
     width: int | None = None
+    ensemble: tuple[int, ...] | None = None
     compares: str = ""
     facts: dict = field(default_factory=dict)
 
@@ -87,6 +88,7 @@ def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
         sha256=checksum(path),
         parameters=sum(p.numel() for p in network.parameters()),
         width=getattr(network, "width", None),
+        ensemble=getattr(network, "ensemble", None),
         variant=_variant(network),
         **card,
     )
@@ -96,8 +98,9 @@ def export_model(network: nn.Module, path: str | Path, **card) -> ModelCard:
 
 
 def _network(card: ModelCard) -> nn.Module:
-    width = () if card.width is None else (card.width,)
-    return load(METHODS[of_variant(card.variant)].network)(*width)
+    made = {"width": card.width, "ensemble": card.ensemble}
+    made = {name: value for name, value in made.items() if value is not None}
+    return load(METHODS[of_variant(card.variant)].network)(**made)
 
 
 def _variant(network: nn.Module) -> str:
@@ -112,6 +115,8 @@ def _card(path: Path) -> ModelCard:
         if isinstance(content["iterations"], list):  # of each level, once
             content["iterations"] = content["iterations"][-1]
         content["trained_iterations"] = tuple(content["trained_iterations"])
+        if content.get("ensemble"):
+            content["ensemble"] = tuple(content["ensemble"])
         card = ModelCard(**content)
         if card.compares and card.compares not in DESCRIPTORS:
             raise ValueError(f"nothing compares '{card.compares}'")

@@ -70,7 +70,7 @@ def train(
     step, earlier = 0, 0.0
     if checkpoint.exists():
         state = load_checkpoint(checkpoint, device)
-        network.load_state_dict(state["network"])
+        restore(network, state)
         optimiser.load_state_dict(state["optimiser"])
         step, earlier = state["step"], state.get("seconds", 0.0)
         own = range(workers.rank * config.accumulate, (workers.rank + 1) * config.accumulate)
@@ -174,6 +174,20 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
         return state | {"config": state["config"], "step": state["step"]}
     except Exception as error:
         raise InputError(f"{path} is damaged: delete it to start again.") from error
+
+
+def restore(network: torch.nn.Module, state: dict) -> None:
+    """Give a network, from `beginner`, what `load_checkpoint` found.
+
+    Raises InputError where it has begun with weights that have become others since.
+    """
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise InputError(
+            "The weights that this training has begun with are not what they were: repeat its "
+            "command with the old ones as a .pt file, or begin in another folder."
+        ) from error
 
 
 def check_checkpoint(path: Path, config: TrainingConfig) -> int:

@@ -14,7 +14,7 @@ from ..engine.models import ModelCard, export_model, load_model
 from . import card
 from .config import AT_ONCE, TrainingConfig
 from .log import FILE, TrainingLog, read_log, recent_errors
-from .loop import Rollout, beginner, check_checkpoint, load_checkpoint, new_network, train
+from .loop import Rollout, beginner, check_checkpoint, load_checkpoint, restore, train
 from .predictions import start_network
 from .workers import Workers
 
@@ -76,8 +76,8 @@ def export(
     licence: None for what `card.licence` says of this data.
     """
     state = load_checkpoint(folder / CHECKPOINT)
-    network = new_network(config)
-    network.load_state_dict(state["network"])
+    network = beginner(config)  # as many networks a level as the weights that it began with
+    restore(network, state)
     data = _names(pairs)
     begun = [load_model(name)[0] for name in (config.begin_with, config.start_model) if name]
     stages = METHODS[of_variant(config.variant)].stages

@@ -54,6 +54,21 @@ def test_what_is_exported_loads_again(exported):
         assert torch.equal(loaded.state_dict()[name], value)
 
 
+def test_several_networks_of_a_level_load_again(tmp_path):
+    network = L2ONetwork(8, (1, 1, 3))
+    export_model(network, tmp_path / "several.pt", **CARD)
+    card, loaded = load_model(tmp_path / "several.pt")
+    assert card.ensemble == (1, 1, 3) == loaded.ensemble
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_weights_from_before_there_were_several_networks_load(exported):
+    network, path = exported
+    changed(path, ensemble=...)
+    assert load_model(path)[1].ensemble == (1, 1, 1)
+
+
 def test_the_same_network_has_the_same_checksum(exported, tmp_path):
     network, path = exported
     assert export_model(network, tmp_path / "again.pt", **CARD).sha256 == load_model(path)[0].sha256

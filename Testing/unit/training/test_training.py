@@ -375,6 +375,8 @@ def test_a_training_can_begin_with_weights(pairs, tmp_path):
     export_model(L2ONetwork(8), tmp_path / "ours.pt", **export)
     ours = replace(config, variant="l2o", width=8, begin_with=str(tmp_path / "ours.pt"))
     assert loop.beginner(ours).width == 8
+    export_model(L2ONetwork(8, (1, 1, 2)), tmp_path / "ours.pt", **export)
+    assert loop.beginner(ours).ensemble == (1, 1, 2)
     with pytest.raises(InputError, match="those of l2o, width 8, and not of l2o, width 16"):
         loop.beginner(replace(ours, width=16))
 

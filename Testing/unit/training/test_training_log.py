@@ -7,11 +7,15 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 from L2ORegistrationLib.core.errors import InputError
+from L2ORegistrationLib.engine.models import export_model
+from L2ORegistrationLib.engine.optimise.networks import L2ONetwork
 from L2ORegistrationLib.training import card, log
+from L2ORegistrationLib.training.config import TrainingConfig
 from L2ORegistrationLib.training.log import TrainingLog, read_log, recent_errors
-from L2ORegistrationLib.training.loop import Rollout
-from L2ORegistrationLib.training.run import check, export, run
+from L2ORegistrationLib.training.loop import Rollout, save_checkpoint
+from L2ORegistrationLib.training.run import CHECKPOINT, check, export, run
 from L2ORegistrationLib.training.workers import Workers
 from training_pairs import CONFIG
 
@@ -135,6 +139,22 @@ def test_phantoms_alone_are_free_and_a_chosen_licence_counts(pairs, tmp_path):
     assert export(tmp_path, "b", data, config, "cpu", "CC0-1.0").licence == "CC0-1.0"
     begun = replace(config, begin_with=str(tmp_path / "b.pt"))
     assert export(tmp_path, "c", data, begun, "cpu").licence.startswith("not stated")
+
+
+def test_weights_of_several_networks_are_exported_as_such(tmp_path):
+    """Unless other weights stand now where those stood that it has begun with."""
+    known = {"version": "1", "licence": "none", "iterations": 2, "trained_iterations": (2, 2)}
+    network, config = (
+        L2ONetwork(8, (1, 1, 2)),
+        TrainingConfig(width=8, begin_with=str(tmp_path / "b.pt")),
+    )
+    export_model(network, tmp_path / "b.pt", **known)
+    optimiser = torch.optim.Adam(network.parameters())
+    save_checkpoint(tmp_path / CHECKPOINT, network, optimiser, 5, config, 1.0, {})
+    assert export(tmp_path, "a", {}, config, "cpu").ensemble == (1, 1, 2)
+    export_model(L2ONetwork(8), tmp_path / "b.pt", **known)
+    with pytest.raises(InputError, match="begun with are not what they were"):
+        export(tmp_path, "a", {}, config, "cpu")
 
 
 def test_another_number_of_phantoms_is_refused_before_they_are_drawn(pairs, tmp_path):

@@ -6,6 +6,7 @@ steps. `L2ONetwork` is ours: on each level it weighs the system whose solution i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -85,14 +86,27 @@ def _tell_apart(convolution: nn.Conv3d) -> None:
 
 
 class L2ONetwork(nn.Module):
-    """A `Weigher` for each level of the pyramid, the coarsest first."""
+    """A `Weigher` for each level of the pyramid, the coarsest first.
+
+    ensemble: how many a level has; where there are several, what they say is averaged.
+    """
 
     LEVELS = 3
 
-    def __init__(self, width: int = 16):
+    def __init__(self, width: int = 16, ensemble: Sequence[int] = (1,) * LEVELS):
         super().__init__()
-        self.width = width
-        self.levels = nn.ModuleList(Weigher(width) for _ in range(self.LEVELS))
+        self.width, self.ensemble = width, tuple(ensemble)
+        self.levels = nn.ModuleList(
+            Weigher(width) if count == 1 else Ensemble(Weigher(width) for _ in range(count))
+            for count in self.ensemble
+        )
+
+
+class Ensemble(nn.ModuleList):
+    """Networks of one kind that were trained apart: the mean of what they say is less by chance."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.stack([network(inputs) for network in self]).mean(dim=0)
 
 
 class Weigher(nn.Module):

@@ -67,6 +67,16 @@ def test_our_network_changes_nothing_untrained():
             assert not weigher(random(1, Weigher.inputs, 8, 8, 8)).any()
 
 
+def test_a_level_of_several_networks_says_the_mean_of_what_they_say():
+    network, inputs = seeded(lambda: L2ONetwork(8, (1, 1, 2))), random(1, Weigher.inputs, 9, 7, 8)
+    for one in network.levels[2]:
+        torch.nn.init.normal_(one.head.weight, std=0.3)
+    with torch.no_grad():
+        first, second = (one(inputs) for one in network.levels[2])
+        torch.testing.assert_close(network.levels[2](inputs), (first + second) / 2)
+    assert (first - second).abs().max() > 0.01
+
+
 def test_a_single_voxel_takes_the_same_network_as_many_equal_ones():
     """A constant image is normalised to zero; so is the one voxel that is left of it."""
     column, norm = random(1, 8, 1, 1, 1), InstanceNorm(8, affine=True)
