@@ -99,6 +99,7 @@ def test_real_scans_without_masks_and_keypoints_train(pairs, tmp_path):
         (("--name", "checkpoint"), "cannot be called 'checkpoint'"),
         (("--name", ""), "cannot be called ''"),
         (("--name", "../mine"), "cannot be called '../mine'"),
+        (("--name", "mine", "--folds"), "leave --name out"),
         (("--config", "papers"), "packaged are falta2022, falta2022-cpu, l2o"),
         (("--device", "tpu"), "not available here"),
         (("--begin-with", "typo"), "There are no weights 'typo'"),  # before any phantom is drawn

@@ -3,6 +3,7 @@
 import threading
 from functools import partial
 
+import numpy as np
 import pytest
 import slicer
 from L2ORegistrationLib.core.errors import InputError
@@ -117,6 +118,20 @@ def test_where_it_only_lies_under_the_transform_it_is_the_same(outcome, scene):
     parent.SetAndObserveTransformNodeID(None)
     moving.HardenTransform()  # of the linear one alone: it lies where it lay
     assert images_of(outcome.transform)[1] is moving
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_numbers_do_not_count_as_edited(logic, scans, value):
+    """As some programs leave them beyond the field of view; the engine fills them."""
+    for volume in scans:
+        array = slicer.util.arrayFromVolume(volume).astype(np.float32)
+        array[:3] = value
+        slicer.util.updateVolumeFromArray(volume, array)
+    outcome = logic.register(*scans)
+    assert images_of(outcome.transform) == scans
+    edited(outcome, None)
+    with pytest.raises(InputError, match="'moving' was .* edited"):
+        images_of(outcome.transform)
 
 
 def test_a_scene_of_a_version_that_did_not_note_it_is_taken_as_it_is(outcome, scene):

@@ -75,7 +75,13 @@ def write_scan(case: Case, folder: Path) -> None:
 
 
 def _write(volume: Volume, path: Path) -> None:
-    sitk.WriteImage(volume.to_image(), str(path), useCompression=False)
+    try:
+        sitk.WriteImage(volume.to_image(), str(path), useCompression=False)
+    except RuntimeError as error:
+        raise InputError(
+            f"The case could not be written to {tempfile.gettempdir()}: free some space there, or "
+            "let the variable TMPDIR name a folder that has more."
+        ) from error
 
 
 def _measured(folder: Path, method: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -88,7 +88,8 @@ def register_pair(row: Row, folder: str, settings: dict[str, Any], run: str) -> 
         line = failed(row, str(error))
     except Exception as error:  # the other pairs go on, whatever it is
         line = failed(row, f"The registration failed ({type(error).__name__}: {error}).")
-        (home / _ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        with suppress(OSError):  # such as of a full disk, which may be the reason of it all
+            (home / _ERROR).write_text(traceback.format_exc(), encoding="utf-8")
         final = False
     for role, path in row.inputs.items():
         with suppress(InputError):  # a missing file has none

@@ -103,7 +103,14 @@ def sequence(
     names = [phase.name for phase in found]
     title = phases[0].name if len(phases) == 1 else "4DCT"
     written = write_sequence(
-        result, names, made(out), landmarks=points, contour=mask, images=images, title=title
+        result,
+        names,
+        made(out),
+        landmarks=points,
+        contour=mask,
+        images=images,
+        title=title,
+        paths=[phase.path for phase in found],
     )
     loops = loop_summary(result)
     if as_json:

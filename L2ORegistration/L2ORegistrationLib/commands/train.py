@@ -64,7 +64,9 @@ def train(
         str | None,
         typer.Option(help="Weights to begin with, packaged or a .pt file; else random ones."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the exported weights.")] = "trained",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the exported weights; trained where left out.")
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence of the exported weights.")] = None,
     device: options.Device = "auto",
     threads: options.Threads = None,
@@ -84,7 +86,7 @@ def train(
         torch.set_num_threads(threads)
     cross = folds or fold is not None
     with one_voice(), joined() as workers:
-        _check_name(name)
+        name = _checked_name(name, cross)
         settings = _settings(
             config, steps=steps, seed=seed, start_model=start_model, begin_with=begin_with
         )
@@ -119,8 +121,14 @@ def train(
         _show_weights(card, experiment.folder, as_json)
 
 
-def _check_name(name: str) -> None:
-    """Raise InputError for a name that weights cannot have, such as those of a training's files."""
+def _checked_name(name: str | None, cross: bool) -> str:
+    """The name of the weights; cross: of folds, which have names of their own.
+
+    Raises InputError for one that weights cannot have, such as those of a training's files.
+    """
+    if cross and name is not None:
+        raise InputError("Each fold's weights lie in a folder of its own: leave --name out.")
+    name = "trained" if name is None else name
     if name.casefold() in ("", "checkpoint", "data") or Path(name).name != name:
         raise InputError(f"The weights cannot be called '{name}': choose another --name.")
 

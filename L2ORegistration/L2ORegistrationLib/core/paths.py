@@ -36,6 +36,8 @@ def counted(name: str) -> list:
 def at_home(path: str | Path) -> Path:
     """The path, where a leading ~ means a user's home; a file may be called ~1.nii, too."""
     path = Path(path)
+    if sys.platform == "win32" and path.parts[:1] != ("~",):  # any name would be a user's there
+        return path
     try:
         return path.expanduser()
     except RuntimeError:  # there is no such user

@@ -67,5 +67,6 @@ def _described(volume, below=None) -> np.ndarray:
     """Size and place in the world but for a transform, and some voxels."""
     grid = volumes.grid_of(volume, below)
     values = numpy_support.vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars())
-    some = values[np.linspace(0, len(values) - 1, _SAMPLES).astype(int)]
-    return np.concatenate((grid.size, grid.matrix[:3].ravel(), some.astype(float)))
+    some = values[np.linspace(0, len(values) - 1, _SAMPLES).astype(int)].astype(float)
+    some[~np.isfinite(some)] = 0  # of which none is like itself
+    return np.concatenate((grid.size, grid.matrix[:3].ravel(), some))

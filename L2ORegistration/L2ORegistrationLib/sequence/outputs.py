@@ -24,7 +24,7 @@ from ..core.landmarks import Landmarks
 from ..core.memory import ran_out
 from ..core.paths import at_home, atomic, check_writable
 from ..engine.verdict import GOOD, Verdict
-from ..outputs.record import Record, Scan
+from ..outputs.record import Record, Scan, beside
 from ..reporting import page, pictures
 from ..reporting.tables import write_csv
 from . import motion
@@ -69,11 +69,13 @@ def write_sequence(
     contour: Volume | None = None,
     images: bool = True,
     title: str = "4DCT",
+    paths: Sequence[Path | None] | None = None,
 ) -> list[Path]:
     """Write everything that a registered breath gives to an existing folder; returns the paths.
 
     names: of the phases; landmarks: in the reference, LPS mm; contour: a mask in the reference,
-    whose centre is followed; images: also each phase warped to the reference.
+    whose centre is followed; images: also each phase warped to the reference; paths: where each
+    phase was read from, for the records, as `phases.Phase` says it.
     Files: transform-NAME.h5 (reference point -> point in the phase) and its record, fields.nrrd (x,
     y, z, phase; vectors in LPS mm), warped-NAME.nii.gz, mean.nii.gz, plain-mean.nii.gz,
     amplitude.nii.gz (mm), phases.csv, trajectories.csv, loops.json, report.html.
@@ -89,13 +91,14 @@ def write_sequence(
         written.append(folder / name)
         return written[-1]
 
+    scans = [Scan.of(result.grid, place) for place in paths or [None] * len(names)]
+    fixed = Scan(result.grid) if result.reference is None else scans[result.reference]
     for index, field in result.fields.items():
         transform = path(f"transform-{names[index]}.h5")
         write_transform(field, transform)
         verdict = result.verdicts.get(index, Verdict(GOOD))
-        phase = Scan(result.grid)
-        record = Record(verdict.level, verdict.reasons, phase, phase, provenance=result.provenance)
-        record.write(transform)
+        told = verdict.level, verdict.reasons, fixed, scans[index]
+        Record(*told, provenance=result.provenance).write(transform)
     _write_fields(result, path("fields.nrrd"))
     with atomic(path("loops.json")) as temporary:
         temporary.write_text(json.dumps(loop_summary(result), indent=1), encoding="utf-8")
@@ -103,7 +106,7 @@ def write_sequence(
     if followed:
         write_csv(_trajectory_rows(followed, result, names), path("trajectories.csv"))
     # Before the table that names them gives way to that of this run.
-    for file in set(earlier) - set(written):
+    for file in set(earlier) - {*written, *map(beside, written)}:
         with suppress(OSError):  # somebody has it open: the table does not name it
             file.unlink()
     try:

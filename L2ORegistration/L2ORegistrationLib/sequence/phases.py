@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +37,14 @@ _MOST = 100
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a breath: its name, unique in the sequence, and its image (HU, float32)."""
+    """One phase of a breath: its name, unique in the sequence, and its image (HU, float32).
+
+    path: the file or folder that holds this phase and no other; None where there is none.
+    """
 
     name: str
     volume: Volume
+    path: Path | None = None
 
 
 def read_phases(
@@ -61,8 +65,8 @@ def read_phases(
         path = paths[0]
         phases = _of_folder(path, on_skip) if path.is_dir() else _of_file(path)
     else:
-        phases = [(_stem(path), read_volume(path)) for path in paths]
-    return checked_phases([Phase(name, volume) for name, volume in phases])
+        phases = [_alone(path) for path in paths]
+    return checked_phases(phases)
 
 
 def checked_phases(phases: Sequence[Phase]) -> list[Phase]:
@@ -82,16 +86,21 @@ def checked_phases(phases: Sequence[Phase]) -> list[Phase]:
     names = [phase.name for phase in phases]
     if len({name.casefold() for name in names}) < len(names):  # files are named so
         names = [f"{number:02d}" for number in range(len(names))]
-    return [Phase(name, phase.volume) for name, phase in zip(names, phases, strict=True)]
+    return [replace(phase, name=name) for name, phase in zip(names, phases, strict=True)]
 
 
-def _of_file(path: Path) -> list[tuple[str, Volume]]:
+def _alone(path: Path) -> Phase:
+    """The phase that is all of a file or DICOM folder."""
+    return Phase(_stem(path), read_volume(path), path)
+
+
+def _of_file(path: Path) -> list[Phase]:
     frames = _frames(read_image(path, advice="save the phases as .nii.gz or .nrrd"))
     if len(frames) < 2:
         raise InputError(f"{path} holds a single phase: give all of them, or a 4-D image.")
     width = len(str(len(frames) - 1))
     return [
-        (f"{number:0{max(width, 2)}d}", checked_volume(frame, f"{path}, frame {number}"))
+        Phase(f"{number:0{max(width, 2)}d}", checked_volume(frame, f"{path}, frame {number}"))
         for number, frame in enumerate(frames)
     ]
 
@@ -108,12 +117,12 @@ def _frames(image: sitk.Image) -> list[Volume]:
     return []
 
 
-def _of_folder(folder: Path, on_skip: Callable[[str], object]) -> list[tuple[str, Volume]]:
+def _of_folder(folder: Path, on_skip: Callable[[str], object]) -> list[Phase]:
     parts = [p for p in folder.iterdir() if not p.name.startswith(".")]
     parts.sort(key=lambda part: counted(part.name))
     files = [p for p in parts if p.is_file() and suffix_of(p) in IMAGES]
     if files:
-        return [(_stem(file), read_volume(file)) for file in files]
+        return [_alone(file) for file in files]
     series = _series(folder)
     if not series:
         folders = [p for p in parts if p.is_dir()]
@@ -125,7 +134,13 @@ def _of_folder(folder: Path, on_skip: Callable[[str], object]) -> list[tuple[str
     studies = {_tag(files[0], "0020|000d") for files in series}
     if len(studies) > 1:
         raise InputError(f"{folder} holds {len(studies)} studies: keep the phases of one 4DCT.")
-    return [(name, _volume_of(files, folder)) for name, files in _ordered(series, on_skip)]
+    places = Counter(Path(files[0]).parent for files in series)
+    found = []
+    for name, files in _ordered(series, on_skip):
+        place = Path(files[0]).parent
+        own = place if places[place] == 1 else None
+        found.append(Phase(name, _volume_of(files, folder), own))
+    return found
 
 
 def _series(folder: Path) -> list[tuple[str, ...]]:
@@ -184,7 +199,7 @@ def _percents(texts: Sequence[str]) -> dict[int, tuple[float, str]]:
     return {}
 
 
-def _split(folder: Path, files: tuple[str, ...]) -> list[tuple[str, Volume]]:
+def _split(folder: Path, files: tuple[str, ...]) -> list[Phase]:
     """The phases of a series that holds them all, told apart by a tag of the slices."""
     for tag in _WITHIN:
         groups = defaultdict(list)
@@ -192,7 +207,7 @@ def _split(folder: Path, files: tuple[str, ...]) -> list[tuple[str, Volume]]:
             groups[_tag(file, tag)].append(file)
         if len(groups) > 1 and "" not in groups and len({len(g) for g in groups.values()}) == 1:
             keys = sorted(groups, key=float)
-            return [(key, _volume_of(groups[key], folder)) for key in keys]
+            return [Phase(key, _volume_of(groups[key], folder)) for key in keys]
     raise InputError(
         f"{folder} holds one DICOM series without phases: give one folder for each phase."
     )

@@ -15,6 +15,7 @@ import torch
 
 from ..core.errors import InputError
 from ..core.geometry import Volume
+from ..core.paths import existing
 from ..engine.catalogue import DESCRIPTORS, METHODS, Stage, load
 from ..engine.field.levels import (
     ACTIVE_MM,
@@ -98,7 +99,11 @@ def save(close_ups: list[CloseUp], path: str | Path) -> None:
 
 
 def load_one(path: str | Path, number: int) -> CloseUp:
-    """What `save` wrote of a level. Raises InputError for a file of another version, or damaged."""
+    """What `save` wrote of a level.
+
+    Raises InputError for a file of another version, damaged or out of reach.
+    """
+    path = existing(path)
     try:
         return CloseUp(**torch.load(path, weights_only=True)[number])
     except Exception as error:

@@ -134,13 +134,14 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 def changed(config: TrainingConfig, made_with: Mapping[str, Any]) -> str | None:
     """The first field in which a checkpoint was made with other settings; None where it goes on.
 
-    made_with: the checkpoint's settings, `renamed`. One from a version without some
-    field cannot go on.
+    made_with: the checkpoint's settings, `renamed`. One from a version without some field that
+    does something cannot go on.
     """
-    return next(
-        (k for k, v in asdict(config).items() if k not in _MAY_CHANGE and made_with.get(k) != v),
-        None,
-    )
+    for key, value in asdict(config).items():
+        counts = key not in _MAY_CHANGE and config.variant in _ONLY_FOR.get(key, VARIANTS)
+        if counts and made_with.get(key) != value:
+            return key
+    return None
 
 
 def _content(source: str | Path | None) -> dict[str, Any]:

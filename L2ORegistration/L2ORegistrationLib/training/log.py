@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
+from ..core.errors import InputError
 from ..core.files import atomic
 from .loop import Rollout
 
@@ -45,8 +47,14 @@ class TrainingLog:
         self._events = _event_writer(folder / EVENTS, step)
 
     def add(self, rollout: Rollout) -> None:
-        """Write a line, and its numbers as scalars by level."""
-        self._rows.writerow([getattr(rollout, name) for name in COLUMNS.values()])
+        """Write a line, and its numbers as scalars by level. Raises InputError for a full disk."""
+        try:
+            self._rows.writerow([getattr(rollout, name) for name in COLUMNS.values()])
+        except OSError as error:
+            raise InputError(
+                f"{self._file.name} could not be written ({error.strerror}): free some space, the "
+                "same command goes on from the last checkpoint."
+            ) from error
         if self._events is None:
             return
         for tag, value in (
@@ -63,7 +71,8 @@ class TrainingLog:
         return self
 
     def __exit__(self, *error) -> None:
-        self._file.close()
+        with suppress(OSError):  # add() has told of it
+            self._file.close()
         if self._events is not None:
             self._events.close()
 

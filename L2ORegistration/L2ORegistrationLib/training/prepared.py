@@ -17,6 +17,7 @@ import torch
 from ..core.errors import InputError
 from ..core.files import atomic
 from ..core.geometry import Grid, Volume
+from ..core.paths import existing
 from ..engine.field.levels import MindLevel
 from ..engine.field.pyramid import feature_map
 from ..engine.images.features import pool
@@ -56,8 +57,10 @@ class PreparedPair:
     def load(cls, path: str | Path) -> PreparedPair:
         """Read what `save` wrote; the arrays stay on disk until they are used.
 
-        Entries that only earlier versions used are left out. Raises InputError for a damaged file.
+        Entries that only earlier versions used are left out. Raises InputError for a file that is
+        damaged or out of reach.
         """
+        path = existing(path)
         try:
             stored = torch.load(path, weights_only=True, mmap=True)
             pair = cls(**{e.name: stored[e.name] for e in fields(cls) if e.name in stored})

@@ -213,6 +213,14 @@ def test_a_process_that_was_killed_is_told(tmp_path, monkeypatch):
     assert "killed, probably because the memory ran out" in done.result["error"]
 
 
+def test_a_temporary_folder_without_room_is_told_and_ends_no_other_case(tmp_path, room_for):
+    data = {"P": load_dataset("pairs", bodies(tmp_path / "pair").parent)}
+    with room_for(100_000):
+        runs = list(run(data, ["initial", "start-affine"], {"threads": 1}))
+    assert len(runs) == 2
+    assert all("The case could not be written to" in one.result["error"] for one in runs)
+
+
 @pytest.mark.parametrize("warm_up, calls", [(False, 1), (True, 2)])
 def test_a_method_can_run_once_before_the_clock_starts(tmp_path, monkeypatch, warm_up, calls):
     scan, taken = scanned(tmp_path), []

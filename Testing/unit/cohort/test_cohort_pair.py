@@ -221,6 +221,18 @@ def test_a_note_of_a_start_that_somebody_reads_costs_no_pair(tmp_path, monkeypat
     assert finished(row, tmp_path / "x", {}) == line
 
 
+def test_why_a_registration_failed_is_said_even_where_its_details_cannot_be_written(
+    tmp_path, room_for
+):
+    image = sitk.Image(4, 3, 2, sitk.sitkInt16)
+    image[1, 1, 1] = 5
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    row = Row("x", str(tmp_path / "a.nrrd"), str(tmp_path / "a.nrrd"))
+    with room_for(100):
+        line = register_pair(row, str(tmp_path / "x"), {"unheard": "of"}, "run")
+    assert "The registration failed (TypeError:" in line["reasons"] and "unheard" in line["reasons"]
+
+
 def test_starts_of_other_runs_do_not_count(tmp_path):
     assert starts(tmp_path, "a") == 0
     (tmp_path / "starts.txt").write_text("a 17\nb 18\na 19\n")

@@ -116,3 +116,12 @@ def test_a_name_may_begin_with_a_tilde(tmp_path, monkeypatch):
     assert at_home("~1.nii") == Path("~1.nii")
     with pytest.raises(InputError, match="~1.nii"):
         existing("~1.nii")
+
+
+def test_on_windows_it_is_no_other_users_home(tmp_path, monkeypatch, windows):
+    """Python takes ~1.nii there for the home of a user 1.nii, beside that of this user."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert at_home("~root/scan.nii") != Path("~root/scan.nii")
+    windows()
+    assert at_home("~root/scan.nii") == Path("~root/scan.nii")
+    assert at_home("~/scan.nii") == tmp_path / "scan.nii"

@@ -187,19 +187,16 @@ def test_dose_moves_with_the_tissue_and_keeps_its_height(ct, transform, tmp_path
     assert np.abs(moved.array - exact)[inner].max() < 0.6
 
 
-def test_a_dose_that_finds_the_disk_full_ends_in_a_sentence(ct, transform, tmp_path, capsys):
-    resource = pytest.importorskip("resource")
+def test_a_dose_that_finds_the_disk_full_ends_in_a_sentence(
+    ct, transform, tmp_path, capsys, room_for
+):
     grid = Grid((24, 22, 20), (3.0, 3.0, 3.0), GRID.origin)
     noise = np.random.default_rng(0).uniform(0, 60, grid.shape).astype(np.float32)
     dose_file(tmp_path / "d.dcm", ct, grid, noise)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for name, said in (("m.nrrd", "is there space left"), ("m.dcm", "free some space")):
         given = [transform, tmp_path / "d.dcm", "-o", tmp_path / name, "--reference", ct]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # bytes of a file
-        try:
+        with room_for(100):
             code = main(["apply", *map(str, given)])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert code == 2 and said in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / name).exists()
 

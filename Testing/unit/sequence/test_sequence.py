@@ -46,6 +46,7 @@ def test_phases_of_files_keep_their_order_and_a_folder_is_ordered_by_name(tmp_pa
     found = read_phases([tmp_path])
     same(found, volumes)
     assert [phase.name for phase in found] == ["phase_00", "phase_10", "phase_20", "phase_30"]
+    assert [phase.path for phase in found] == files
 
 
 def test_the_numbers_in_names_count(tmp_path):
@@ -67,7 +68,9 @@ def test_a_4d_image_holds_a_phase_in_each_frame(tmp_path, suffix):
     volumes = images()
     path = tmp_path / f"all{suffix}"
     sitk.WriteImage(sitk.JoinSeries([volume.to_image() for volume in volumes]), str(path))
-    same(read_phases([path]), volumes)
+    found = read_phases([path])
+    same(found, volumes)
+    assert {phase.path for phase in found} == {None}  # which of them it is, no path tells
 
 
 def dicom(folder, volume, series, number, description="", position="", tilt=0.0):
@@ -108,6 +111,16 @@ def test_dicom_series_of_a_study_are_ordered_by_percentage(tmp_path):
     found = read_phases([tmp_path / "study"])
     same_values(found, volumes)
     assert [phase.name for phase in found] == ["00", "30", "60"]
+    assert {phase.path for phase in found} == {None}
+
+
+def test_dicom_phases_in_folders_of_their_own_are_found_there(tmp_path):
+    folders = [tmp_path / f"study/{name}" for name in "cab"]
+    folders[0].parent.mkdir()
+    for number, (folder, percent) in enumerate(zip(folders, (60, 0, 30), strict=True)):
+        dicom(folder, images(3)[number], number, number, f"Thorax gated {percent}.0%")
+    for given in ([tmp_path / "study"], [folders[k] for k in (1, 2, 0)]):
+        assert [phase.path for phase in read_phases(given)] == [folders[k] for k in (1, 2, 0)]
 
 
 def study(folder, descriptions, *, first=4):
@@ -406,7 +419,8 @@ def test_a_run_into_the_same_folder_leaves_no_phases_of_the_one_before(tmp_path)
     del fewer.fields[2]
     written = write_sequence(fewer, names, tmp_path, images=False)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {path.name for path in written} | {"transform-mine.h5"}
+    records = {"transform-a.h5.json", "transform-b.h5.json"}  # of this run: they stay
+    assert left == {path.name for path in written} | records | {"transform-mine.h5"}
     assert not {"transform-c.h5", "warped-a.nii.gz", "trajectories.csv"} & left
 
 

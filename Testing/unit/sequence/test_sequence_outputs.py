@@ -7,6 +7,7 @@ import pytest
 from L2ORegistrationLib.core.errors import InputError
 from L2ORegistrationLib.core.geometry import DisplacementField, Grid, Volume
 from L2ORegistrationLib.core.landmarks import Landmarks
+from L2ORegistrationLib.outputs.record import Scan, read_record
 from L2ORegistrationLib.sequence import motion, outputs
 from L2ORegistrationLib.sequence.outputs import doubts, write_sequence
 from L2ORegistrationLib.sequence.registration import SequenceResult
@@ -68,6 +69,22 @@ def test_all_but_the_images_is_there_when_memory_runs_out(error, tmp_path, monke
     assert {path.name for path in tmp_path.iterdir()} == expected
 
 
+def test_phases_that_are_exchanged_later_are_noticed(tmp_path):
+    """All have the same voxels: only the paths in the records tell them apart."""
+    paths = [tmp_path / f"{name}.nrrd" for name in NAMES]
+    first, second, _, last = (Scan.of(GRID, path) for path in paths)
+    write_sequence(breath(), NAMES, tmp_path, images=False, paths=paths)
+    record = read_record(tmp_path / "transform-b.h5")
+    assert record.misplaced(first, "fixed", "a") == record.misplaced(second, "moving", "b") == []
+    assert "belongs to the moving scan" in record.misplaced(second, "fixed", "b")[0]
+    assert "belongs to the fixed scan" in record.misplaced(first, "moving", "a")[0]
+    assert record.misplaced(last, "fixed", "d") == []  # may be something that lies in a
+    write_sequence(breath(reference=None), NAMES, tmp_path, images=False, paths=paths)
+    record = read_record(tmp_path / "transform-a.h5")
+    assert record.misplaced(first, "moving", "a") == []
+    assert "belongs to the moving scan" in record.misplaced(first, "fixed", "a")[0]
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_points_of_the_mean_are_not_followed_from_a_phase(tmp_path, stopped):
     """A run to the mean position that was stopped knows only fields from the first phase."""
@@ -80,17 +97,13 @@ def test_points_of_the_mean_are_not_followed_from_a_phase(tmp_path, stopped):
     assert len(doubts(result, NAMES)) == stopped
 
 
-def test_a_disk_that_is_full_is_told_of_the_fields_too(tmp_path):
-    resource, result = pytest.importorskip("resource"), breath()
+def test_a_disk_that_is_full_is_told_of_the_fields_too(tmp_path, room_for):
+    result = breath()
     lattice = Grid.covering(GRID.corners(), 1.0)
     noise = np.random.default_rng(0).normal(0, 1, (*lattice.shape, 3)).astype(np.float32)
     for number in result.fields:
         result.fields[number] = DisplacementField(noise, lattice)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # bytes of a file
-    try:
-        with pytest.raises(InputError, match="fields.nrrd could not be written .*space left"):
+    with pytest.raises(InputError, match="fields.nrrd could not be written .*space left"):
+        with room_for(100):
             outputs._write_fields(result, tmp_path / "fields.nrrd")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())

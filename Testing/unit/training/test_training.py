@@ -1,7 +1,7 @@
 """Training: the loss by hand, pairs prepared as a registration sees them, runs that can stop."""
 
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -193,24 +193,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(pairs, tmp_path, stop)
         assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.fixture
-def full_disk():
-    """A context in which no file grows beyond 100 bytes."""
-    resource = pytest.importorskip("resource")
-
-    @contextmanager
-    def full():
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    return full
-
-
-def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, full_disk):
+def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, room_for):
     network = loop.new_network(CONFIG)
     adam = torch.optim.Adam(network.parameters())
     path = tmp_path / "run.pt"
@@ -220,7 +203,10 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path, full_disk):
         lambda: prepared().save(tmp_path / "pair.pt"),
         lambda: closeup.save([], tmp_path / "close-up.pt"),
     ):
-        with full_disk(), pytest.raises(InputError, match="could not be written .*free some space"):
+        with (
+            room_for(100),
+            pytest.raises(InputError, match="could not be written .*free some space"),
+        ):
             save()
     assert loop.load_checkpoint(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
@@ -231,6 +217,14 @@ def test_a_damaged_pair_is_named(pairs, tmp_path):
     path.write_bytes(pairs[0].read_bytes()[:-5000])
     with pytest.raises(InputError, match="torn.pt is damaged: delete it"):
         PreparedPair.load(path)
+
+
+@pytest.mark.parametrize("load", [PreparedPair.load, partial(closeup.load_one, number=0)])
+def test_a_pair_that_is_out_of_reach_is_not_called_damaged(tmp_path, load):
+    """Such as on a drive that is away: who deletes it loses what took long to prepare."""
+    with pytest.raises(InputError, match="gone.pt does not exist") as refusal:
+        load(tmp_path / "gone.pt")
+    assert "delete" not in str(refusal.value)
 
 
 def test_a_training_that_goes_astray_stops_and_says_so(pairs, tmp_path):

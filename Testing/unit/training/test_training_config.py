@@ -84,8 +84,15 @@ def test_what_may_change_when_a_run_is_continued():
     made_with = asdict(TrainingConfig())
     assert changed(config, made_with) is None
     assert changed(config, made_with | {"seed": 1}) == "seed"
-    del made_with["coarse"]  # a checkpoint from before there was such a field
-    assert changed(config, made_with) == "coarse"
+    del made_with["begin_with"]  # a checkpoint from before there was such a field
+    assert changed(config, made_with) == "begin_with"
+
+
+def test_a_run_goes_on_without_a_setting_that_did_nothing():
+    """Earlier versions took it; it is refused now, and need not be repeated."""
+    made_with = asdict(TrainingConfig()) | {"keypoints": 5, "iterations": (4, 4)}
+    assert changed(TrainingConfig(), made_with) is None
+    assert changed(TrainingConfig("falta2022"), made_with | {"variant": "falta2022"}) == "keypoints"
 
 
 def test_files_and_checkpoints_of_earlier_versions_are_still_read(tmp_path):

@@ -62,6 +62,18 @@ def test_steps_beyond_the_checkpoint_are_dropped_and_done_again(tmp_path):
     assert [row["step"] for row in read_log(tmp_path / log.FILE)] == [1]
 
 
+def test_a_full_disk_is_told_and_what_was_noted_stays(tmp_path, room_for, monkeypatch):
+    monkeypatch.setattr(log, "_event_writer", lambda *_: None)
+    write(tmp_path, 0, rollouts(1))
+    with pytest.raises(InputError, match="log.csv could not be written .* goes on from the last"):
+        with room_for(200):
+            write(tmp_path, 1, rollouts(2, 3, 4))
+    rows = read_log(tmp_path / log.FILE)
+    assert [row["step"] for row in rows][:2] == [1, 2] and len(rows) < 4
+    write(tmp_path, 1, rollouts(2, 3))
+    assert [row["step"] for row in read_log(tmp_path / log.FILE)] == [1, 2, 3]
+
+
 def test_tensorboard_shows_each_step_once(tmp_path):
     write(tmp_path, 0, rollouts(1, 2, 3))
     write(tmp_path, 2, [replace(p, loss=9.0) for p in rollouts(3, 4)])
