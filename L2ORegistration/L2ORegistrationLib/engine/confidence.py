@@ -1,12 +1,13 @@
 """How far off a registration may be: for each place of the fixed lungs a distance in mm.
 
 Of the places that are told a distance, 90 % are off by less. Three things say it on MIND of 3 mm:
-how sharply the images locate what matches there, how far the place is from being settled (what the
-last stage still moved it by, or one more step would), and how near the lungs' surface is, where
-they slide and only one side knows. Coarse voxels, which look sharp on a fine lattice, add to it.
-Weighted they are a score, and phantoms whose motion is known say which distance belongs to it, see
-Testing/tools/calibrate_confidence.py: a smaller one where the last iterations looked closer. Where
-nothing corresponds, as in fluid, nothing is sharp or settled, and the distance is large.
+how sharply the images locate what matches there, how far the place and those around it are from
+being settled (what the last stage still moved them by, or one more step would), and how near the
+lungs' surface is, where they slide and only one side knows. Coarse voxels, which look sharp on a
+fine lattice, add to it. Weighted they are a score, and phantoms whose motion is known say which
+distance belongs to it, see Testing/tools/calibrate_confidence.py: a smaller one where the last
+iterations looked closer. Where nothing corresponds, as in fluid, nothing is sharp or settled, and
+the distance is large.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ _BLOCK = 5  # field voxels along an axis that are looked at together
 _LEAST_WAY_MM = 0.01
 _SURFACE_MM = 4.0  # how deep the lungs' surface is felt
 _SOFT = Penalty(5e-4)  # of the step, a quarter of what is usual on this level
-WEIGHTS = (-0.359, 0.62, 0.136, 0.285)  # of what `evidence` returns
+WEIGHTS = (-0.226, 0.834, 0.137, 0.426)  # of what `evidence` returns
 # Scores and the distances, mm, that belong to them, where the last iterations looked at the working
 # grid and where at one of CLOSEST_MM; between them the logarithms are linear.
-SCORES = (1.48, 1.77, 2.11, 2.45, 2.74, 3.01, 3.28, 3.57, 3.92, 4.29)
-DISTANCES_MM = (0.38, 0.44, 0.55, 0.75, 0.99, 1.37, 1.88, 2.8, 4.19, 6.82)
+SCORES = (0.56, 0.79, 1.09, 1.4, 1.69, 1.98, 2.27, 2.59, 2.99, 3.49)
+DISTANCES_MM = (0.4, 0.41, 0.54, 0.72, 0.98, 1.37, 1.86, 2.73, 4.05, 7.4)
 CLOSEST_MM = 1.0
-CLOSE_SCORES = (1.31, 1.55, 1.81, 2.07, 2.34, 2.65, 3.05, 3.73, 4.37, 4.84)
-CLOSE_DISTANCES_MM = (0.18, 0.19, 0.23, 0.31, 0.48, 0.85, 1.89, 3.83, 6.0, 7.72)
+CLOSE_SCORES = (0.34, 0.51, 0.72, 0.96, 1.23, 1.56, 1.99, 2.75, 3.36, 3.85)
+CLOSE_DISTANCES_MM = (0.17, 0.18, 0.22, 0.29, 0.43, 0.8, 1.85, 3.89, 5.9, 7.88)
 
 
 def confidence(
@@ -86,29 +87,31 @@ def evidence(
 
     Logarithms: of how fast (1 / mm^2) the mean squared MIND difference grows in the direction in
     which it grows least, after the mean of a block; of the way, mm, from the field before or of one
-    more Gauss-Newton step, whichever is longer; of `repeated`. And how near the lungs' surface is:
-    1 there and outside, falling to 0 in the depth. NaN where no lung is around.
+    more Gauss-Newton step, whichever is longer, their mean over the lungs of a block; of
+    `repeated`. And how near the lungs' surface is: 1 there and outside, falling to 0 in the depth.
+    NaN where no lung is around.
     """
     nodes = level.active_nodes
     lungs = level.distance.flatten()[nodes] < 0
     _, system = level.normal_equations(field, roughly=True)
     step = gauss_newton_step(level, field, system, _SOFT)
-    dense = system.new_zeros((7, level.distance.numel()))
-    dense[:6, nodes] = (system[:, :6] * lungs[:, None]).T
-    dense[6, nodes] = lungs.to(system)
+    way = torch.maximum((field - before).norm(dim=0), step.norm(dim=0))
+    way = way.clamp(min=_LEAST_WAY_MM).log().flatten()[nodes]
+    dense = system.new_zeros((8, level.distance.numel()))
+    dense[:7, nodes] = torch.cat((system[:, :6], way[:, None]), dim=1).T * lungs
+    dense[7, nodes] = lungs.to(system)
     # Padded here, because torch refuses lattices that are thinner than a block.
-    dense = F.pad(dense.view(1, 7, *level.shape), 6 * (_BLOCK // 2,))
+    dense = F.pad(dense.view(1, 8, *level.shape), 6 * (_BLOCK // 2,))
     around = F.avg_pool3d(dense, _BLOCK, 1)[0]
-    known = around[6] > 1e-6
+    known = around[7] > 1e-6
     around = around[:, known]
-    xx, yy, zz, xy, xz, yz = around[:6] / around[6]
+    xx, yy, zz, xy, xz, yz, way = around[:7] / around[7]
     rows = [torch.stack(row, dim=-1) for row in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))]
     # On the CPU, because Apple's GPUs know neither eigenvalues nor double precision.
     weakest = torch.linalg.eigvalsh(torch.stack(rows, dim=-2).cpu().double())[:, 0]
-    way = torch.maximum((field - before).norm(dim=0), step.norm(dim=0))[known]
     found = field.new_full((4, *level.shape), torch.nan)
     found[0, known] = weakest.clamp(min=1e-9).log().to(found)
-    found[1, known] = way.clamp(min=_LEAST_WAY_MM).log()
+    found[1, known] = way
     found[2, known] = float(np.log(repeated))
     found[3, known] = (level.distance[0][known].clamp(max=0) / _SURFACE_MM).exp()
     return found

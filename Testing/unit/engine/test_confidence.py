@@ -73,17 +73,26 @@ def test_beyond_the_moving_image_little_is_known_and_where_nothing_is_it_stays_s
 
 
 def test_the_evidence_is_measured_per_place():
-    fixed, moved = waves(), torch.zeros((3, *LATTICE.shape))
-    moved[1, :4] = 2.0  # mm along y in half of the field
-    level, still = level_of(fixed, fixed.clone()), torch.zeros_like(moved)
-    found = confidence.evidence(level, moved, still, 1.0)
-    known = ~torch.isnan(found[0])
-    assert known[..., 2:].all()
-    assert (found[1][known & (moved[1] > 0)] >= np.log(2.0)).all()
+    level, still = level_of(waves(), waves()), torch.zeros((3, *LATTICE.shape))
     settled = confidence.evidence(level, still, still, 2.0)
-    assert settled[1][known].numpy() == pytest.approx(np.log(0.01))
+    known = ~torch.isnan(settled[0])
+    assert known[..., 2:].all()
+    assert settled[1][known].numpy() == pytest.approx(np.log(0.01), abs=1e-4)
     assert settled[2][known].numpy() == pytest.approx(np.log(2.0))
-    assert not found[2][known].any()
+    assert not confidence.evidence(level, still, still, 1.0)[2][known].any()
+
+
+def test_the_way_is_a_mean_over_the_lungs_around():
+    """An image that lies on itself asks for no step: it is what the last stage has moved."""
+    still = torch.zeros((3, *LATTICE.shape))
+    before = torch.zeros_like(still)
+    before[1, :4] = 2.0  # mm along y in four of eight layers
+    before[0, ..., :2] = 50.0  # no lung
+    way = confidence.evidence(level_of(waves(), waves()), still, before, 1.0)[1]
+    two, least = np.log(2.0), np.log(0.01)
+    for layer, share in enumerate((1, 1, 0.8, 0.6, 0.4, 0.2, 0, 0)):
+        expected = share * two + (1 - share) * least
+        assert way[layer, :, 2:].numpy() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_surface_is_felt_a_few_millimetres_deep():
