@@ -131,6 +131,7 @@ def _checked_name(name: str | None, cross: bool) -> str:
     name = "trained" if name is None else name
     if name.casefold() in ("", "checkpoint", "data") or Path(name).name != name:
         raise InputError(f"The weights cannot be called '{name}': choose another --name.")
+    return name
 
 
 def _settings(config: str | None, **given: int | str | None) -> TrainingConfig:
