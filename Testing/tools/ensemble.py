@@ -33,6 +33,7 @@ def main(out: str, coarse: str, *last: str) -> None:
         trained_iterations=card.trained_iterations,
         facts={**card.facts, "made_with": f"the coarser levels of {coarse}; the last: {made}"},
     )
+    load_model(out)  # fails where networks of different widths were given
 
 
 if __name__ == "__main__":

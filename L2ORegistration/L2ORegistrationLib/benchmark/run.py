@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..core.errors import InputError
-from ..core.geometry import Volume
+from ..core.files import write_volume
 from ..datasets.cases import Case
 
 _ROOT = Path(__file__).parents[2]  # where the package is, installed or not
@@ -63,25 +62,15 @@ def run(
 def write_scan(case: Case, folder: Path) -> None:
     """The case's images, masks and points as plain files, quick to read."""
     for side in _SIDES:
-        _write(getattr(case, side)(), folder / f"{side}.nrrd")
+        write_volume(getattr(case, side)(), folder / f"{side}.nrrd", compressed=False)
         mask = getattr(case, f"{side}_mask")
         if mask is not None:
-            _write(mask(), folder / f"{side}_mask.nrrd")
+            write_volume(mask(), folder / f"{side}_mask.nrrd", compressed=False)
     for side, labels in zip(_SIDES, case.labels or ()):
-        _write(labels(), folder / f"{side}_labels.nrrd")
+        write_volume(labels(), folder / f"{side}_labels.nrrd", compressed=False)
     points = case.landmarks or case.keypoints
     if points is not None:
         np.save(folder / "points.npy", np.stack(points))
-
-
-def _write(volume: Volume, path: Path) -> None:
-    try:
-        sitk.WriteImage(volume.to_image(), str(path), useCompression=False)
-    except RuntimeError as error:
-        raise InputError(
-            f"The case could not be written to {tempfile.gettempdir()}: free some space there, or "
-            "let the variable TMPDIR name a folder that has more."
-        ) from error
 
 
 def _measured(folder: Path, method: str, options: dict[str, Any]) -> dict[str, Any]:

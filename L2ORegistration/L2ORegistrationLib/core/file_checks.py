@@ -69,10 +69,10 @@ def check_complete(path: Path, image: sitk.Image) -> None:
 def is_whole(path: Path, image: sitk.Image) -> bool:
     """Whether a file just written holds all of an image: ITK does not notice every full disk.
 
-    .nii, or gzipped .nii.gz, .nrrd and .mha with the voxels behind the header.
+    .nii or .nrrd, or gzipped .nii.gz, .nrrd and .mha with the voxels behind the header.
     """
+    head = _text_header(path)
     if suffix_of(path) == ".mha":
-        head = _text_header(path)
         size, start = _META_SIZE.search(head), _META_START.search(head)
         whole = start.end() + int(size[1]) if size and start else np.inf
         return path.stat().st_size >= whole
@@ -80,6 +80,9 @@ def is_whole(path: Path, image: sitk.Image) -> bool:
         needed = _nifti_bytes(path, image)
     else:
         needed = _values(image) * sitk.GetArrayViewFromImage(image).itemsize
+        if b"encoding: raw" in head:
+            end = head.find(b"\n\n")
+            return end >= 0 and path.stat().st_size >= end + 2 + needed
     stated = _stated(path)
     return path.stat().st_size >= needed if stated is None else stated == needed % 2**32
 

@@ -137,20 +137,22 @@ def grid_of(path: str | Path) -> Grid | None:
         return None
 
 
-def write_volume(volume: Volume, path: str | Path) -> None:
+def write_volume(volume: Volume, path: str | Path, compressed: bool = True) -> None:
     """Write .nii .nii.gz .nrrd .mha, all or nothing; a bool array becomes 8-bit."""
     checked_suffix(path, WRITABLE_IMAGES, "an image")
     with atomic(path) as temporary:
-        write_image(volume.to_image(), temporary, path)
+        write_image(volume.to_image(), temporary, path, compressed)
 
 
-def write_image(image: sitk.Image, temporary: Path, path: str | Path) -> None:
-    """Write it, compressed, to the temporary file that `atomic` gives for this path.
+def write_image(
+    image: sitk.Image, temporary: Path, path: str | Path, compressed: bool = True
+) -> None:
+    """Write it to the temporary file that `atomic` gives for this path.
 
     Raises InputError, naming the path, when that fails.
     """
     with _explained(f"{path} could not be written", "is there space left?"):
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+        sitk.WriteImage(image, str(temporary), useCompression=compressed)
         if not is_whole(temporary, image):
             raise RuntimeError(_SHORT)
 

@@ -179,14 +179,15 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
 def restore(network: torch.nn.Module, state: dict) -> None:
     """Give a network, from `beginner`, what `load_checkpoint` found.
 
-    Raises InputError where it has begun with weights that have become others since.
+    Raises InputError where that is of a network made otherwise, as after other weights have come
+    under the name that the training has begun with.
     """
     try:
         network.load_state_dict(state["network"])
     except RuntimeError as error:
         raise InputError(
-            "The weights that this training has begun with are not what they were: repeat its "
-            "command with the old ones as a .pt file, or begin in another folder."
+            "The checkpoint is of a network made otherwise than this training begins with now: go "
+            "on with the version and the weights that it has begun with, or in another folder."
         ) from error
 
 

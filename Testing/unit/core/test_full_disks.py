@@ -10,11 +10,14 @@ RNG = np.random.default_rng(0)
 GRID = Grid((6, 5, 4), (1.0, 2.0, 3.0))
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
-def test_an_image(tmp_path, room_for, suffix):
+@pytest.mark.parametrize(
+    "suffix, compressed",
+    [(".nii", True), (".nii.gz", True), (".nrrd", True), (".mha", True), (".nrrd", False)],
+)
+def test_an_image(tmp_path, room_for, suffix, compressed):
     image = Volume(RNG.normal(0, 1, GRID.shape).astype(np.float32), GRID)
-    refused(tmp_path, lambda path: write_volume(image, path), suffix, room_for)
-    write_volume(image, tmp_path / f"whole{suffix}")
+    refused(tmp_path, lambda path: write_volume(image, path, compressed), suffix, room_for)
+    write_volume(image, tmp_path / f"whole{suffix}", compressed)
     assert np.array_equal(read_volume(tmp_path / f"whole{suffix}").array, image.array)
 
 

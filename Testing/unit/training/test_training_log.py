@@ -165,7 +165,7 @@ def test_weights_of_several_networks_are_exported_as_such(tmp_path):
     save_checkpoint(tmp_path / CHECKPOINT, network, optimiser, 5, config, 1.0, {})
     assert export(tmp_path, "a", {}, config, "cpu").ensemble == (1, 1, 2)
     export_model(L2ONetwork(8), tmp_path / "b.pt", **known)
-    with pytest.raises(InputError, match="begun with are not what they were"):
+    with pytest.raises(InputError, match="of a network made otherwise"):
         export(tmp_path, "a", {}, config, "cpu")
 
 
